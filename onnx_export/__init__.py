@@ -1,0 +1,1 @@
+"""Checkpoint → verified ONNX bundle. Needs the extra `export`."""

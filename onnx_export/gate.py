@@ -1,0 +1,127 @@
+"""The gate of an export: what the bundle computes against torch in float64, on ragged real text."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from onnx_export.sample import ragged_ids
+from p2l_plugins.errors import BundleError
+from p2l_plugins.outcomes import Array, Family, win_matrix
+from p2l_plugins.prompts import pad
+from p2l_plugins.scorer import batches
+from p2l_plugins.training.model import Checkpoint, P2LModel
+
+BATCH_TOKENS = 2048
+EXACT_FACTOR, EXACT_FLOOR = 3.0, 1e-6
+REDUCED_LIMITS = {"fp16": 0.05, "bf16": 0.05}  # largest error, in standard deviations of the coefficients
+WIN_LIMIT = 0.01  # mean error of a win probability
+SPEARMAN_LIMIT = 0.99  # of the prompt-specific part
+
+
+class References:
+    """Torch's results on the gate's prompts: float64, and float32 for its own rounding error.
+
+    Attributes:
+        ids: token ids of the prompts, up to the maximum length.
+        exact, single: (N, M) and, with eta, (N, M + 1) results in float64 and float32.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.pad_id = checkpoint.form.pad_id
+        self.family = checkpoint.model.family
+        self.n_models = len(checkpoint.models)
+        self.ids = ragged_ids(checkpoint.encoder, checkpoint.form.max_length)
+        self.single = _run_torch(checkpoint.model, self.ids, self.pad_id)
+        self.exact = _run_torch(copy.deepcopy(checkpoint.model).double(), self.ids, self.pad_id)
+
+
+def _run_torch(model: P2LModel, rows: Sequence[Sequence[int]], pad_id: int) -> Array:
+    out: list[Array] = [np.empty(0)] * len(rows)
+    with torch.inference_mode():
+        for batch in batches([len(row) for row in rows], BATCH_TOKENS):
+            ids, mask = pad([rows[i] for i in batch], pad_id)
+            coefs, raw_eta = model.scores(torch.from_numpy(ids), torch.from_numpy(mask))
+            joined = coefs if raw_eta is None else torch.cat([coefs, raw_eta[:, None]], dim=1)
+            for i, row in zip(batch, joined.double().numpy(), strict=True):
+                out[i] = row
+    return np.stack(out)
+
+
+def run_onnx(session: Any, rows: Sequence[Sequence[int]], pad_id: int, tokens: int) -> Array:
+    """The graph's results for token ids, (N, M) or with eta (N, M + 1), in batches of `tokens`."""
+    out: list[Array] = [np.empty(0)] * len(rows)
+    for batch in batches([len(row) for row in rows], tokens):
+        ids, mask = pad([rows[i] for i in batch], pad_id)
+        parts = session.run(None, {"input_ids": ids, "attention_mask": mask})
+        joined = np.concatenate([parts[0], *(p[:, None] for p in parts[1:])], axis=1).astype(np.float64)
+        for i, row in zip(batch, joined, strict=True):
+            out[i] = row
+    return np.stack(out)
+
+
+def check(session: Any, references: References, precision: str) -> dict[str, Any]:
+    """Compares a graph with the references, in batches and one prompt at a time; returns the figures.
+
+    fp32 must be within `3 |torch_fp32 − fp64| + 1e-6` of float64. Reduced precision must keep win probabilities within
+    0.01 on average and the prompt-specific part of the coefficients (what is left without the mean leaderboard) in the
+    same order; a global rank correlation would hide its loss.
+
+    Raises:
+        BundleError: the figure that fails and its limit.
+    """
+    batched = run_onnx(session, references.ids, references.pad_id, BATCH_TOKENS)
+    single = run_onnx(session, references.ids, references.pad_id, 1)
+    exact = references.exact
+    error = max(float(np.abs(result - exact).max()) for result in (batched, single))
+    own = float(np.abs(references.single - exact).max())
+    figures: dict[str, Any] = {
+        "prompts": len(references.ids),
+        "longest_tokens": max(len(row) for row in references.ids),
+        "max_error": error,
+        "torch_fp32_max_error": own,
+        "batch_effect": float(np.abs(batched - single).max()),
+    }
+    if not np.isfinite(error):
+        raise BundleError("the exported graph gives values that are not numbers")
+    if precision == "fp32":
+        _require(error, EXACT_FACTOR * own + EXACT_FLOOR, "largest error against float64")
+        return figures
+    m = references.n_models
+    spread = float(exact[:, :m].std())
+    figures["max_error_in_std"] = error / spread
+    figures["mean_win_probability_error"] = _win_error(references.family, batched, exact, m)
+    figures["prompt_specific_spearman"] = _prompt_specific_spearman(batched[:, :m], exact[:, :m])
+    if precision in REDUCED_LIMITS:
+        _require(figures["max_error_in_std"], REDUCED_LIMITS[precision], "largest error in standard deviations")
+    _require(figures["mean_win_probability_error"], WIN_LIMIT, "mean error of a win probability")
+    rank = figures["prompt_specific_spearman"]
+    if not rank >= SPEARMAN_LIMIT:
+        raise BundleError(
+            f"{precision} does not pass the gate: the prompt-specific part keeps a rank correlation of {rank:.4f}, "
+            f"below {SPEARMAN_LIMIT}; choose --precision fp32"
+        )
+    return figures
+
+
+def _require(value: float, limit: float, what: str) -> None:
+    if not value <= limit:
+        raise BundleError(f"the export does not pass the gate: {what} is {value:.3g}, above {limit:.3g}")
+
+
+def _win_error(family: Family, got: Array, exact: Array, m: int) -> float:
+    def win(rows: Array) -> Array:
+        return win_matrix(family, rows[:, :m], rows[:, m] if rows.shape[1] > m else None)
+
+    return float(np.abs(win(got) - win(exact)).mean())
+
+
+def _prompt_specific_spearman(got: Array, exact: Array) -> float:
+    def ranks(values: Array) -> Array:
+        return np.argsort(np.argsort((values - values.mean(axis=0)).ravel(), kind="stable"), kind="stable").astype(float)
+
+    return float(np.corrcoef(ranks(got), ranks(exact))[0, 1])

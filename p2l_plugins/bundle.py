@@ -1,0 +1,158 @@
+"""The bundle on disk: a folder with `p2l.json`, `model.onnx` and the tokenizer; its checks and its fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from p2l_plugins.errors import BundleError
+from p2l_plugins.outcomes import Family
+from p2l_plugins.prompts import TextForm
+
+MANIFEST = "p2l.json"
+STARTER = "starter"
+
+#: Files of a bundle whose content changes a score; `model.onnx.data` holds the weights of large models.
+SCORING_FILES = ("model.onnx", "model.onnx.data", "tokenizer.json", "chat_template.jinja")
+
+
+class Manifest(BaseModel):
+    """What `p2l.json` says.
+
+    Attributes:
+        schema_version: of this file; another one is refused.
+        name: of the model.
+        family: outcome model; `rk` and `grk` have the output `raw_eta`.
+        models: names in the order of the coefficients.
+        aliases: other names of models, to names in `models`.
+        text: how turns become token ids.
+        precision: of the weights in `model.onnx`.
+        route: how the graph was made: `plain`, or `fused` with ONNX Runtime's fused operators.
+        opset: ONNX opset of the graph.
+        files: sha256 of every file.
+        fingerprint: hash over all that changes a score; part of every cache key.
+        training: summary of the training data.
+        quality: held-out figures.
+        gate: figures of the export's checks.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    name: str
+    family: Family
+    models: tuple[str, ...]
+    aliases: dict[str, str] = {}
+    text: TextForm
+    precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
+    route: Literal["plain", "fused"] = "plain"
+    opset: int
+    files: dict[str, str]
+    fingerprint: str = ""
+    training: dict[str, Any] = {}
+    quality: dict[str, Any] = {}
+    gate: dict[str, Any] = {}
+
+    def expected_fingerprint(self) -> str:
+        """128-bit hash, in hex, over family, models, text form and the files that change a score."""
+        content = {
+            "schema_version": self.schema_version,
+            "family": self.family,
+            "models": self.models,
+            "text": self.text.model_dump(mode="json"),
+            "files": {name: self.files[name] for name in SCORING_FILES if name in self.files},
+        }
+        data = json.dumps(content, sort_keys=True, ensure_ascii=False).encode()
+        return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+    def write(self, folder: Path) -> None:
+        """Writes `p2l.json`, with the fingerprint filled in."""
+        full = self.model_copy(update={"fingerprint": self.expected_fingerprint()})
+        text = json.dumps(full.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+        (folder / MANIFEST).write_text(text, encoding="utf-8")
+
+
+def resolve_model(name: str, models: Sequence[str], aliases: dict[str, str]) -> int:
+    """Index of a model by its name or an alias.
+
+    Raises:
+        BundleError: neither; the message lists the names.
+    """
+    canonical = aliases.get(name, name)
+    if canonical in models:
+        return models.index(canonical)
+    raise BundleError(f"model {name!r} is not in the bundle; it has {', '.join(models)}")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A checked bundle: its folder and its manifest."""
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, folder: Path) -> Bundle:
+        """Reads and checks a bundle: manifest, every file's hash, fingerprint.
+
+        Raises:
+            BundleError: what is wrong, and with which file.
+        """
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise BundleError(f"{folder}: {MANIFEST} is missing, so this is not a bundle")
+        try:
+            manifest = Manifest.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"]) or "the file"
+            raise BundleError(f"{path}: {key}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+        for name in ("model.onnx", "tokenizer.json"):
+            if name not in manifest.files:
+                raise BundleError(f"{path}: files does not list {name}, which every bundle has")
+        for name, expected in manifest.files.items():
+            file = folder / name
+            if Path(name).name != name or not file.is_file():
+                raise BundleError(f"{folder}: {name} is listed in {MANIFEST}, but there is no such file")
+            if sha256(file) != expected:
+                raise BundleError(f"{file}: the content does not match its sha256 in {MANIFEST}; export or copy it again")
+        if manifest.fingerprint != manifest.expected_fingerprint():
+            raise BundleError(f"{path}: fingerprint does not match the bundle's content; export it again")
+        if len(set(manifest.models)) != len(manifest.models) or not manifest.models:
+            raise BundleError(f"{path}: models must be a list of different names")
+        return cls(folder, manifest)
+
+
+def find_bundle(source: str | Path) -> Path:
+    """The folder of a bundle: `starter`, a folder, or a Hugging Face hub id.
+
+    Raises:
+        BundleError: none of them.
+    """
+    if str(source) == STARTER:
+        return Path(str(files("p2l_plugins"))) / STARTER
+    if Path(source).is_dir():
+        return Path(source)
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise BundleError(
+            f"{source}: there is no such folder (a hub id needs huggingface_hub: pip install huggingface_hub)"
+        ) from None
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=[MANIFEST, *SCORING_FILES]))
+    except Exception as error:  # the hub client raises many kinds, all of which mean the same to the user
+        raise BundleError(f"{source}: neither a folder nor a hub id that can be fetched ({type(error).__name__})") from None
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file, read in pieces."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,148 @@
+"""Tables and prompts from files: JSONL, JSON, CSV, Parquet and plain text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from p2l_plugins.errors import DataError
+from p2l_plugins.prompts import Prompt
+
+Column = list[Any]
+TABLE_FORMATS = ".parquet, .jsonl, .csv"
+
+
+def read_table(path: Path) -> dict[str, Column]:
+    """Columns of a Parquet, JSONL or CSV file (`-`: JSONL on standard input). A missing value is None.
+
+    Raises:
+        DataError: no such file, an unknown ending, no rows, or a line that can't be read.
+    """
+    if str(path) != "-" and not path.is_file():
+        raise DataError(f"{path}: there is no such file")
+    suffix = path.suffix.lower()
+    if str(path) == "-" or suffix in (".jsonl", ".ndjson"):
+        table = _jsonl(path)
+    elif suffix == ".parquet":
+        table = _parquet(path)
+    elif suffix == ".csv":
+        table = _csv(path)
+    else:
+        raise DataError(f"{path}: the ending {suffix!r} is not one of {TABLE_FORMATS}")
+    if not table or not len(next(iter(table.values()))):
+        raise DataError(f"{path}: the file holds no rows")
+    return table
+
+
+def read_prompts(path: Path, column: str = "prompt") -> tuple[list[Prompt], dict[str, Column]]:
+    """Prompts and the table they came from; a `.txt` file holds one prompt per line.
+
+    Raises:
+        DataError: as `read_table`, or a missing column.
+    """
+    if path.suffix.lower() == ".txt":
+        if not path.is_file():
+            raise DataError(f"{path}: there is no such file")
+        lines = [line for line in _text(path).splitlines() if line.strip()]
+        if not lines:
+            raise DataError(f"{path}: the file holds no prompts")
+        return list(lines), {column: list(lines)}
+    table = read_table(path)
+    need_columns(table, [column], path)
+    return table[column], table
+
+
+def need_columns(table: dict[str, Column], names: list[str], path: Path) -> None:
+    """Raises a DataError that names the missing columns and those that are there."""
+    missing = [name for name in names if name not in table]
+    if missing:
+        raise DataError(f"{path}: column {missing[0]!r} is missing; the file has {', '.join(map(repr, table))}")
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        DataError: no such file, not JSON, or not an object.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file")
+    try:
+        value = json.loads(_text(path))
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+@contextmanager
+def replaced_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder beside `target` that takes its place at the end, so that nothing is left half-written.
+
+    Raises:
+        DataError: `target` exists and is not an empty folder.
+    """
+    target = target.absolute()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise DataError(f"{target}: already exists; name a new folder")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
+        work = Path(temporary) / target.name
+        work.mkdir()
+        yield work
+        if target.exists():
+            target.rmdir()
+        os.rename(work, target)
+
+
+def _text(path: Path) -> str:
+    try:
+        return (sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text (byte {error.start})") from None
+
+
+def _jsonl(path: Path) -> dict[str, Column]:
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}: line {number} is not valid JSON ({error})") from None
+        if isinstance(row, str):
+            row = {"prompt": row}
+        if not isinstance(row, dict):
+            raise DataError(f"{path}: line {number} is not a JSON object or string")
+        rows.append(row)
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _csv(path: Path) -> dict[str, Column]:
+    reader = csv.DictReader(io.StringIO(_text(path)))
+    rows = list(reader)
+    return {name: [row[name] or None for row in rows] for name in reader.fieldnames or []}
+
+
+def _parquet(path: Path) -> dict[str, Column]:
+    try:
+        import pyarrow.parquet as pq
+        from pyarrow.lib import ArrowException
+    except ImportError:
+        raise DataError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow") from None
+    try:
+        table = pq.read_table(path)
+    except (ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
+    return {name: table[name].to_pylist() for name in table.column_names}
