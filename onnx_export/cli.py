@@ -21,11 +21,15 @@ def export(
     try:
         from onnx_export.export import export as run
     except ImportError as error:
-        raise ConfigError(f"this command needs the extra 'export': pip install 'p2l-plugins[export]' ({error})") from None
+        raise ConfigError(
+            f"this command needs the extra 'export': pip install 'p2l-plugins[export]' ({error})"
+        ) from None
     result = run(checkpoint, bundle, precision, step=lambda line: typer.echo(f"{line} …", err=True))
     manifest = result.manifest
     if as_json:
-        typer.echo(json.dumps({"bundle": str(bundle), "fingerprint": manifest.fingerprint, "gate": manifest.gate}, indent=2))
+        typer.echo(
+            json.dumps({"bundle": str(bundle), "fingerprint": manifest.fingerprint, "gate": manifest.gate}, indent=2)
+        )
         return
     size = sum(file.stat().st_size for file in bundle.iterdir()) / 1e6
     typer.echo(f"{bundle}: {len(manifest.models)} models, {manifest.family}, {precision}, {size:.1f} MB")

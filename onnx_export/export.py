@@ -63,6 +63,7 @@ def export(
             family=checkpoint.model.family,
             models=checkpoint.models,
             aliases=training.get("aliases", {}),
+            ungrounded=tuple(training.get("ungrounded", ())),
             text=checkpoint.form,
             precision=precision,  # type: ignore[arg-type]
             route="plain",

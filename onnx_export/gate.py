@@ -13,7 +13,7 @@ from onnx_export.sample import ragged_ids
 from p2l_plugins.errors import BundleError
 from p2l_plugins.outcomes import Array, Family, win_matrix
 from p2l_plugins.prompts import pad
-from p2l_plugins.scorer import batches
+from p2l_plugins.scorer import batch_tokens, batches
 from p2l_plugins.training.model import Checkpoint, P2LModel
 
 BATCH_TOKENS = 2048
@@ -74,8 +74,11 @@ def check(session: Any, references: References, precision: str) -> dict[str, Any
     Raises:
         BundleError: the figure that fails and its limit.
     """
-    batched = run_onnx(session, references.ids, references.pad_id, BATCH_TOKENS)
-    single = run_onnx(session, references.ids, references.pad_id, 1)
+    tokens = batch_tokens(precision, BATCH_TOKENS)
+    batched = run_onnx(session, references.ids, references.pad_id, tokens)
+    alone = [i for i, row in enumerate(references.ids) if 2 * len(row) <= BATCH_TOKENS]  # longer ones ran alone already
+    single = batched.copy()
+    single[alone] = run_onnx(session, [references.ids[i] for i in alone], references.pad_id, 1)
     exact = references.exact
     error = max(float(np.abs(result - exact).max()) for result in (batched, single))
     own = float(np.abs(references.single - exact).max())
@@ -122,6 +125,8 @@ def _win_error(family: Family, got: Array, exact: Array, m: int) -> float:
 
 def _prompt_specific_spearman(got: Array, exact: Array) -> float:
     def ranks(values: Array) -> Array:
-        return np.argsort(np.argsort((values - values.mean(axis=0)).ravel(), kind="stable"), kind="stable").astype(float)
+        return np.argsort(np.argsort((values - values.mean(axis=0)).ravel(), kind="stable"), kind="stable").astype(
+            float
+        )
 
     return float(np.corrcoef(ranks(got), ranks(exact))[0, 1])

@@ -16,26 +16,27 @@ EMBEDDING_VALUES = 1_000_000
 def quantise_int8(source: Path, target: Path) -> None:
     """Writes the int8 form of an fp32 graph: MatMul with per-channel int8 weights, large embeddings by row."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
-    from onnxruntime.quantization.shape_inference import quant_pre_process
 
+    model = onnx.load(str(source))
+    del model.graph.value_info[:]  # the exporter's shapes contradict ONNX's own inference, which the quantiser runs
+    prepared = target.with_name("prepared.onnx")
+    onnx.save(model, str(prepared))
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)  # the quantiser advises on the root logger
     try:
-        prepared = target.with_name("prepared.onnx")
-        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         quantize_dynamic(
             str(prepared),
             str(target),
             weight_type=QuantType.QInt8,
             per_channel=True,
-            op_types_to_quantize=["MatMul", "Gemm"],
-            nodes_to_exclude=_head_nodes(onnx.load(str(prepared))),
+            op_types_to_quantize=["MatMul"],
+            nodes_to_exclude=_head_nodes(model),
             extra_options={"DefaultTensorType": TensorProto.FLOAT, "MatMulConstBOnly": True},
         )
     finally:
         root.setLevel(level)
-    prepared.unlink()
+        prepared.unlink()
     model = onnx.load(str(target))
     _quantise_embeddings(model)
     onnx.save(model, str(target))
@@ -49,7 +50,7 @@ def _head_nodes(model: onnx.ModelProto) -> list[str]:
         node = producer[output.name]
         while node.op_type not in ("MatMul", "Gemm"):
             node = next(producer[name] for name in node.input if name in producer)
-        heads.append(node.name)
+        heads += [node.name, f"{node.name}_MatMul"]  # the quantiser renames a Gemm that it splits
     return heads
 
 

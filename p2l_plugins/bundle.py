@@ -32,6 +32,8 @@ class Manifest(BaseModel):
         family: outcome model; `rk` and `grk` have the output `raw_eta`.
         models: names in the order of the coefficients.
         aliases: other names of models, to names in `models`.
+        ungrounded: models of a `grk` bundle that were trained only on votes without "both bad", so that their level is
+            not tied to the others'.
         text: how turns become token ids.
         precision: of the weights in `model.onnx`.
         route: how the graph was made: `plain`, or `fused` with ONNX Runtime's fused operators.
@@ -50,6 +52,7 @@ class Manifest(BaseModel):
     family: Family
     models: tuple[str, ...]
     aliases: dict[str, str] = {}
+    ungrounded: tuple[str, ...] = ()
     text: TextForm
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
     route: Literal["plain", "fused"] = "plain"
@@ -122,7 +125,9 @@ class Bundle:
             if Path(name).name != name or not file.is_file():
                 raise BundleError(f"{folder}: {name} is listed in {MANIFEST}, but there is no such file")
             if sha256(file) != expected:
-                raise BundleError(f"{file}: the content does not match its sha256 in {MANIFEST}; export or copy it again")
+                raise BundleError(
+                    f"{file}: the content does not match its sha256 in {MANIFEST}; export or copy it again"
+                )
         if manifest.fingerprint != manifest.expected_fingerprint():
             raise BundleError(f"{path}: fingerprint does not match the bundle's content; export it again")
         if len(set(manifest.models)) != len(manifest.models) or not manifest.models:
@@ -149,7 +154,9 @@ def find_bundle(source: str | Path) -> Path:
     try:
         return Path(snapshot_download(str(source), allow_patterns=[MANIFEST, *SCORING_FILES]))
     except Exception as error:  # the hub client raises many kinds, all of which mean the same to the user
-        raise BundleError(f"{source}: neither a folder nor a hub id that can be fetched ({type(error).__name__})") from None
+        raise BundleError(
+            f"{source}: neither a folder nor a hub id that can be fetched ({type(error).__name__})"
+        ) from None
 
 
 def sha256(path: Path) -> str:

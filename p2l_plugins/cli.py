@@ -1,4 +1,4 @@
-"""The `p2l` command. Exit status: 0 done, 1 failed, 2 bad usage. `--json` prints for machines, `--debug` a traceback."""
+"""The `p2l` command. Exit status: 0 done, 1 failed, 2 bad usage. `--debug` (before the command) shows tracebacks."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ app = typer.Typer(
 
 BundleArg = Annotated[str, typer.Argument(help="A bundle: its folder, a Hugging Face hub id, or 'starter'.")]
 PromptsArg = Annotated[
-    Path, typer.Argument(help="Prompts: .jsonl, .csv or .parquet with a column 'prompt', .txt (a line each), '-' (stdin).")
+    Path,
+    typer.Argument(help="Prompts: .jsonl, .csv or .parquet with a column 'prompt', .txt (a line each), '-' (stdin)."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
@@ -80,7 +81,8 @@ def score(
     bundle: BundleArg,
     prompts: PromptsArg,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write here: .jsonl, .csv or .parquet. Default: JSONL on stdout.")
+        Path | None,
+        typer.Option("--output", "-o", help="Write here: .jsonl, .csv or .parquet. Default: JSONL on stdout."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -91,7 +93,7 @@ def score(
         raise ConfigError(f"{output}: the ending {output.suffix!r} is not one of .jsonl, .csv, .parquet")
     texts, _ = read_prompts(prompts)
     scores = _score(bundle, texts)
-    raw_eta = [None] * len(texts) if scores.raw_eta is None else [float(x) for x in scores.raw_eta]
+    raw_eta: list[float | None] = [None] * len(texts) if scores.raw_eta is None else [float(x) for x in scores.raw_eta]
     if output is None or output.suffix == ".jsonl":
         lines = (
             json.dumps(
@@ -112,7 +114,9 @@ def score(
         typer.echo(json.dumps(summary) if as_json else f"{len(texts)} prompts × {len(scores.models)} models → {output}")
 
 
-def _write_table(path: Path, texts: list[Any], models: tuple[str, ...], coefs: Any, raw_eta: list[float | None]) -> None:
+def _write_table(
+    path: Path, texts: list[Any], models: tuple[str, ...], coefs: Any, raw_eta: list[float | None]
+) -> None:
     columns: dict[str, list[Any]] = {"prompt": texts, "raw_eta": raw_eta}
     columns.update({name: [float(x) for x in coefs[:, i]] for i, name in enumerate(models)})
     if path.suffix == ".csv":
@@ -234,7 +238,9 @@ def _request_costs(table: dict[str, Any], path: Path, input_tokens: int, output_
 def train(
     config: Annotated[Path, typer.Argument(help="YAML file; examples/starter.yaml is one.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="New checkpoint folder.")],
-    data: Annotated[Path | None, typer.Option(help="Folder of the data files. Default: the configuration's own.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the data files. Default: the configuration's own.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a P2L on votes and score matrices: CONFIG → checkpoint folder."""
@@ -245,7 +251,9 @@ def train(
         typer.echo(json.dumps(summary, indent=2))
         return
     for row in summary["data"]:
-        typer.echo(f"{row['file']}: {row['prompts']} prompts ({row['held_out_prompts']} held out), {row['votes']} votes")
+        typer.echo(
+            f"{row['file']}: {row['prompts']} prompts ({row['held_out_prompts']} held out), {row['votes']} votes"
+        )
     typer.echo(f"{summary['models']} models, {summary['steps']} steps, loss {summary['train_loss']:.4f} → {output}")
 
 
@@ -253,7 +261,9 @@ def _need_torch(extra: str) -> Any:
     try:
         from p2l_plugins.training import train as module
     except ImportError as error:
-        raise ConfigError(f"this command needs the extra '{extra}': pip install 'p2l-plugins[{extra}]' ({error})") from None
+        raise ConfigError(
+            f"this command needs the extra '{extra}': pip install 'p2l-plugins[{extra}]' ({error})"
+        ) from None
     return module
 
 
@@ -262,7 +272,8 @@ def evaluate(
     bundle: BundleArg,
     votes: Annotated[Path, typer.Argument(help="Votes file or score matrix that the model was not trained on.")],
     baseline_votes: Annotated[
-        Path | None, typer.Option(help="Votes to fit the marginal baseline on. Default: cross-fitted on VOTES by prompt.")
+        Path | None,
+        typer.Option(help="Votes to fit the marginal baseline on. Default: cross-fitted on VOTES by prompt."),
     ] = None,
     usable: Annotated[float, typer.Option(help="Score matrix: lowest score of a usable answer.")] = 0.5,
     margin: Annotated[float, typer.Option(help="Score matrix: largest difference that is a tie.")] = 0.0,

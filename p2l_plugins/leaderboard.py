@@ -1,9 +1,9 @@
 """The leaderboard of a set of prompts: the one coefficient vector closest to all of the prompts' own.
 
-It minimises the cross-entropy to the predicted outcome probabilities, averaged over prompts and over all pairs of models
-(arXiv 2502.14855, aggregated leaderboards); it is not the mean of the coefficients. The loss is linear in its targets, so
-fitting to the mean probabilities of each pair is exact: the prompts are read once, O(M²) numbers are kept, and one small
-problem is solved by Newton's method.
+It minimises the cross-entropy to the predicted outcome probabilities, averaged over prompts and over all pairs of
+models (arXiv 2502.14855, aggregated leaderboards); it is not the mean of the coefficients. The loss is linear in its
+targets, so fitting to the mean probabilities of each pair is exact: the prompts are read once, O(M²) numbers are kept,
+and one small problem is solved by Newton's method.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def fit(
 
     Args:
         win: (M, M) weight of "a beats b"; tie, bad: (M, M) symmetric weights of the two ties; diagonals are ignored.
-            A family that does not tell the ties apart adds them up, and `bt` and `bt-tie` count them half for each side.
+            `rk` does not tell the ties apart and adds them; `bt` and `bt-tie` count them half for each side.
         start: coefficients and raw_eta to start from.
         ridge: weight of ½ ridge Σβ², for models with one-sided or no votes.
     """
@@ -279,8 +279,10 @@ class Leaderboard:
         family: outcome model.
         coefs: (M,) fitted coefficients.
         raw_eta: fitted second output, for families that have it.
-        win_rate: (M,) mean over prompts and over the other models of P(beats the other); ties are not wins.
+        win_rate: (M,) mean over prompts and over the other comparable models of P(beats the other); ties are not wins.
         n_prompts: prompts that went in.
+        ungrounded: models of `grk` whose level nothing ties to the others: they come after them, whatever their
+            coefficients, and compare among themselves only.
     """
 
     models: tuple[str, ...]
@@ -289,9 +291,12 @@ class Leaderboard:
     raw_eta: float | None
     win_rate: Array
     n_prompts: int
+    ungrounded: frozenset[str] = frozenset()
 
     @classmethod
-    def from_means(cls, models: tuple[str, ...], means: PairMeans) -> Leaderboard:
+    def from_means(
+        cls, models: tuple[str, ...], means: PairMeans, ungrounded: frozenset[str] = frozenset()
+    ) -> Leaderboard:
         """Fits the leaderboard of accumulated pair means.
 
         Raises:
@@ -301,13 +306,14 @@ class Leaderboard:
             raise P2LError("a leaderboard needs at least one prompt")
         win = means.win
         coefs, raw_eta = fit(means.family, win, means.tie, means.bad, means.start())
-        win_rate = win.sum(axis=1) / max(len(models) - 1, 1)
-        return cls(models, means.family, coefs, raw_eta, win_rate, means.n)
+        win_rate = win_rate_over_others(win, models, ungrounded)
+        return cls(models, means.family, coefs, raw_eta, win_rate, means.n, ungrounded)
 
     @property
     def order(self) -> list[int]:
-        """Indices of the models, best first."""
-        return [int(i) for i in np.argsort(-self.coefs, kind="stable")]
+        """Indices of the models, best first; ungrounded ones after all others."""
+        apart = [name in self.ungrounded for name in self.models]
+        return [int(i) for i in np.lexsort((-self.coefs, np.array(apart)))]
 
     def rows(self) -> list[dict[str, Any]]:
         """One record per model, best first: rank, model, coef, win_rate and, for grk, usable."""
@@ -322,6 +328,8 @@ class Leaderboard:
             }
             if self.family == "grk":
                 row["usable"] = round(float(usable[i]), 6)
+            if self.models[i] in self.ungrounded:
+                row["grounded"] = False
             rows.append(row)
         return rows
 
@@ -343,13 +351,35 @@ class Leaderboard:
             "|---:|:---|---:|---:|" + ("---:|" if grounded else ""),
         ]
         for row in rows:
-            line = f"| {row['rank']} | {row['model']} | {row['coef']:+.3f} | {row['win_rate']:.1%} |"
+            mark = "" if row.get("grounded", True) else " †"
+            line = f"| {row['rank']} | {row['model']}{mark} | {row['coef']:+.3f} | {row['win_rate']:.1%} |"
             lines.append(line + (f" {row['usable']:.1%} |" if grounded else ""))
+        if any(not row.get("grounded", True) for row in rows):
+            lines.append(f"\n† {UNGROUNDED}")
         return "\n".join(lines)
 
 
-def aggregate(models: tuple[str, ...], family: Family, coefs: ArrayLike, raw_eta: ArrayLike | None = None) -> Leaderboard:
+def win_rate_over_others(win: Array, models: tuple[str, ...], ungrounded: frozenset[str]) -> Array:
+    """(..., M) mean of win (..., M, M) over the other models that a model can be compared with."""
+    apart = np.array([name in ungrounded for name in models])
+    comparable = (apart[:, None] == apart[None, :]) & ~np.eye(len(models), dtype=bool)
+    rates: Array = (win * comparable).sum(axis=-1) / np.maximum(comparable.sum(axis=-1), 1)
+    return rates
+
+
+UNGROUNDED = (
+    "trained on votes that never say 'both bad' and shared with no other data: comparable among themselves only"
+)
+
+
+def aggregate(
+    models: tuple[str, ...],
+    family: Family,
+    coefs: ArrayLike,
+    raw_eta: ArrayLike | None = None,
+    ungrounded: frozenset[str] = frozenset(),
+) -> Leaderboard:
     """The leaderboard of N prompts at once: coefs (N, M), raw_eta (N,) for families that have it."""
     means = PairMeans(family, len(models))
     means.add(coefs, raw_eta)
-    return Leaderboard.from_means(models, means)
+    return Leaderboard.from_means(models, means, ungrounded)

@@ -67,9 +67,7 @@ def _need_eta(family: Family, raw_eta: ArrayLike | None) -> Array:
     return np.asarray(raw_eta, np.float64)
 
 
-def log_probabilities(
-    family: Family, beta_a: ArrayLike, beta_b: ArrayLike, raw_eta: ArrayLike | None = None
-) -> Array:
+def log_probabilities(family: Family, beta_a: ArrayLike, beta_b: ArrayLike, raw_eta: ArrayLike | None = None) -> Array:
     """log P of each outcome.
 
     Args:
@@ -104,16 +102,12 @@ def _grk_norms(a: Array, b: Array, log_theta: Array) -> tuple[Array, Array, Arra
     return norm_a, norm_b, np.logaddexp(np.logaddexp(a, b), 0.0)
 
 
-def probabilities(
-    family: Family, beta_a: ArrayLike, beta_b: ArrayLike, raw_eta: ArrayLike | None = None
-) -> Array:
+def probabilities(family: Family, beta_a: ArrayLike, beta_b: ArrayLike, raw_eta: ArrayLike | None = None) -> Array:
     """P of each outcome, (..., 4) in the order of `OUTCOMES`."""
     return np.exp(log_probabilities(family, beta_a, beta_b, raw_eta))
 
 
-def win_probability(
-    family: Family, beta_a: ArrayLike, beta_b: ArrayLike, raw_eta: ArrayLike | None = None
-) -> Array:
+def win_probability(family: Family, beta_a: ArrayLike, beta_b: ArrayLike, raw_eta: ArrayLike | None = None) -> Array:
     """P(a beats b); ties are not wins."""
     a, b = np.asarray(beta_a, np.float64), np.asarray(beta_b, np.float64)
     if family in ("bt", "bt-tie"):

@@ -73,9 +73,7 @@ def win_rates(
         opponents: (M,) weights q ≥ 0, normalised here; uniform over the models when None.
     """
     beta = np.asarray(coefs, np.float64)
-    return np.asarray(
-        win_matrix(family, beta, raw_eta) @ opponents_or_uniform(opponents, beta.shape[-1]), np.float64
-    )
+    return np.asarray(win_matrix(family, beta, raw_eta) @ opponents_or_uniform(opponents, beta.shape[-1]), np.float64)
 
 
 def values(
@@ -119,9 +117,10 @@ def cap(value: ArrayLike, cost: ArrayLike, budget: float) -> Mixture:
 def lp(value: ArrayLike, cost: ArrayLike, budget: float) -> Mixture:
     """Theorem 1: the policy π of highest `π·v` whose expected cost `π·c` is at most `budget`.
 
-    With one budget the optimum lies on the upper concave hull of the points (c_i, v_i), on the edge over the budget, so it
-    mixes at most two models. The edge is found by a cutting plane in the budget's multiplier λ: take the line through a
-    model that fits and one that does not, look for the model furthest above it, and replace the end on its side.
+    With one budget the optimum lies on the upper concave hull of the points (c_i, v_i), on the edge over the budget, so
+    it mixes at most two models. The edge is found by a cutting plane in the budget's multiplier λ: take the line
+    through a model that fits and one that does not, look for the model furthest above it, and replace the end on its
+    side.
 
     Raises:
         InfeasibleBudget: every model costs more.

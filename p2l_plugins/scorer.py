@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from p2l_plugins.bundle import Bundle, find_bundle, resolve_model
 from p2l_plugins.errors import BundleError, ConfigError, PromptError
-from p2l_plugins.leaderboard import Leaderboard, aggregate
-from p2l_plugins.outcomes import Family, has_eta
+from p2l_plugins.leaderboard import Leaderboard, aggregate, win_rate_over_others
+from p2l_plugins.outcomes import Array, Family, has_eta, win_matrix
 from p2l_plugins.prompts import Prompt, TextEncoder, Turns, as_turns, pad
 
 Floats = NDArray[np.float32]
@@ -34,6 +34,7 @@ class Scores:
         raw_eta: (N,) float32, or None for families without it.
         family: outcome model.
         aliases: other names of models.
+        ungrounded: models that compare among themselves only.
     """
 
     models: tuple[str, ...]
@@ -41,6 +42,7 @@ class Scores:
     raw_eta: Floats | None
     family: Family
     aliases: dict[str, str] = field(default_factory=dict, repr=False)
+    ungrounded: frozenset[str] = field(default=frozenset(), repr=False)
 
     def __len__(self) -> int:
         return len(self.coefs)
@@ -53,9 +55,13 @@ class Scores:
         """
         return resolve_model(model, self.models, self.aliases)
 
+    def win_rates(self) -> Array:
+        """(N, M) mean P(beats another model) on each prompt, as in `Leaderboard.win_rate`; ties are not wins."""
+        return win_rate_over_others(win_matrix(self.family, self.coefs, self.raw_eta), self.models, self.ungrounded)
+
     def leaderboard(self) -> Leaderboard:
         """The aggregate leaderboard of these prompts."""
-        return aggregate(self.models, self.family, self.coefs, self.raw_eta)
+        return aggregate(self.models, self.family, self.coefs, self.raw_eta, self.ungrounded)
 
 
 class P2L:
@@ -141,7 +147,7 @@ class P2L:
         coefs = np.empty((len(prompts), len(manifest.models)), np.float32)
         raw_eta = np.empty(len(prompts), np.float32) if has_eta(manifest.family) else None
         ids = self._encoder.encode(prompts)
-        for rows in batches([len(row) for row in ids], BATCH_TOKENS):
+        for rows in batches([len(row) for row in ids], batch_tokens(manifest.precision)):
             input_ids, mask = pad([ids[i] for i in rows], manifest.text.pad_id)
             outputs = self._session.run(self._outputs, {"input_ids": input_ids, "attention_mask": mask})
             coefs[rows] = outputs[0]
@@ -149,7 +155,17 @@ class P2L:
                 raw_eta[rows] = outputs[1]
             if progress is not None:
                 progress(len(rows))
-        return Scores(manifest.models, coefs, raw_eta, manifest.family, manifest.aliases)
+        apart = frozenset(manifest.ungrounded)
+        return Scores(manifest.models, coefs, raw_eta, manifest.family, manifest.aliases, apart)
+
+
+def batch_tokens(precision: str, tokens: int = BATCH_TOKENS) -> int:
+    """Padded tokens of one run; 1 runs each prompt alone.
+
+    int8 does: its activations share one scale per run, so that in a batch a prompt's scores would depend on its
+    neighbours, and the cache on who came first.
+    """
+    return 1 if precision == "int8" else tokens
 
 
 def batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
@@ -191,7 +207,9 @@ def _session(bundle: Bundle, device: str, threads: int) -> Any:
     manifest = bundle.manifest
     expected = {"coefs", "raw_eta"} if has_eta(manifest.family) else {"coefs"}
     if inputs != {"input_ids", "attention_mask"} or set(outputs) != expected:
-        raise BundleError(f"{path}: inputs {sorted(inputs)} and outputs {sorted(outputs)} are not those of {manifest.family}")
+        raise BundleError(
+            f"{path}: inputs {sorted(inputs)} and outputs {sorted(outputs)} are not those of {manifest.family}"
+        )
     width = outputs["coefs"][-1]
     if width != len(manifest.models):
         raise BundleError(f"{path}: the head has {width} outputs, but p2l.json names {len(manifest.models)} models")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from p2l_plugins.errors import DataError, PromptError
 from p2l_plugins.files import Column, need_columns, read_table
-from p2l_plugins.outcomes import OUTCOMES, TIE, Array, Family
+from p2l_plugins.outcomes import BAD, OUTCOMES, TIE, Array, Family
 from p2l_plugins.prompts import Turns, as_turns, canonical_bytes
 
 #: Columns of a score matrix that describe a row; every other numeric column is a model.
@@ -89,9 +89,7 @@ class Votes:
         return replace(self, models=tuple(models), a=index[self.a], b=index[self.b], scores=scores)
 
 
-def read_votes(
-    path: Path, aliases: Mapping[str, str] | None = None, usable: float = 0.5, margin: float = 0.0
-) -> Votes:
+def read_votes(path: Path, aliases: Mapping[str, str] | None = None, usable: float = 0.5, margin: float = 0.0) -> Votes:
     """A votes file or a score matrix, told apart by the column `winner`.
 
     Args:
@@ -131,7 +129,9 @@ def _from_votes(table: dict[str, Column], path: Path, aliases: Mapping[str, str]
             raise DataError(f"{path}: row {row + 1}: model_a and model_b are both {side_a[row]!r}")
     weight = np.ones(len(prompt))
     if "weight" in table:
-        weight = np.array([_number(w, path, row, "weight") for row, w in enumerate(table["weight"])])
+        weight = np.array(
+            [1.0 if w is None else _number(w, path, row, "weight") for row, w in enumerate(table["weight"])]
+        )
         if not (weight > 0).all():
             row = int(np.flatnonzero(~(weight > 0))[0])
             raise DataError(f"{path}: row {row + 1}: weight is {weight[row]:g}, but must be above 0")
@@ -162,9 +162,7 @@ def _from_matrix(
         twice = next(name for name in models if models.count(name) > 1)
         raise DataError(f"{path}: two columns are both the model {twice!r}")
     prompts, groups, row_prompt = _distinct(table, path)
-    raw = np.array(
-        [[math.nan if x in (None, "") else float(x) for x in table[name]] for name in columns], np.float64
-    ).T
+    raw = np.array([[math.nan if x in (None, "") else float(x) for x in table[name]] for name in columns], np.float64).T
     total = np.zeros((len(prompts), len(models)))
     count = np.zeros_like(total)
     np.add.at(total, row_prompt, np.nan_to_num(raw))
@@ -236,6 +234,17 @@ def held_out(prompts: Sequence[Turns], fraction: float, seed: int = 0) -> NDArra
     salt = seed.to_bytes(8, "little", signed=True)
     digests = [hashlib.blake2b(canonical_bytes(p), digest_size=8, salt=salt).digest() for p in prompts]
     return np.array([int.from_bytes(d, "little") < limit for d in digests], np.bool_)
+
+
+def ungrounded(parts: Sequence[Votes], family: Family) -> list[str]:
+    """Models of the grounded family that occur only in sources without a single "tie (bothbad)".
+
+    Such votes say which answer is better, but not whether any is usable, so these models' level is not identified.
+    """
+    if family != "grk":
+        return []
+    every = {name for part in parts for name in part.models}
+    return sorted(every - {name for part in parts if (part.outcome == BAD).any() for name in part.models})
 
 
 def merge(parts: Sequence[Votes], prompt_weights: Sequence[float | None]) -> Votes:

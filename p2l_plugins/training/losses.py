@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-from p2l_plugins.outcomes import BAD, TIE, Family, A, B
+from p2l_plugins.outcomes import BAD, TIE, A, B, Family
 
 
 def vote_losses(family: Family, a: Tensor, b: Tensor, outcome: Tensor, raw_eta: Tensor | None) -> Tensor:

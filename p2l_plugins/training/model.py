@@ -1,7 +1,7 @@
 """The P2L model in torch: a backbone, a pooled hidden state, a linear head; and its checkpoint folder.
 
-The folder is the published form (weights `model.*`, `head.head.*`, `head.eta_head.*`), so that published checkpoints load
-here and ours have the same files: `config.json`, `model.safetensors`, tokenizer files, `model_list.json` and
+The folder is the published form (weights `model.*`, `head.head.*`, `head.eta_head.*`), so that published checkpoints
+load here and ours have the same files: `config.json`, `model.safetensors`, tokenizer files, `model_list.json` and
 `training_config.json`.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
 from p2l_plugins.errors import BundleError, ConfigError
 from p2l_plugins.files import read_json_object
@@ -25,7 +25,7 @@ from p2l_plugins.prompts import TextEncoder, TextForm
 from p2l_plugins.training.losses import vote_losses
 
 Pooling = Literal["cls", "mean"]
-CLS_TOKEN = "<|cls|>"
+CLS_TOKEN = "<|cls|>"  # noqa: S105
 
 #: Backbones that install from PyPI: package, folder inside it, GGUF file.
 PACKAGED = {
@@ -43,6 +43,7 @@ class Head(nn.Module):
         self.eta_head = nn.Linear(hidden, 1) if with_eta else None
 
     def forward(self, state: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Coefficients (N, M) and raw_eta (N,) or None."""
         state = state.to(self.head.weight.dtype)
         return self.head(state), None if self.eta_head is None else self.eta_head(state)[:, 0]
 
@@ -54,8 +55,8 @@ class P2LModel(nn.Module):
         backbone: a transformers model without a language-model head.
         n_models: M.
         family: outcome model of the loss.
-        pooling: `cls`: the state at the last real token, which is the appended CLS (decoders); `mean`: the mean over real
-            tokens (encoders).
+        pooling: `cls`: the state at the last real token, which is the appended CLS (decoders); `mean`: the mean over
+            real tokens (encoders).
     """
 
     def __init__(self, backbone: nn.Module, n_models: int, family: Family, pooling: Pooling) -> None:
@@ -117,7 +118,7 @@ ENCODERS = ("bert", "modernbert", "roberta", "xlm-roberta", "distilbert", "deber
 
 def load_backbone(
     spec: str, max_length: int, dropout: float = 0.0
-) -> tuple[nn.Module, PreTrainedTokenizerFast, Pooling, TextForm]:
+) -> tuple[nn.Module, PreTrainedTokenizerBase, Pooling, TextForm]:
     """A backbone in float32 with its tokenizer, made ready for P2L.
 
     Args:
@@ -169,7 +170,7 @@ def load_backbone(
     return backbone, tokenizer, "mean" if encoder else "cls", text_form(tokenizer, encoder, length)
 
 
-def text_form(tokenizer: PreTrainedTokenizerFast, encoder: bool, max_length: int) -> TextForm:
+def text_form(tokenizer: PreTrainedTokenizerBase, encoder: bool, max_length: int) -> TextForm:
     """The text form that this tokenizer's checkpoints are read with.
 
     Raises:
@@ -191,7 +192,7 @@ def text_form(tokenizer: PreTrainedTokenizerFast, encoder: bool, max_length: int
     )
 
 
-def text_encoder(tokenizer: PreTrainedTokenizerFast, form: TextForm) -> TextEncoder:
+def text_encoder(tokenizer: PreTrainedTokenizerBase, form: TextForm) -> TextEncoder:
     """The project's own text → ids path over a copy of this tokenizer, the one that inference uses."""
     from tokenizers import Tokenizer
 
@@ -213,7 +214,7 @@ class Checkpoint:
     def __init__(
         self,
         model: P2LModel,
-        tokenizer: PreTrainedTokenizerFast,
+        tokenizer: PreTrainedTokenizerBase,
         models: Sequence[str],
         form: TextForm,
         training: dict[str, Any],
@@ -304,7 +305,9 @@ def _load_weights(model: P2LModel, folder: Path, n_models: int) -> None:
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        raise BundleError(f"{folder}: the weights do not fit config.json ({str(error).splitlines()[1].strip()})") from None
+        raise BundleError(
+            f"{folder}: the weights do not fit config.json ({str(error).splitlines()[1].strip()})"
+        ) from None
     if missing or unexpected:
         name, fault = (missing[0], "missing") if missing else (unexpected[0], "not expected")
         raise BundleError(f"{folder}: the weight {name!r} is {fault}")

@@ -14,13 +14,13 @@ import transformers
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import ProgressCallback, Trainer, TrainingArguments
 
 from p2l_plugins.errors import ConfigError, DataError
 from p2l_plugins.files import replaced_folder
 from p2l_plugins.outcomes import Family
 from p2l_plugins.prompts import pad
-from p2l_plugins.training.data import Votes, check_family, held_out, merge, read_votes
+from p2l_plugins.training.data import Votes, check_family, held_out, merge, read_votes, ungrounded
 from p2l_plugins.training.marginal import fit_marginal
 from p2l_plugins.training.model import Checkpoint, P2LModel, load_backbone, text_encoder
 
@@ -137,6 +137,20 @@ class _Collator:
         }
 
 
+NOT_A_NUMBER = "the training loss is not a number; lower the learning rates or look at the data"
+
+
+class _Progress(ProgressCallback):
+    """The progress bar with the loss in it, on stderr; stops at a loss that is not a number."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        loss = float((logs or {}).get("loss", 0.0))
+        if not np.isfinite(loss):
+            raise DataError(NOT_A_NUMBER)
+        if self.training_bar is not None and logs and "loss" in logs:
+            self.training_bar.set_postfix(loss=f"{loss:.4f}")
+
+
 def load_sources(config: TrainConfig, data_dir: Path) -> list[tuple[Source, Votes]]:
     """Reads every source of a configuration.
 
@@ -154,8 +168,8 @@ def load_sources(config: TrainConfig, data_dir: Path) -> list[tuple[Source, Vote
 def train(config: TrainConfig, data_dir: Path, output: Path) -> dict[str, Any]:
     """Trains and writes a checkpoint folder; returns the report, which the folder holds as `training_report.json`.
 
-    The split is by prompt: no prompt stands on both sides, whatever file it comes from. The head starts from the marginal
-    leaderboard (zero weights, fitted biases), so that weight decay on the head shrinks towards it.
+    The split is by prompt: no prompt stands on both sides, whatever file it comes from. The head starts from the
+    marginal leaderboard (zero weights, fitted biases), so that weight decay on the head shrinks towards it.
 
     Raises:
         DataError, ConfigError: bad data or settings; nothing is written then.
@@ -195,7 +209,8 @@ def train(config: TrainConfig, data_dir: Path, output: Path) -> dict[str, Any]:
             save_strategy="no",
             train_sampling_strategy="group_by_length",
             report_to=[],
-            logging_steps=20,
+            logging_steps=10,
+            logging_nan_inf_filter=False,
             remove_unused_columns=False,
             use_cpu=not torch.cuda.is_available(),
             dataloader_pin_memory=False,
@@ -207,9 +222,11 @@ def train(config: TrainConfig, data_dir: Path, output: Path) -> dict[str, Any]:
             data_collator=_Collator(training, form.pad_id),
             optimizers=(_optimizer(model, config), None),
         )
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(_Progress())
         result = trainer.train()
-        if not np.isfinite(result.training_loss):
-            raise DataError("the training loss is not a number; lower the learning rates or look at the data")
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
+            raise DataError(NOT_A_NUMBER)
         shutil.rmtree(folder / ".trainer", ignore_errors=True)
         settings = config.model_dump(mode="json")
         checkpoint = Checkpoint(
@@ -223,6 +240,7 @@ def train(config: TrainConfig, data_dir: Path, output: Path) -> dict[str, Any]:
                 "pooling": pooling,
                 "max_length": form.max_length,
                 "aliases": config.aliases,
+                "ungrounded": ungrounded([votes for _, votes in parts], config.family),
                 "config": settings,
             },
         )

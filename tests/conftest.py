@@ -1,0 +1,123 @@
+"""What all tests share: no network, the folder of test data where there is one, small models made on the spot."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("P2L_SHARED", ROOT.parent / "shared"))
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Folder of the public data sets; tests that need it skip where it is absent."""
+    folder = SHARED / "data"
+    if not (folder / "llmrouter_scores.parquet").is_file():
+        pytest.skip("the public data sets are not here (set P2L_SHARED to the folder that holds data/)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def public_checkpoint() -> Path:
+    """A tiny checkpoint in the published form, with expected outputs."""
+    folder = SHARED / "fixtures" / "public_checkpoint_llama_bt"
+    if not (folder / "expected.json").is_file():
+        pytest.skip("the published-form checkpoint is not here (set P2L_SHARED to the folder that holds fixtures/)")
+    return folder
+
+
+TOPICS = {"sum": ("apple", "pear", "plum", "fig"), "code": ("loop", "array", "class", "stack")}
+MODELS = ("coder", "counter", "weak")
+
+
+def topic_votes(n: int = 160) -> list[dict[str, str]]:
+    """Votes in which `counter` wins on one topic, `coder` on the other, and `weak` loses; some ties of both kinds."""
+    rows = []
+    for i in range(n):
+        topic = ("sum", "code")[i % 2]
+        words = TOPICS[topic]
+        prompt = " ".join([topic, words[i % 4], words[(i // 4) % 4], words[(i // 16) % 4]])
+        good, bad = ("counter", "coder") if topic == "sum" else ("coder", "counter")
+        rows += [
+            {"prompt": prompt, "model_a": good, "model_b": bad, "winner": "model_a"},
+            {"prompt": prompt, "model_a": "weak", "model_b": good, "winner": "model_b"},
+            {"prompt": prompt, "model_a": "weak", "model_b": bad, "winner": "tie (bothbad)" if i % 3 else "tie"},
+        ]
+    return rows
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random BERT of two layers with a word tokenizer, as a Hugging Face folder."""
+    torch = pytest.importorskip("torch")
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *TOPICS, *(w for ws in TOPICS.values() for w in ws)]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(words),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+    )
+    folder = tmp_path_factory.mktemp("backbone")
+    BertModel(config).save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def votes_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("votes") / "votes.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in topic_votes()) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def train_config(tiny_backbone: Path, votes_file: Path) -> Path:
+    """Configuration of a training that takes seconds."""
+    path = votes_file.parent / "train.yaml"
+    path.write_text(
+        f"name: tiny\nbackbone: {tiny_backbone}\nfamily: grk\nmax_length: 32\nepochs: 8\nbatch_size: 8\n"
+        "learning_rate: 1.0e-3\nhead_learning_rate: 2.0e-2\naliases: {Coder-v1: coder}\n"
+        f"data:\n  - {{path: {votes_file.name}, licence: CC0}}\n"
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(train_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that `train` made from the topic votes."""
+    from p2l_plugins.training.train import read_config, train
+
+    output = tmp_path_factory.mktemp("run") / "checkpoint"
+    train(read_config(train_config), train_config.parent, output)
+    return output
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of `tiny_checkpoint`."""
+    from onnx_export.export import export
+
+    output = tmp_path_factory.mktemp("export") / "bundle"
+    export(tiny_checkpoint, output)
+    return output

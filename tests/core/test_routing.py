@@ -1,0 +1,101 @@
+"""Routing policies against scipy's linear programming."""
+
+import time
+
+import numpy as np
+import pytest
+from scipy.optimize import linprog
+
+from p2l_plugins import routing
+from p2l_plugins.errors import P2LError
+from p2l_plugins.outcomes import win_matrix
+
+
+def test_lp_is_optimal_on_1000_random_instances():
+    """Ties, duplicates, free models, budgets on a model's cost and infeasible budgets are among them."""
+    rng = np.random.default_rng(0)
+    seen = {"optimal": 0, "infeasible": 0, "mixed": 0}
+    for i in range(1000):
+        n = int(rng.integers(1, 14))
+        digits = i % 3 + 1
+        value, cost = np.round(rng.random(n), digits), np.round(rng.random(n), digits)
+        if i % 4 == 0:
+            copies = rng.integers(0, n, n)
+            value, cost = value[copies], cost[copies]
+        budget = float(cost[rng.integers(n)]) if i % 5 == 0 else round(float(rng.random() * 1.2 - 0.1), 2)
+        reference = linprog(-value, A_ub=[cost], b_ub=[budget], A_eq=[np.ones(n)], b_eq=[1])
+        if reference.status == 2:
+            seen["infeasible"] += 1
+            with pytest.raises(routing.InfeasibleBudget, match="below the cheapest"):
+                routing.lp(value, cost, budget)
+            continue
+        choice = routing.lp(value, cost, budget)
+        assert choice.value == pytest.approx(-reference.fun, abs=1e-9)
+        assert choice.cost <= budget + 1e-12
+        pi = choice.probabilities(n)
+        assert pi.sum() == pytest.approx(1)
+        assert (pi >= 0).all()
+        assert pi @ value == pytest.approx(choice.value)
+        assert pi @ cost == pytest.approx(choice.cost)
+        seen["optimal"] += 1
+        seen["mixed"] += len(choice.models) == 2
+    assert min(seen.values()) > 50
+
+
+def test_a_budgeted_choice_over_130_models_takes_at_most_40_microseconds():
+    rng = np.random.default_rng(0)
+    cost = rng.gamma(2, 1, (300, 130))
+    value = np.sqrt(cost) * rng.random((300, 130))
+    times = []
+    for v, c in zip(value, cost, strict=True):
+        start = time.perf_counter()
+        routing.lp(v, c, 1.0)
+        times.append(time.perf_counter() - start)
+    assert min(np.median(times[i::3]) for i in range(3)) <= 40e-6
+
+
+def test_best_and_cap():
+    value, cost = [0.5, 0.9, 0.9, 0.2], [1.0, 5.0, 4.0, 0.5]
+    assert routing.best(value, cost).models == (2,)  # the cheaper of two equals
+    assert routing.cap(value, cost, 1.5).models == (0,)
+    assert routing.cap(value, cost, 4.0).models == (2,)
+    with pytest.raises(routing.InfeasibleBudget, match=r"0\.1 is below the cheapest model's cost 0\.5"):
+        routing.cap(value, cost, 0.1)
+
+
+def test_drawing_follows_the_weights():
+    choice = routing.lp([0.0, 1.0], [0.0, 1.0], 0.25)
+    assert choice.models == (0, 1)
+    draws = [choice.draw(u) for u in np.linspace(0, 1, 1000, endpoint=False)]
+    assert np.mean(draws) == pytest.approx(0.25, abs=0.002)
+
+
+def test_the_routers_own_win_rate_and_coefficient():
+    rng = np.random.default_rng(3)
+    beta, q = rng.normal(size=6), rng.random(6)
+    w = win_matrix("bt", beta)
+    for i in range(6):  # a router that always picks model i is model i
+        rate = routing.policy_win_rate(np.eye(6)[i], w, q)
+        assert rate == pytest.approx(routing.win_rates("bt", beta, None, q)[i])
+        assert routing.policy_coefficient(rate, beta, q) == pytest.approx(beta[i], abs=1e-9)
+    assert routing.policy_coefficient(1.0, beta) == np.inf
+    assert routing.policy_coefficient(0.0, beta) == -np.inf
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: routing.decide("cheapest", [1], [1]), "rule 'cheapest' is not known; valid: best, cap, lp"),
+        (lambda: routing.decide("cap", [1], [1]), "needs a budget"),
+        (lambda: routing.best([np.nan], [1]), "finite"),
+        (lambda: routing.best([1, 2], [1]), "one number per model"),
+        (lambda: routing.values("usable", "bt", [0.0]), "needs a bundle of the family grk"),
+        (lambda: routing.values("fame", "bt", [0.0]), "valid: win_rate, usable"),
+        (lambda: routing.win_rates("bt", [0.0, 1.0], None, [-1.0, 2.0]), "at least 0"),
+        (lambda: routing.win_rates("bt", [0.0, 1.0], None, [1.0]), "there are 2 models"),
+        (lambda: routing.policy_coefficient(1.5, [0.0]), "between 0 and 1"),
+    ],
+)
+def test_bad_input_is_a_sentence(call, message):
+    with pytest.raises(P2LError, match=message):
+        call()

@@ -1,0 +1,128 @@
+"""A tiny real bundle, built without torch: each word of a prompt adds its row of a table to the coefficients."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # before the first import of litellm: no network
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper, save
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+
+from p2l_plugins import P2L
+from p2l_plugins.bundle import Manifest, sha256
+from p2l_plugins.prompts import TextForm
+
+MODELS = ("alpha", "beta", "gamma")
+#: coefficients that one word adds to alpha, beta and gamma
+WORDS = {"math": (2.0, 1.0, 0.0), "code": (0.0, 2.0, 1.0), "chat": (1.0, 0.0, 2.0)}
+
+
+def write_bundle(folder: Path, family: str = "grk") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = {"[PAD]": 0, "[UNK]": 1} | {word: i for i, word in enumerate(WORDS, start=2)}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    table = np.array([(0.0, 0.0, 0.0), (0.0, 0.0, 0.0), *WORDS.values()], np.float32)
+    nodes = [
+        helper.make_node("Gather", ["table", "input_ids"], ["rows"]),
+        helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["mask", "last"], ["weights"]),
+        helper.make_node("Mul", ["rows", "weights"], ["kept"]),
+        helper.make_node("ReduceSum", ["kept", "tokens"], ["coefs"], keepdims=0),
+    ]
+    outputs = [helper.make_tensor_value_info("coefs", TensorProto.FLOAT, ["n", len(MODELS)])]
+    constants = [
+        numpy_helper.from_array(table, "table"),
+        numpy_helper.from_array(np.array([-1]), "last"),
+        numpy_helper.from_array(np.array([1]), "tokens"),
+    ]
+    if family == "grk":
+        nodes += [
+            helper.make_node("Mul", ["mask", "zero"], ["nothing"]),
+            helper.make_node("ReduceSum", ["nothing", "tokens"], ["raw_eta"], keepdims=0),
+        ]
+        outputs.append(helper.make_tensor_value_info("raw_eta", TensorProto.FLOAT, ["n"]))
+        constants.append(numpy_helper.from_array(np.array(0.0, np.float32), "zero"))
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.INT64, ["n", "t"]) for name in ("input_ids", "attention_mask")
+    ]
+    graph = helper.make_graph(nodes, "tiny", inputs, outputs, constants)
+    save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), str(folder / "model.onnx")
+    )
+    manifest = Manifest(
+        name="tiny",
+        family=family,
+        models=MODELS,
+        aliases={"a": "alpha"},
+        text=TextForm(form="plain", max_length=64, pad_id=0),
+        opset=20,
+        files={name: sha256(folder / name) for name in ("model.onnx", "tokenizer.json")},
+    )
+    manifest.write(folder)
+    return folder
+
+
+class SlowScorer:
+    """A bundle that takes its time, and counts what it is asked."""
+
+    def __init__(self, p2l: P2L, seconds: float) -> None:
+        self._p2l = p2l
+        self.seconds = seconds
+        self.models, self.family, self.fingerprint, self.index = p2l.models, p2l.family, p2l.fingerprint, p2l.index
+        self.prompts: list[tuple[str, ...]] = []
+        self.threads: set[int] = set()
+        self.done = threading.Event()
+
+    def score_turns(self, prompts):
+        self.prompts += prompts
+        self.threads.add(threading.get_ident())
+        time.sleep(self.seconds)
+        scores = self._p2l.score_turns(prompts)
+        self.done.set()
+        return scores
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def bt_bundle(tmp_path_factory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "bt", family="bt")
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_bundle) -> P2L:
+    return P2L.load(tiny_bundle)
+
+
+@pytest.fixture
+def slow(tiny):
+    """Gives a scorer that takes so many seconds."""
+    return lambda seconds: SlowScorer(tiny, seconds)
+
+
+@pytest.fixture
+def deployment():
+    """Gives a deployment as LiteLLM's router holds it."""
+
+    def make(id: str, p2l_model: str | None = None, price: float | None = 1e-6, **params) -> dict:
+        if price is not None:
+            params = {"input_cost_per_token": price, "output_cost_per_token": price} | params
+        info = {"id": id} | ({"p2l_model": p2l_model} if p2l_model else {})
+        params = {"model": f"openai/{id}", "api_key": "k", "mock_response": f"answer of {id}"} | params
+        return {"model_name": "auto", "litellm_params": params, "model_info": info}
+
+    return make

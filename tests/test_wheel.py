@@ -1,0 +1,65 @@
+"""The wheel, built and installed alone in a fresh environment."""
+
+import json
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = ("torch", "litellm", "lm_eval", "transformers")
+
+
+def run(*command, **options):
+    result = subprocess.run(
+        [str(c) for c in command], capture_output=True, text=True, timeout=280, check=False, **options
+    )
+    assert result.returncode == 0, result.stderr + result.stdout
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    pytest.importorskip("build")
+    folder = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "build", "--wheel", "--outdir", folder, ROOT)
+    return next(folder.glob("*.whl"))
+
+
+def test_the_wheel_holds_the_packages_the_starter_and_nothing_else(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {
+        "p2l_plugins",
+        "litellm_router",
+        "lmeval_task",
+        "onnx_export",
+    }
+    assert "p2l_plugins/py.typed" in names
+    assert "p2l_plugins/starter/model.onnx" in names
+    assert any(name.startswith("lmeval_task/tasks/") and name.endswith(".yaml") for name in names)
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_it_works_alone(wheel, tmp_path):
+    venv.create(tmp_path / "env", with_pip=True)
+    python = tmp_path / "env" / "bin" / "python"
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
+    install = [python, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt"]
+    options = {"cwd": tmp_path, "env": environment}
+    run(*install, wheel, **options)
+    installed = run(python, "-m", "pip", "list", "--format", "json", **options)
+    assert not {row["name"].replace("-", "_") for row in json.loads(installed)} & {*HEAVY, "onnxruntime"}
+    assert "leaderboard" in run(tmp_path / "env" / "bin" / "p2l", "--help", **options)
+    missing = "import p2l_plugins as p\ntry: p.P2L.load()\nexcept p.ConfigError as e: print(e)"
+    assert "pip install 'p2l-plugins[cpu]'" in run(python, "-c", missing, **options)
+    run(*install, f"{wheel}[cpu]", **options)
+    script = (
+        "import sys; from p2l_plugins import P2L; s = P2L.load('starter').score(['Prove that 2 + 2 = 4.'])\n"
+        f"print(s.leaderboard().to_markdown(top=3)); assert not set({HEAVY!r}) & set(sys.modules)"
+    )
+    assert run(python, "-c", script, **options).count("\n| ") == 3
