@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from p2l_plugins.bundle import Bundle, find_bundle
-from p2l_plugins.scorer import P2L
-from p2l_plugins.training.data import held_out, read_votes
+from p2l_plugins.scorer import P2L, Scores
+from p2l_plugins.training.data import held_out, merge, read_votes
 from p2l_plugins.training.evaluation import Evaluation, evaluate_votes
+from p2l_plugins.training.marginal import fit_marginal
 from p2l_plugins.training.train import read_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,17 +37,33 @@ def main() -> None:
     config = read_config(options.recipe)
     p2l = P2L.load(options.bundle)
     reports: dict[str, Evaluation] = {}
+    joint: dict[str, float] = {}
+    parts = []
     for source in config.data:
         votes = read_votes(options.data / source.path, config.aliases, source.usable, source.margin)
         out = held_out(votes.prompts, config.held_out, config.seed)
+        parts.append((source, votes, out))
+    everything = merge([v.select(~out) for _, v, out in parts], [source.prompt_weight for source, _, _ in parts])
+    joint_coefs, joint_eta = fit_marginal(everything.renamed(p2l.models), p2l.family)
+    for source, votes, out in parts:
         test = votes.select(out)
         started = time.perf_counter()
         scores = p2l.score_turns(test.prompts)
         seconds = time.perf_counter() - started
-        reports[Path(source.path).stem] = evaluate_votes(scores, test, votes.select(~out))
+        name = Path(source.path).stem
+        reports[name] = evaluate_votes(scores, test, votes.select(~out))
+        one = Scores(
+            p2l.models,
+            np.tile(joint_coefs, (len(test.prompts), 1)).astype(np.float32),
+            None if joint_eta is None else np.full(len(test.prompts), joint_eta, np.float32),
+            p2l.family,
+        )
+        joint[name] = evaluate_votes(one, test, votes.select(~out)).p2l.log_loss
         if not options.json:
             print(f"scored {len(test.prompts)} prompts of {source.path} in {seconds:.1f} s", flush=True)
-    quality = {name: report.to_dict() for name, report in reports.items()}
+    quality = {
+        name: report.to_dict() | {"one_marginal_log_loss": round(joint[name], 6)} for name, report in reports.items()
+    }
     if options.write:
         folder = find_bundle(options.bundle)
         manifest = Bundle.open(folder).manifest
@@ -54,17 +71,18 @@ def main() -> None:
     if options.json:
         print(json.dumps(quality, indent=2))
         return
-    print("\n" + tables(reports))
+    print("\n" + tables(reports, joint))
 
 
-def tables(reports: dict[str, Evaluation]) -> str:
+def tables(reports: dict[str, Evaluation], joint: dict[str, float]) -> str:
     """The two tables of the README."""
     lines = [
-        "| held-out votes | prompts | votes | log loss: P2L | marginal | constant | decisive: P2L | marginal |",
-        "|:---|---:|---:|---:|---:|---:|---:|---:|",
+        "| held-out votes | prompts | votes | log loss: P2L | marginal | one marginal | constant "
+        "| decisive: P2L | marginal |",
+        "|:---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, r in reports.items():
-        cells = (r.p2l.log_loss, r.marginal.log_loss, r.constant.log_loss)
+        cells = (r.p2l.log_loss, r.marginal.log_loss, joint[name], r.constant.log_loss)
         cells += (r.p2l.decisive_log_loss, r.marginal.decisive_log_loss)
         lines.append(f"| {name} | {r.n_prompts} | {r.n_votes} | " + " | ".join(f"{x:.4f}" for x in cells) + " |")
     lines += [

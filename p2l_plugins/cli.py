@@ -117,6 +117,11 @@ def score(
 def _write_table(
     path: Path, texts: list[Any], models: tuple[str, ...], coefs: Any, raw_eta: list[float | None]
 ) -> None:
+    # a column has one type: conversations are JSON text in CSV, and make every prompt a list in Parquet
+    if path.suffix == ".csv":
+        texts = [text if isinstance(text, str) else json.dumps(text, ensure_ascii=False) for text in texts]
+    elif not all(isinstance(text, str) for text in texts):
+        texts = [[text] if isinstance(text, str) else list(text) for text in texts]
     columns: dict[str, list[Any]] = {"prompt": texts, "raw_eta": raw_eta}
     columns.update({name: [float(x) for x in coefs[:, i]] for i, name in enumerate(models)})
     if path.suffix == ".csv":
@@ -299,10 +304,12 @@ def main() -> None:
     """Entry point of the `p2l` command."""
     try:
         app(standalone_mode=True)
-    except P2LError as error:
+    except Exception as error:
         if "--debug" in sys.argv:
             raise
-        stderr.print(f"p2l: {error}", style="red", markup=False, soft_wrap=True)
+        known = isinstance(error, P2LError | OSError)
+        message = str(error) if known else f"unexpected {type(error).__name__}: {error} (--debug shows where)"
+        stderr.print(f"p2l: {message}", style="red", markup=False, soft_wrap=True)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
 
 

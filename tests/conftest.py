@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from topics import TOPICS, topic_votes
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
@@ -31,26 +32,6 @@ def public_checkpoint() -> Path:
     if not (folder / "expected.json").is_file():
         pytest.skip("the published-form checkpoint is not here (set P2L_SHARED to the folder that holds fixtures/)")
     return folder
-
-
-TOPICS = {"sum": ("apple", "pear", "plum", "fig"), "code": ("loop", "array", "class", "stack")}
-MODELS = ("coder", "counter", "weak")
-
-
-def topic_votes(n: int = 160) -> list[dict[str, str]]:
-    """Votes in which `counter` wins on one topic, `coder` on the other, and `weak` loses; some ties of both kinds."""
-    rows = []
-    for i in range(n):
-        topic = ("sum", "code")[i % 2]
-        words = TOPICS[topic]
-        prompt = " ".join([topic, words[i % 4], words[(i // 4) % 4], words[(i // 16) % 4]])
-        good, bad = ("counter", "coder") if topic == "sum" else ("coder", "counter")
-        rows += [
-            {"prompt": prompt, "model_a": good, "model_b": bad, "winner": "model_a"},
-            {"prompt": prompt, "model_a": "weak", "model_b": good, "winner": "model_b"},
-            {"prompt": prompt, "model_a": "weak", "model_b": bad, "winner": "tie (bothbad)" if i % 3 else "tie"},
-        ]
-    return rows
 
 
 @pytest.fixture(scope="session")
@@ -80,6 +61,34 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     folder = tmp_path_factory.mktemp("backbone")
     BertModel(config).save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of two layers whose tokenizer has a chat template but no CLS token, as a Hugging Face folder."""
+    torch = pytest.importorskip("torch")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
+
+    words = ["<pad>", "<unk>", "<eos>", "user", *TOPICS, *(w for ws in TOPICS.values() for w in ws)]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", eos_token="<eos>")
+    fast.chat_template = "{% for m in messages %}{{ m.role + ' ' + m.content + ' ' + eos_token + ' ' }}{% endfor %}"
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(words),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+    )
+    folder = tmp_path_factory.mktemp("decoder")
+    LlamaModel(config).save_pretrained(folder)
     fast.save_pretrained(folder)
     return folder
 

@@ -18,7 +18,7 @@ from transformers import ProgressCallback, Trainer, TrainingArguments
 
 from p2l_plugins.errors import ConfigError, DataError
 from p2l_plugins.files import replaced_folder
-from p2l_plugins.outcomes import Family
+from p2l_plugins.outcomes import Array, Family, has_eta
 from p2l_plugins.prompts import pad
 from p2l_plugins.training.data import Votes, check_family, held_out, merge, read_votes, ungrounded
 from p2l_plugins.training.marginal import fit_marginal
@@ -169,7 +169,7 @@ def train(config: TrainConfig, data_dir: Path, output: Path) -> dict[str, Any]:
     """Trains and writes a checkpoint folder; returns the report, which the folder holds as `training_report.json`.
 
     The split is by prompt: no prompt stands on both sides, whatever file it comes from. The head starts from the
-    marginal leaderboard (zero weights, fitted biases), so that weight decay on the head shrinks towards it.
+    sources' marginal leaderboards (zero weights, fitted biases), so that weight decay on the head shrinks towards them.
 
     Raises:
         DataError, ConfigError: bad data or settings; nothing is written then.
@@ -187,7 +187,7 @@ def train(config: TrainConfig, data_dir: Path, output: Path) -> dict[str, Any]:
     backbone, tokenizer, pooling, form = load_backbone(config.backbone, config.max_length, config.dropout)
     encoder = text_encoder(tokenizer, form)
     model = P2LModel(backbone, len(training.models), config.family, pooling)
-    coefs, raw_eta = fit_marginal(training, config.family)
+    coefs, raw_eta = _start([v.select(~side) for (_, v), side in zip(parts, sides, strict=True)], training, config)
     with torch.no_grad():
         model.head.head.weight.zero_()
         model.head.head.bias.copy_(torch.from_numpy(coefs))
@@ -267,6 +267,26 @@ def train(config: TrainConfig, data_dir: Path, output: Path) -> dict[str, Any]:
         text = json.dumps(report, indent=2) + "\n"
         (folder / "training_report.json").write_text(text, encoding="utf-8")
     return report
+
+
+def _start(parts: list[Votes], training: Votes, config: TrainConfig) -> tuple[Array, float | None]:
+    """Coefficients (M,) and raw_eta to start from: the marginal leaderboards of the sources.
+
+    A model of several sources, and raw_eta, start at the mean over their prompts. One leaderboard fitted to all sources
+    at once would have to explain every source's ties with a single raw_eta, and bend the coefficients for it.
+    """
+    total, count = np.zeros(len(training.models)), np.zeros(len(training.models))
+    eta = 0.0
+    for part in parts:
+        if not len(part):
+            continue
+        coefs, raw_eta = fit_marginal(part, config.family)
+        index = [training.models.index(name) for name in part.models]
+        total[index] += len(part.prompts) * coefs
+        count[index] += len(part.prompts)
+        eta += len(part.prompts) * (raw_eta or 0.0)
+    mean = total / np.maximum(count, 1)
+    return mean, eta / len(training.prompts) if has_eta(config.family) else None
 
 
 def _optimizer(model: P2LModel, config: TrainConfig) -> torch.optim.Optimizer:

@@ -14,6 +14,8 @@ from p2l_plugins.training.marginal import fit_marginal
 
 torch = pytest.importorskip("torch")
 
+from topics import TOPICS  # noqa: E402
+
 from p2l_plugins.training.model import Checkpoint, load_backbone  # noqa: E402
 from p2l_plugins.training.train import _Collator, _Prompts, read_config, train  # noqa: E402
 
@@ -109,6 +111,46 @@ def test_other_families_train_too(train_config, tmp_path, family):
     checkpoint = Checkpoint.load(tmp_path / "out")
     assert checkpoint.model.family == family
     assert (checkpoint.model.head.eta_head is not None) == (family == "rk")
+
+
+def test_a_decoder_trains_and_exports(train_config, tiny_backbone, tiny_decoder, tmp_path):
+    """Its tokenizer gets a CLS token, its embeddings a row for it, and the exported graph gives torch's scores."""
+    from onnx_export.export import export
+
+    path = tmp_path / "train.yaml"
+    path.write_text(train_config.read_text().replace(str(tiny_backbone), str(tiny_decoder)))
+    train(read_config(path), train_config.parent, tmp_path / "out")
+    checkpoint = Checkpoint.load(tmp_path / "out")
+    assert checkpoint.form.form == "chat"
+    assert checkpoint.model.pooling == "cls"
+    p2l = P2L(export(tmp_path / "out", tmp_path / "bundle"))
+    prompts = [("sum apple pear fig",), ("code loop array stack", "code class <|cls|>")]
+    ids = checkpoint.encoder.encode(prompts)
+    assert [row.count(checkpoint.tokenizer.cls_token_id) for row in ids] == [1, 1]
+    with torch.inference_mode():
+        expected = [checkpoint.model.scores(torch.tensor([row]), torch.ones(1, len(row)).long())[0][0] for row in ids]
+    scores = p2l.score_turns(prompts)
+    np.testing.assert_allclose(scores.coefs, torch.stack(expected).numpy(), atol=1e-4)
+    assert [p2l.models[i] for i in scores.coefs.argmax(axis=1)] == ["counter", "coder"]
+
+
+def test_a_score_matrix_trains(train_config, tmp_path):
+    rows = [
+        {"prompt": f"{topic} {word} {other}", "coder": int(topic == "code"), "counter": int(topic == "sum"), "weak": 0}
+        for topic, words in TOPICS.items()
+        for word in words
+        for other in words
+    ]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    path = tmp_path / "train.yaml"
+    path.write_text(train_config.read_text().replace("votes.jsonl", "m.jsonl"))
+    report = train(read_config(path), tmp_path, tmp_path / "out")
+    assert report["data"][0]["votes"] == 3 * len(rows)
+    checkpoint = Checkpoint.load(tmp_path / "out")
+    ids = checkpoint.encoder.encode([("sum apple fig",), ("code loop stack",)])
+    with torch.inference_mode():
+        coefs = checkpoint.model.scores(torch.tensor(ids), torch.ones(2, len(ids[0])).long())[0]
+    assert [checkpoint.models[int(i)] for i in coefs.argmax(dim=1)] == ["counter", "coder"]
 
 
 @pytest.mark.parametrize(

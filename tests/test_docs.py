@@ -1,0 +1,99 @@
+"""What the README and the docs tell a user to do works."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from litellm_router.settings import P2LSettings
+from p2l_plugins import P2L
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page, language):
+    text = page.read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.S | re.M)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_python_blocks_run(page):
+    for block in blocks(page, "python"):
+        subprocess.run([sys.executable, "-c", block], cwd=ROOT, check=True, timeout=120, capture_output=True)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_proxy_configurations_are_valid(page):
+    starter = P2L.load()
+    for block in blocks(page, "yaml"):
+        config = yaml.safe_load(block)
+        if "model_list" not in config:
+            continue
+        settings = config["litellm_settings"]
+        assert settings["callbacks"] == ["litellm_router.p2l_router"]
+        P2LSettings.read(settings.get("p2l_settings"))
+        named = {starter.index(deployment["model_info"]["p2l_model"]) for deployment in config["model_list"]}
+        assert len(named) >= 2
+
+
+def test_the_training_configuration_is_valid(tmp_path):
+    pytest.importorskip("torch")
+    from p2l_plugins.training.train import TrainConfig, read_config
+
+    (block,) = (b for b in blocks(ROOT / "docs" / "training.md", "yaml") if "backbone" in b)
+    (tmp_path / "c.yaml").write_text(block)
+    read_config(tmp_path / "c.yaml")
+    page = (ROOT / "docs" / "training.md").read_text()
+    assert not [key for key in TrainConfig.model_fields if f"`{key}`" not in page]
+    read_config(ROOT / "examples" / "starter.yaml")
+
+
+def test_every_setting_of_the_router_is_documented_with_its_default():
+    page = (ROOT / "docs" / "litellm.md").read_text()
+    for key, field in P2LSettings.model_fields.items():
+        default = {None: "none", True: "true"}.get(field.default, field.default)
+        shown = f"{default:g}" if isinstance(default, float) else str(default)
+        assert re.search(rf"^\| `{key}` \| `?{re.escape(shown)}`? \|", page, re.M), key
+
+
+@pytest.mark.parametrize(
+    "command",
+    [line for page in PAGES for block in blocks(page, "sh") for line in block.splitlines() if line.startswith("p2l ")],
+)
+def test_p2l_commands_run(command, tmp_path):
+    """Blocks marked `sh` use the starter and files of the project; what they write goes to a temporary folder."""
+    words = [word.replace("/tmp/", f"{tmp_path}/") for word in shlex.split(command)]  # noqa: S108
+    result = subprocess.run(
+        [sys.executable, "-m", "p2l_plugins.cli", *words[1:]], cwd=ROOT, capture_output=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stderr.decode()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+def test_the_readme_shows_the_starters_own_figures():
+    """The tables are those of the manifest, which benchmarks/starter.py wrote."""
+    readme = (ROOT / "README.md").read_text()
+    quality = P2L.load().bundle.manifest.quality["held_out"]
+    assert quality
+    for name, report in quality.items():
+        assert f"| {name} | {report['n_prompts']} | {report['n_votes']} | {report['p2l']['log_loss']:.4f} |" in readme
+        if "routed" in report:
+            r = report["routed"]
+            assert f"| {r['p2l']:.4f} | {r['oracle']:.4f} | {r['gain']:+.4f} ± {r['gain_stderr']:.4f} |" in readme
+
+
+def test_the_route_example_has_prices_for_models_of_the_starter():
+    starter = P2L.load()
+    for name in json.loads((ROOT / "examples" / "prices.json").read_text()):
+        starter.index(name)
