@@ -51,7 +51,8 @@ def test_our_command_prints_the_score_and_the_leaderboard_in_one_table(tmp_path)
     assert any("|p2l_evaluated_rank" in row for row in table)
     assert sorted(row["model"] for row in board) == sorted(models)
     assert [row["rank"] for row in board] == list(range(1, len(models) + 1))
-    assert [row["coef"] for row in board] == sorted((row["coef"] for row in board), reverse=True)
+    order = [(row.get("grounded", True), row["coef"]) for row in board]  # ungrounded models come last
+    assert order == sorted(order, reverse=True)
     assert (report["n_prompts"], report["n_truncated"], report["evaluated_model"]) == (N_QUESTIONS, 0, models[0])
     assert report["fingerprint"] == P2L.load("starter").fingerprint
     [samples] = tmp_path.rglob("samples_p2l_pocket_quiz_*.jsonl")
