@@ -33,4 +33,8 @@ def export(
         return
     size = sum(file.stat().st_size for file in bundle.iterdir()) / 1e6
     typer.echo(f"{bundle}: {len(manifest.models)} models, {manifest.family}, {precision}, {size:.1f} MB")
-    typer.echo(f"gate passed: {', '.join(f'{key} {value:.3g}' for key, value in manifest.gate.items())}")
+    typer.echo(f"gate passed: {', '.join(f'{key} {_shown(value)}' for key, value in manifest.gate.items())}")
+
+
+def _shown(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.3g}"

@@ -23,7 +23,8 @@ def p2l(tiny, monkeypatch):
     """Gives a callback over the tiny bundle that LiteLLM calls; keyword arguments are its settings."""
 
     def make(load=lambda _: tiny, **settings):
-        router = P2LRouter(P2LSettings(**settings), load)
+        # patient by default: these tests are about choices, and a busy machine can hold up a thread for long
+        router = P2LRouter(P2LSettings(**{"timeout_ms": 5000, **settings}), load)
         monkeypatch.setattr(litellm, "callbacks", [router])
         return router
 
