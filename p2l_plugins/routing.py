@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from p2l_plugins.errors import P2LError
+from p2l_plugins.errors import ConfigError, P2LError
 from p2l_plugins.outcomes import Array, Family, sigmoid, usable_probability, win_matrix
 
 
@@ -86,14 +86,14 @@ def values(
     """Value of each model under an objective: `win_rate`, or `usable` (grk only).
 
     Raises:
-        P2LError: an unknown objective, or `usable` for a family without a grounded scale.
+        ConfigError: an unknown objective, or `usable` for a family without a grounded scale.
     """
     if objective == "win_rate":
         return win_rates(family, coefs, raw_eta, opponents)
     if objective != "usable":
-        raise P2LError(f"objective {objective!r} is not known; valid: win_rate, usable")
+        raise ConfigError(f"objective {objective!r} is not known; valid: win_rate, usable")
     if family != "grk":
-        raise P2LError(f"the objective 'usable' needs a bundle of the family grk; this one is {family}")
+        raise ConfigError(f"the objective 'usable' needs a bundle of the family grk; this one is {family}")
     return usable_probability(coefs)
 
 
@@ -159,14 +159,14 @@ def decide(rule: str, value: ArrayLike, cost: ArrayLike, budget: float | None = 
     """Applies a rule by name: `best`, `cap` or `lp`.
 
     Raises:
-        P2LError: an unknown rule, or `cap` or `lp` without a budget.
+        ConfigError: an unknown rule, or `cap` or `lp` without a budget.
     """
     if rule == "best":
         return best(value, cost)
     if rule not in ("cap", "lp"):
-        raise P2LError(f"rule {rule!r} is not known; valid: best, cap, lp")
+        raise ConfigError(f"rule {rule!r} is not known; valid: best, cap, lp")
     if budget is None:
-        raise P2LError(f"the rule {rule!r} needs a budget")
+        raise ConfigError(f"the rule {rule!r} needs a budget")
     return cap(value, cost, budget) if rule == "cap" else lp(value, cost, budget)
 
 

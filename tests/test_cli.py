@@ -4,8 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def p2l(*arguments, stdin=None, status=0):
@@ -106,6 +109,11 @@ def test_train_export_evaluate(train_config, votes_file, tmp_path):
         (["train", "none.yaml", "-o", "x"], 2, "none.yaml: there is no such file"),
         (["export", "none", "x"], 1, "none: neither a folder nor a hub id"),
         (["score"], 2, "Missing argument"),
+        (
+            ["route", "starter", "x", "--costs", ROOT / "examples/prices.json", "--rule", "cheap"],
+            2,
+            "valid: best, cap, lp",
+        ),
         (["fly"], 2, "No such command"),
     ],
 )
