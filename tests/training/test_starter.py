@@ -10,7 +10,7 @@ from p2l_plugins.training.evaluation import evaluate_votes
 
 pytest.importorskip("torch")
 
-from p2l_plugins.training.train import read_config  # noqa: E402
+from p2l_plugins.training.train import read_config
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
