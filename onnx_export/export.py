@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from onnx_export.gate import References, check
 from onnx_export.graph import export_plain
@@ -15,7 +15,6 @@ from p2l_plugins.errors import ConfigError
 from p2l_plugins.files import replaced_folder
 from p2l_plugins.training.model import ENCODERS, Checkpoint
 
-Precision = Literal["fp32", "int8"]
 PRECISIONS = ("fp32", "int8")
 
 

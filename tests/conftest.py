@@ -1,5 +1,6 @@
 """What all tests share: no network, the folder of test data where there is one, small models made on the spot."""
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -34,6 +35,15 @@ def public_checkpoint() -> Path:
     return folder
 
 
+TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+def _saved(model, tokenizer, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random BERT of two layers with a word tokenizer, as a Hugging Face folder."""
@@ -41,7 +51,7 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *TOPICS, *(w for ws in TOPICS.values() for w in ws)]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *TOPICS, *itertools.chain(*TOPICS.values())]
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -51,18 +61,8 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     )
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(words),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=64,
-    )
-    folder = tmp_path_factory.mktemp("backbone")
-    BertModel(config).save_pretrained(folder)
-    fast.save_pretrained(folder)
-    return folder
+    config = BertConfig(vocab_size=len(words), max_position_embeddings=64, **TINY)
+    return _saved(BertModel(config), fast, tmp_path_factory.mktemp("backbone"))
 
 
 @pytest.fixture(scope="session")
@@ -72,25 +72,14 @@ def tiny_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
-    words = ["<pad>", "<unk>", "<eos>", "user", *TOPICS, *(w for ws in TOPICS.values() for w in ws)]
+    words = ["<pad>", "<unk>", "<eos>", "user", *TOPICS, *itertools.chain(*TOPICS.values())]
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", eos_token="<eos>")
     fast.chat_template = "{% for m in messages %}{{ m.role + ' ' + m.content + ' ' + eos_token + ' ' }}{% endfor %}"
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(words),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-    )
-    folder = tmp_path_factory.mktemp("decoder")
-    LlamaModel(config).save_pretrained(folder)
-    fast.save_pretrained(folder)
-    return folder
+    config = LlamaConfig(vocab_size=len(words), max_position_embeddings=128, num_key_value_heads=2, **TINY)
+    return _saved(LlamaModel(config), fast, tmp_path_factory.mktemp("decoder"))
 
 
 @pytest.fixture(scope="session")
