@@ -1,82 +1,20 @@
-"""The `p2l` command. Exit status: 0 done, 1 failed, 2 bad usage. `--debug` (before the command) shows tracebacks."""
+"""Commands on prompts: score, leaderboard, route."""
 
 from __future__ import annotations
 
 import csv
 import json
 import sys
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from typer.core import TyperGroup
 
-from p2l_plugins.errors import ConfigError, DataError, P2LError
-
-stderr = Console(stderr=True, highlight=False)
+from p2l_plugins.cli.common import BundleArg, JsonOption, PromptsArg, score_prompts
+from p2l_plugins.errors import ConfigError, DataError
 
 
-def _adapters() -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group="p2l.commands")}
-
-
-class _Commands(TyperGroup):
-    """The core's commands, and those that adapters declare as entry points of `p2l.commands`."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        return sorted({*super().list_commands(ctx), *_adapters()})
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        entry = _adapters().get(cmd_name)
-        if entry is None:
-            return super().get_command(ctx, cmd_name)
-        single = typer.Typer(add_completion=False, rich_markup_mode=None)
-        single.command(name=cmd_name)(entry.load())
-        return typer.main.get_command(single)
-
-
-app = typer.Typer(
-    cls=_Commands,
-    add_completion=False,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    help="Prompt-to-Leaderboard: train, export, score, leaderboards and routing.",
-)
-
-BundleArg = Annotated[str, typer.Argument(help="A bundle: its folder, a Hugging Face hub id, or 'starter'.")]
-PromptsArg = Annotated[
-    Path,
-    typer.Argument(help="Prompts: .jsonl, .csv or .parquet with a column 'prompt', .txt (a line each), '-' (stdin)."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-
-
-@app.callback()
-def _global(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
-    """Options that stand before the command."""
-
-
-def progress() -> Progress:
-    """A progress bar on stderr, shown on a terminal only."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal)
-
-
-def _score(bundle: str, prompts: list[Any]) -> Any:
-    from p2l_plugins.scorer import P2L
-
-    p2l = P2L.load(bundle)
-    with progress() as bar:
-        task = bar.add_task("scoring", total=len(prompts))
-        return p2l.score(prompts, progress=lambda n: bar.advance(task, n))
-
-
-@app.command()
 def score(
     bundle: BundleArg,
     prompts: PromptsArg,
@@ -92,7 +30,7 @@ def score(
     if output is not None and output.suffix not in (".jsonl", ".csv", ".parquet"):
         raise ConfigError(f"{output}: the ending {output.suffix!r} is not one of .jsonl, .csv, .parquet")
     texts, _ = read_prompts(prompts)
-    scores = _score(bundle, texts)
+    scores = score_prompts(bundle, texts)
     raw_eta: list[float | None] = [None] * len(texts) if scores.raw_eta is None else [float(x) for x in scores.raw_eta]
     if output is None or output.suffix == ".jsonl":
         lines = (
@@ -138,7 +76,6 @@ def _write_table(
     pq.write_table(pa.table(columns), path)
 
 
-@app.command()
 def leaderboard(
     bundle: BundleArg,
     prompts: PromptsArg,
@@ -149,11 +86,10 @@ def leaderboard(
     from p2l_plugins.files import read_prompts
 
     texts, _ = read_prompts(prompts)
-    board = _score(bundle, texts).leaderboard()
+    board = score_prompts(bundle, texts).leaderboard()
     typer.echo(board.to_json() if as_json else f"{board.to_markdown(top)}\n\n{board.n_prompts} prompts")
 
 
-@app.command()
 def route(
     bundle: BundleArg,
     prompt: Annotated[str, typer.Argument(help="The prompt's text; '-' reads it from stdin.")],
@@ -237,81 +173,3 @@ def _request_costs(table: dict[str, Any], path: Path, input_tokens: int, output_
         tokens = (input_tokens, output_tokens)
         costs.append(prices[0] if len(prices) == 1 else sum(p * n for p, n in zip(prices, tokens, strict=True)) / 1e6)
     return np.array(costs, np.float64)
-
-
-@app.command()
-def train(
-    config: Annotated[Path, typer.Argument(help="YAML file; examples/starter.yaml is one.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="New checkpoint folder.")],
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of the data files. Default: the configuration's own.")
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Train a P2L on votes and score matrices: CONFIG → checkpoint folder."""
-    settings = _need_torch("train")
-    report = settings.train(settings.read_config(config), data or config.parent, output)
-    summary = {key: report[key] for key in ("name", "models", "steps", "seconds", "train_loss", "data")}
-    if as_json:
-        typer.echo(json.dumps(summary, indent=2))
-        return
-    for row in summary["data"]:
-        typer.echo(
-            f"{row['file']}: {row['prompts']} prompts ({row['held_out_prompts']} held out), {row['votes']} votes"
-        )
-    typer.echo(f"{summary['models']} models, {summary['steps']} steps, loss {summary['train_loss']:.4f} → {output}")
-
-
-def _need_torch(extra: str) -> Any:
-    try:
-        from p2l_plugins.training import train as module
-    except ImportError as error:
-        raise ConfigError(
-            f"this command needs the extra '{extra}': pip install 'p2l-plugins[{extra}]' ({error})"
-        ) from None
-    return module
-
-
-@app.command()
-def evaluate(
-    bundle: BundleArg,
-    votes: Annotated[Path, typer.Argument(help="Votes file or score matrix that the model was not trained on.")],
-    baseline_votes: Annotated[
-        Path | None,
-        typer.Option(help="Votes to fit the marginal baseline on. Default: cross-fitted on VOTES by prompt."),
-    ] = None,
-    usable: Annotated[float, typer.Option(help="Score matrix: lowest score of a usable answer.")] = 0.5,
-    margin: Annotated[float, typer.Option(help="Score matrix: largest difference that is a tie.")] = 0.0,
-    as_json: JsonOption = False,
-) -> None:
-    """Judge a bundle on held-out votes: log loss, Brier score and accuracy beside baselines, and routed score."""
-    from p2l_plugins.scorer import P2L
-    from p2l_plugins.training.data import read_votes
-    from p2l_plugins.training.evaluation import evaluate_votes
-
-    p2l = P2L.load(bundle)
-    aliases = p2l.bundle.manifest.aliases
-    held_out = read_votes(votes, aliases, usable, margin)
-    baseline = None if baseline_votes is None else read_votes(baseline_votes, aliases, usable, margin)
-    with progress() as bar:
-        task = bar.add_task("scoring", total=len(held_out.prompts))
-        scores = p2l.score_turns(held_out.prompts, progress=lambda n: bar.advance(task, n))
-    report = evaluate_votes(scores, held_out, baseline)
-    typer.echo(json.dumps(report.to_dict(), indent=2) if as_json else report.to_markdown())
-
-
-def main() -> None:
-    """Entry point of the `p2l` command."""
-    try:
-        app(standalone_mode=True)
-    except Exception as error:
-        if "--debug" in sys.argv:
-            raise
-        known = isinstance(error, P2LError | OSError)
-        message = str(error) if known else f"unexpected {type(error).__name__}: {error} (--debug shows where)"
-        stderr.print(f"p2l: {message}", style="red", markup=False, soft_wrap=True)
-        sys.exit(2 if isinstance(error, ConfigError) else 1)
-
-
-if __name__ == "__main__":
-    main()

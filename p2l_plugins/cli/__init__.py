@@ -1,0 +1,65 @@
+"""The `p2l` command. Exit status: 0 done, 1 failed, 2 bad usage. `--debug` (before the command) shows tracebacks."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import EntryPoint, entry_points
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from p2l_plugins.cli import prompts, training
+from p2l_plugins.cli.common import stderr
+from p2l_plugins.errors import ConfigError, P2LError
+
+
+def _adapters() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group="p2l.commands")}
+
+
+class _Commands(TyperGroup):
+    """The core's commands, and those that adapters declare as entry points of `p2l.commands`."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted({*super().list_commands(ctx), *_adapters()})
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        entry = _adapters().get(cmd_name)
+        if entry is None:
+            return super().get_command(ctx, cmd_name)
+        single = typer.Typer(add_completion=False, rich_markup_mode=None)
+        single.command(name=cmd_name)(entry.load())
+        return typer.main.get_command(single)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Prompt-to-Leaderboard: train, export, score, leaderboards and routing.",
+)
+
+
+@app.callback()
+def _global(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+    """Options that stand before the command."""
+
+
+for command in (prompts.score, prompts.leaderboard, prompts.route, training.train, training.evaluate):
+    app.command()(command)
+
+
+def main() -> None:
+    """Entry point of the `p2l` command."""
+    try:
+        app(standalone_mode=True)
+    except Exception as error:
+        if "--debug" in sys.argv:
+            raise
+        known = isinstance(error, P2LError | OSError)
+        message = str(error) if known else f"unexpected {type(error).__name__}: {error} (--debug shows where)"
+        stderr.print(f"p2l: {message}", style="red", markup=False, soft_wrap=True)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)

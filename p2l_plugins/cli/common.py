@@ -1,0 +1,35 @@
+"""What the commands share: argument types, progress, scoring with a progress bar."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+stderr = Console(stderr=True, highlight=False)
+
+BundleArg = Annotated[str, typer.Argument(help="A bundle: its folder, a Hugging Face hub id, or 'starter'.")]
+PromptsArg = Annotated[
+    Path,
+    typer.Argument(help="Prompts: .jsonl, .csv or .parquet with a column 'prompt', .txt (a line each), '-' (stdin)."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def progress() -> Progress:
+    """A progress bar on stderr, shown on a terminal only."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal)
+
+
+def score_prompts(bundle: str, prompts: list[Any]) -> Any:
+    """Scores of prompts by a bundle, with a progress bar."""
+    from p2l_plugins.scorer import P2L
+
+    p2l = P2L.load(bundle)
+    with progress() as bar:
+        task = bar.add_task("scoring", total=len(prompts))
+        return p2l.score(prompts, progress=lambda n: bar.advance(task, n))
