@@ -130,13 +130,18 @@ def _jsonl(path: Path) -> dict[str, Column]:
 
 
 def _csv(path: Path) -> dict[str, Column]:
+    csv.field_size_limit(2**31 - 1)  # conversations are longer than the default of 128 KiB
     reader = csv.DictReader(io.StringIO(_text(path)))
-    rows = list(reader)
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise DataError(f"{path}: line {reader.line_num} is not valid CSV ({error})") from None
     return {name: [row[name] or None for row in rows] for name in reader.fieldnames or []}
 
 
 def _parquet(path: Path) -> dict[str, Column]:
     try:
+        import pyarrow as pa
         import pyarrow.parquet as pq
         from pyarrow.lib import ArrowException
     except ImportError:
@@ -145,4 +150,10 @@ def _parquet(path: Path) -> dict[str, Column]:
         table = pq.read_table(path)
     except (ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
-    return {name: table[name].to_pylist() for name in table.column_names}
+    columns = {}
+    for name in table.column_names:
+        column = table[name]
+        if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
+            column = column.cast(pa.timestamp("us", column.type.tz), safe=False)  # a datetime has no nanoseconds
+        columns[name] = column.to_pylist()
+    return columns

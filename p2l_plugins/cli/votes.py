@@ -1,0 +1,337 @@
+"""The commands `p2l votes …`: evaluation logs → votes files and score matrices, and a check of either."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from p2l_plugins.cli.common import JsonOption, progress, stderr
+from p2l_plugins.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from p2l_plugins.votes.cleaning import Cleaning
+    from p2l_plugins.votes.scores import ScoreMatrix
+    from p2l_plugins.votes.table import VoteTable
+    from p2l_plugins.votes.tally import Tally
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Make votes files and score matrices from evaluation logs, and check them.",
+)
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="Write here: .jsonl or .parquet.")]
+OnErrorOption = Annotated[
+    Literal["refuse", "drop"], typer.Option(help="A row with a value that can't be used: refuse the file, or drop it.")
+]
+Margin = Annotated[float, typer.Option(help="Scores that differ by no more are a tie.", min=0)]
+Usable = Annotated[float, typer.Option(help="Two equal scores below this are 'tie (bothbad)'.")]
+MatrixOption = Annotated[bool, typer.Option("--matrix", help="Write a score matrix, not votes.")]
+Duplicates = Annotated[
+    bool, typer.Option("--drop-duplicates", help="Keep the first of equal votes: prompt, pair and outcome.")
+]
+ConflictsOption = Annotated[
+    Literal["keep", "drop", "majority"], typer.Option(help="Votes on one prompt and pair with different outcomes.")
+]
+MinVotes = Annotated[int, typer.Option(help="Drop models with fewer votes, until all have as many.", min=0)]
+DropModel = Annotated[list[str] | None, typer.Option(help="Drop this model. Repeatable.", metavar="NAME")]
+KeepModel = Annotated[list[str] | None, typer.Option(help="Keep only models named so. Repeatable.", metavar="NAME")]
+Language = Annotated[list[str] | None, typer.Option(help="Keep only this language. Repeatable.", metavar="NAME")]
+
+
+@app.command("from-arena")
+def from_arena(
+    file: Annotated[Path, typer.Argument(help="Rows: .jsonl, .json, .parquet or .csv; '-' is JSONL on stdin.")],
+    output: Output,
+    not_anonymous: Annotated[
+        Literal["keep", "drop"], typer.Option(help="Votes of people who knew the models (column 'anony' is false).")
+    ] = "keep",
+    on_error: OnErrorOption = "refuse",
+    language: Language = None,
+    keep_model: KeepModel = None,
+    drop_model: DropModel = None,
+    conflicts: ConflictsOption = "keep",
+    drop_duplicates: Duplicates = False,
+    min_votes: MinVotes = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Arena-style rows: our own columns, LMArena's public data sets, or Kaggle's."""
+    from p2l_plugins.votes.arena import COLUMNS, arena_votes
+    from p2l_plugins.votes.rows import read_rows
+
+    cleaning = _cleaning(language, keep_model, drop_model, conflicts, drop_duplicates, min_votes)
+    with _import(output, on_error) as tally:
+        rows = read_rows(file, tally, COLUMNS)
+        is_csv = file.suffix.lower() == ".csv"
+        votes = arena_votes(rows, tally, not_anonymous=not_anonymous, json_prompts=is_csv)
+    _finish_votes(votes, cleaning, tally, output, as_json)
+
+
+@app.command("from-scores")
+def from_scores(
+    file: Annotated[
+        Path, typer.Argument(help="'prompt' and a numeric column per model, or 'prompt', 'model' and 'score'.")
+    ],
+    output: Output,
+    matrix: MatrixOption = False,
+    margin: Margin = 0.0,
+    usable: Usable = 0.5,
+    lower_is_better: Annotated[bool, typer.Option("--lower-is-better", help="A lower score is better.")] = False,
+    on_error: OnErrorOption = "refuse",
+    keep_model: KeepModel = None,
+    drop_model: DropModel = None,
+    conflicts: ConflictsOption = "keep",
+    drop_duplicates: Duplicates = False,
+    min_votes: MinVotes = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Scores of models on prompts (.jsonl, .json, .parquet, .csv)."""
+    from p2l_plugins.votes.rows import read_rows
+    from p2l_plugins.votes.scores import read_matrix
+
+    cleaning = _cleaning(None, keep_model, drop_model, conflicts, drop_duplicates, min_votes, matrix)
+    with _import(output, on_error) as tally:
+        scores = read_matrix(read_rows(file, tally), tally, lower_is_better=lower_is_better)
+    _finish_scores(scores, str(file), matrix, margin, usable, cleaning, tally, output, as_json)
+
+
+@app.command("from-lm-eval")
+def from_lm_eval(
+    output: Output,
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="What lm_eval wrote with --log_samples: folders of one model or more.")
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="A folder, and the name of its model. Repeatable.", metavar="NAME=FOLDER")
+    ] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Metric; the first of several that a task has.", metavar="NAME")
+    ] = None,
+    filter_: Annotated[
+        list[str] | None, typer.Option("--filter", help="Filter; the first of several that a task has.", metavar="NAME")
+    ] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Only this task. Repeatable.", metavar="NAME")] = None,
+    prompt_field: Annotated[
+        str | None, typer.Option(help="Field of the document that holds the prompt.", metavar="FIELD")
+    ] = None,
+    prompt_template: Annotated[
+        str | None, typer.Option(help="Jinja over the fields of the document.", metavar="TEMPLATE")
+    ] = None,
+    min_models: Annotated[
+        int | None, typer.Option(help="Take documents that so many models ran. Default: all models.", min=1)
+    ] = None,
+    matrix: MatrixOption = False,
+    margin: Margin = 0.0,
+    usable: Usable = 0.5,
+    on_error: OnErrorOption = "refuse",
+    keep_model: KeepModel = None,
+    drop_model: DropModel = None,
+    conflicts: ConflictsOption = "keep",
+    drop_duplicates: Duplicates = False,
+    min_votes: MinVotes = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Sample logs of lm-evaluation-harness, of several models on the same tasks."""
+    from p2l_plugins.votes.lmeval_logs import Selection, find_samples, lm_eval_matrix
+    from p2l_plugins.votes.lmeval_prompts import PromptRule, compiled
+
+    named: list[tuple[str | None, Path]] = [(None, folder) for folder in folders or []]
+    for entry in model or []:
+        name, equals, folder = entry.partition("=")
+        if not (name and equals and folder):
+            raise ConfigError(f"--model {entry!r} is not NAME=FOLDER")
+        named.append((name, Path(folder)))
+    if not named:
+        raise ConfigError("name at least one folder, or --model NAME=FOLDER")
+    if prompt_field is not None and prompt_template is not None:
+        raise ConfigError("--prompt-field and --prompt-template exclude each other")
+    rule = PromptRule(prompt_field, None if prompt_template is None else compiled(prompt_template))
+    selection = Selection(tuple(metric or ()), tuple(filter_ or ()), tuple(task or ()), min_models)
+    cleaning = _cleaning(None, keep_model, drop_model, conflicts, drop_duplicates, min_votes, matrix)
+    with _import(output, on_error) as tally:
+        files = find_samples(named, tally)
+        models = list(dict.fromkeys(found.model for found in files))
+        if len(models) < 2:
+            raise DataError(
+                f"all samples are of the model {models[0]!r}; two at least are needed: add a folder, or tell runs "
+                "apart with --model NAME=FOLDER"
+            )
+        scores = lm_eval_matrix(files, rule, selection, tally)
+    source = ", ".join(str(folder) for _, folder in named)
+    if not scores.prompts:
+        raise DataError(
+            f"{source}: there is no document that enough models ran; dropped: {tally.dropped_text()}; "
+            "--min-models N asks for fewer"
+        )
+    _finish_scores(scores, source, matrix, margin, usable, cleaning, tally, output, as_json)
+
+
+@app.command("from-litellm")
+def from_litellm(
+    file: Annotated[Path, typer.Argument(help="LiteLLM's logs as JSONL; '-' is stdin.")],
+    output: Output,
+    feedback: Annotated[
+        Path | None, typer.Option(help="Feedback in a file of its own, joined by id, request_id, … or trace_id.")
+    ] = None,
+    name_by: Annotated[
+        Literal["model", "model_group", "model_id"],
+        typer.Option(help="The key that names the model of a rated answer."),
+    ] = "model",
+    max_score: Annotated[float, typer.Option(help="The best rating, where ratings are numbers.", min=1e-9)] = 1.0,
+    margin: Margin = 0.0,
+    usable: Usable = 0.5,
+    on_error: OnErrorOption = "refuse",
+    keep_model: KeepModel = None,
+    drop_model: DropModel = None,
+    conflicts: ConflictsOption = "keep",
+    drop_duplicates: Duplicates = False,
+    min_votes: MinVotes = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """LiteLLM's logs with feedback: pairwise winners, or ratings of answers to the same prompt."""
+    from p2l_plugins.votes.litellm_logs import litellm_votes, read_feedback
+    from p2l_plugins.votes.rows import read_rows
+    from p2l_plugins.votes.tally import Tally
+
+    cleaning = _cleaning(None, keep_model, drop_model, conflicts, drop_duplicates, min_votes)
+    with _import(output, on_error) as tally:
+        known = None
+        if feedback is not None:
+            apart = Tally(on_error)
+            known = read_feedback(read_rows(feedback, apart), apart)
+            tally.dropped.update(apart.dropped)
+        votes = litellm_votes(
+            read_rows(file, tally),
+            tally,
+            feedback=known,
+            name_by=name_by,
+            max_score=max_score,
+            margin=margin,
+            usable=usable,
+        )
+    _finish_votes(votes, cleaning, tally, output, as_json)
+
+
+@app.command()
+def check(
+    files: Annotated[list[Path], typer.Argument(help="Votes files or score matrices; several count as one.")],
+    held_out: Annotated[
+        float | None, typer.Option(help="Describe the split that holds out this fraction of the prompts.", min=0, max=1)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of that split.")] = 0,
+    against: Annotated[Path | None, typer.Option(help="Look for the prompts of this file, too.")] = None,
+    min_votes: Annotated[int, typer.Option(help="List models with fewer votes.", min=0)] = 30,
+    usable: Usable = 0.5,
+    margin: Margin = 0.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Report on votes: outcomes, duplicates, conflicts, coverage, position bias, lengths. Writes nothing."""
+    from p2l_plugins.training.data import read_votes
+    from p2l_plugins.votes import report
+
+    parts = []
+    with progress() as bar:
+        step = bar.add_task("reading", total=len(files))
+        for file in files:
+            parts.append(read_votes(file, usable=usable, margin=margin))
+            bar.advance(step)
+    other = None if against is None else report.combined([read_votes(against, usable=usable, margin=margin)])
+    result = {
+        "files": [
+            {"file": str(f), "votes": len(p), "prompts": len(p.prompts)} for f, p in zip(files, parts, strict=True)
+        ],
+        **report.check(report.combined(parts), min_votes=min_votes, fraction=held_out, seed=seed, against=other),
+    }
+    typer.echo(json.dumps(result, indent=2, ensure_ascii=False) if as_json else report.to_text(result))
+
+
+@contextmanager
+def _import(output: Path, on_error: Literal["refuse", "drop"]) -> Iterator[Tally]:
+    """Checks the output's name, and shows rows as they are read."""
+    from p2l_plugins.votes.output import check_output
+    from p2l_plugins.votes.tally import Tally
+
+    check_output(output)
+    with progress() as bar:
+        step = bar.add_task("reading rows", total=None)
+        yield Tally(on_error, lambda n: bar.advance(step, n))
+
+
+def _cleaning(
+    language: list[str] | None,
+    keep_model: list[str] | None,
+    drop_model: list[str] | None,
+    conflicts: Literal["keep", "drop", "majority"],
+    drop_duplicates: bool,
+    min_votes: int,
+    matrix: bool = False,
+) -> Cleaning:
+    from p2l_plugins.votes.cleaning import Cleaning
+
+    if matrix and (conflicts != "keep" or drop_duplicates or min_votes):
+        raise ConfigError("--conflicts, --drop-duplicates and --min-votes are rules for votes, not for --matrix")
+    return Cleaning(
+        languages=tuple(language or ()),
+        keep_models=tuple(keep_model or ()),
+        drop_models=tuple(drop_model or ()),
+        conflicts=conflicts,
+        drop_duplicates=drop_duplicates,
+        min_votes=min_votes,
+    )
+
+
+def _finish_scores(
+    scores: ScoreMatrix,
+    source: str,
+    matrix: bool,
+    margin: float,
+    usable: float,
+    cleaning: Cleaning,
+    tally: Tally,
+    output: Path,
+    as_json: bool,
+) -> None:
+    """Writes a matrix, or the votes that follow from it."""
+    from p2l_plugins.votes.output import write_matrix
+    from p2l_plugins.votes.scores import check_matrix, votes_of
+
+    check_matrix(scores, source)
+    if not matrix:
+        _finish_votes(votes_of(scores, margin, usable), cleaning, tally, output, as_json)
+        return
+    scores = scores.only(cleaning.keep_models, cleaning.drop_models)
+    check_matrix(scores, source)
+    if scores.lower.any():
+        tally.note(f"{int(scores.lower.sum())} prompts, where a lower score is better, have their scores negated")
+    write_matrix(output, scores)
+    summary = scores.summary()
+    line = "{prompts} prompts × {models} models, {scores} scores".format(**summary)
+    _report(summary, line, tally, output, as_json)
+
+
+def _finish_votes(votes: VoteTable, cleaning: Cleaning, tally: Tally, output: Path, as_json: bool) -> None:
+    """Cleans and writes votes."""
+    from p2l_plugins.votes.cleaning import clean_votes
+    from p2l_plugins.votes.output import write_votes
+
+    votes = clean_votes(votes, cleaning, tally)
+    write_votes(output, votes, tally)
+    summary = votes.summary()
+    _report(summary, "{votes} votes on {prompts} prompts, {models} models".format(**summary), tally, output, as_json)
+
+
+def _report(summary: dict[str, Any], line: str, tally: Tally, output: Path, as_json: bool) -> None:
+    """The rules' table and the notes on stderr, the summary on stdout."""
+    for text in tally.lines():
+        stderr.print(text, markup=False, soft_wrap=True)
+    if as_json:
+        result = {"rows": tally.rows, **summary, "dropped": dict(tally.dropped), "notes": tally.notes}
+        typer.echo(json.dumps({**result, "output": str(output)}, indent=2, ensure_ascii=False))
+    else:
+        typer.echo(f"{line} → {output}")

@@ -1,0 +1,231 @@
+"""LiteLLM's logs with feedback: StandardLoggingPayload as loggers get it, or rows of LiteLLM_SpendLogs, as JSONL.
+
+LiteLLM has no field for feedback in these logs. It keeps what a client sends as `metadata` under
+`metadata.requester_metadata`, and `spend_logs_metadata` under that name; so feedback stands in one of these, at the
+top level, or in a second file joined by an id. docs/votes.md has the accepted forms.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from p2l_plugins.prompts import Turns
+from p2l_plugins.votes.rows import Row
+from p2l_plugins.votes.table import VoteBuilder, VoteTable, model_name, outcome_of, seconds, turns_of
+from p2l_plugins.votes.tally import BadRow, Skip, Tally, shown
+
+NameBy = Literal["model", "model_group", "model_id"]
+
+#: Keys that name a request, in a log row and in a row of feedback.
+_IDS = ("id", "request_id", "litellm_call_id", "trace_id")
+_RATINGS = ("rating", "score", "thumbs")
+_WORDS = {"up": 1.0, "thumbs_up": 1.0, "true": 1.0, "down": 0.0, "thumbs_down": 0.0, "false": 0.0}
+_REDACTED = "redacted-by-litellm"
+_TRUNCATED = "litellm_truncated skipped"
+
+
+@dataclass
+class Feedback:
+    """Feedback from a file of its own.
+
+    Attributes:
+        by_id: the feedback for a request, under each id that names it.
+        unused: ids that no log row has had so far.
+    """
+
+    by_id: dict[str, list[Any]] = field(default_factory=dict)
+    unused: set[str] = field(default_factory=set)
+
+
+def read_feedback(rows: Iterable[tuple[str, Row]], tally: Tally) -> Feedback:
+    """Feedback by request: rows with one of `id`, `request_id`, `litellm_call_id`, `trace_id`, and a rating or winner.
+
+    Raises:
+        DataError: a row without an id, unless the tally drops them (rule "bad-feedback").
+    """
+    feedback = Feedback()
+    for place, row in rows:
+        key = next((row[name] for name in _IDS if isinstance(row.get(name), str) and row[name]), None)
+        if key is None:
+            tally.bad(place, BadRow("bad-feedback", f"no id; valid: one of {', '.join(_IDS)}"))
+            continue
+        feedback.by_id.setdefault(key, []).extend(_listed(row.get("feedback", row)))
+    feedback.unused = set(feedback.by_id)
+    return feedback
+
+
+@dataclass
+class _Answers:
+    """Ratings of one prompt's answers: model → [sum, count, time of the last]."""
+
+    ratings: dict[str, list[float]] = field(default_factory=dict)
+
+
+def litellm_votes(
+    rows: Iterable[tuple[str, Row]],
+    tally: Tally,
+    *,
+    feedback: Feedback | None = None,
+    name_by: NameBy = "model",
+    max_score: float = 1.0,
+    margin: float = 0.0,
+    usable: float = 0.5,
+) -> VoteTable:
+    """Votes from pairwise feedback, then from ratings of two models' answers to the same prompt.
+
+    Several ratings of one model on one prompt become their mean. Rules that drop a row: "no-feedback",
+    "failed-request", "empty-prompt" (also where the log does not hold the messages), "redacted-prompt",
+    "truncated-prompt", "same-model", and "no-partner", which counts ratings.
+
+    Args:
+        rows: places and log rows.
+        feedback: from another file.
+        name_by: the key of a row that names the model of a rated answer.
+        max_score: what numbers are divided by; −1, up, down, true and false stay.
+        margin: ratings that differ by no more are a tie.
+        usable: a tie of ratings below this is "tie (bothbad)".
+
+    Raises:
+        DataError: the first bad row, unless the tally drops them.
+    """
+    builder = VoteBuilder()
+    rated: dict[Turns, _Answers] = {}
+    for place, row in rows:
+        try:
+            items = list(_feedback_of(row, feedback))
+            if not items:
+                raise Skip("no-feedback")
+            if row.get("status") == "failure":
+                raise Skip("failed-request")
+            turns = _turns(row)
+            time = seconds(row.get("startTime"), "startTime")
+            for item in items:
+                if isinstance(item, Mapping) and "winner" in item:
+                    _add_pair(builder, turns, item, time)
+                else:
+                    score = _rating(item, max_score)
+                    name = model_name(row.get(name_by), name_by)
+                    total = rated.setdefault(turns, _Answers()).ratings.setdefault(name, [0.0, 0.0, time])
+                    total[:] = total[0] + score, total[1] + 1, max(total[2], time)
+        except Skip as skip:
+            tally.drop(skip.rule)
+        except BadRow as error:
+            tally.bad(place, error)
+    for turns, answers in rated.items():
+        if len(answers.ratings) == 1:
+            tally.drop("no-partner", int(next(iter(answers.ratings.values()))[1]))
+        for (a, (sum_a, n_a, t_a)), (b, (sum_b, n_b, t_b)) in itertools.combinations(answers.ratings.items(), 2):
+            builder.add(turns, a, b, _outcome(sum_a / n_a, sum_b / n_b, margin, usable), timestamp=max(t_a, t_b))
+    if feedback is not None and feedback.unused:
+        tally.note(f"{len(feedback.unused)} of {len(feedback.by_id)} requests with feedback are not in the log")
+    return builder.table()
+
+
+def _add_pair(builder: VoteBuilder, turns: Turns, item: Mapping[str, Any], time: float) -> None:
+    outcome = outcome_of(item["winner"])
+    model_a, model_b = (model_name(item.get(key), f"feedback.{key}") for key in ("model_a", "model_b"))
+    if model_a == model_b:
+        raise Skip("same-model")
+    builder.add(turns, model_a, model_b, outcome, timestamp=time)
+
+
+def _outcome(a: float, b: float, margin: float, usable: float) -> int:
+    if abs(a - b) > margin:
+        return 0 if a > b else 1
+    return 2 if max(a, b) >= usable else 3
+
+
+def _feedback_of(row: Row, feedback: Feedback | None) -> Iterator[Any]:
+    """What the row itself holds, else what the file of feedback has for one of its ids."""
+    metadata = _object(row.get("metadata"))
+    places = [row, metadata, _object(metadata.get("spend_logs_metadata")), _object(metadata.get("requester_metadata"))]
+    for place in places:
+        if place.get("feedback") is not None:
+            yield from _listed(place["feedback"])
+            return
+    if feedback is not None:
+        for name in _IDS:
+            key = row.get(name)
+            if isinstance(key, str) and key in feedback.by_id:
+                feedback.unused.discard(key)
+                yield from feedback.by_id[key]
+                return
+
+
+def _listed(value: Any) -> list[Any]:
+    value = _decoded(value)
+    return value if isinstance(value, list) else [value]
+
+
+def _decoded(value: Any) -> Any:
+    """A value that a database column or a header holds as JSON text."""
+    if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    value = _decoded(value)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _rating(item: Any, max_score: float) -> float:
+    """A rating from 0 to 1."""
+    value = item
+    if isinstance(item, Mapping):
+        value = next((item[key] for key in _RATINGS if item.get(key) is not None), None)
+        if value is None:
+            raise BadRow("bad-feedback", f"feedback has {shown(list(item))}; valid: winner, {', '.join(_RATINGS)}")
+    if isinstance(value, bool):
+        return float(value)
+    if isinstance(value, str) and value.lower() in _WORDS:
+        return _WORDS[value.lower()]
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if number == -1:
+        return 0.0
+    if not 0 <= number <= max_score:
+        raise BadRow(
+            "bad-feedback",
+            f"the rating is {shown(value)}; valid: up, down, true, false, 1, -1, or 0 to {max_score:g} (--max-score)",
+        )
+    return number / max_score
+
+
+def _turns(row: Row) -> Turns:
+    """The user turns, from `messages`, else from the request that the spend logs store."""
+    turns = None
+    for value in (row.get("messages"), row.get("proxy_server_request")):
+        found = _conversation(value)
+        if found is not None:
+            turns = turns_of(found, "messages")
+            break
+    if turns is None:
+        raise Skip("empty-prompt")
+    if any(turn == _REDACTED for turn in turns):
+        raise Skip("redacted-prompt")
+    if any(_TRUNCATED in turn for turn in turns):
+        raise Skip("truncated-prompt")
+    return turns
+
+
+def _conversation(value: Any) -> Any:
+    """Messages, a text, or None: of a value, or of a request's body that holds it."""
+    decoded = _decoded(value)
+    if isinstance(decoded, Mapping):
+        body = _object(decoded.get("body")) or decoded
+        inner = next((body[key] for key in ("messages", "input", "prompt") if body.get(key)), None)
+        return None if inner is None else _decoded(inner)
+    if isinstance(decoded, list) and not any(isinstance(message, Mapping) for message in decoded):
+        return value if isinstance(value, str) else decoded or None
+    return decoded or None

@@ -1,0 +1,252 @@
+"""The folders that `lm_eval run --log_samples --output_path OUT` writes, one per model, as a score matrix.
+
+Layout (lm-eval 0.4.12 and 0.4.13): OUT/<sanitised model>/samples_<task>_<time>.jsonl beside results_<time>.json.
+A line of samples is one document under one filter.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from p2l_plugins.errors import DataError
+from p2l_plugins.files import read_json_object
+from p2l_plugins.votes.lmeval_prompts import PromptRule, RunPrompts
+from p2l_plugins.votes.rows import Row, read_rows
+from p2l_plugins.votes.scores import MatrixBuilder, ScoreMatrix
+from p2l_plugins.votes.tally import BadRow, Skip, Tally
+
+_NAME_KEYS = ("peft", "delta", "pretrained", "model", "path", "engine")  # lm-eval's own order
+_NOT_METRICS = frozenset(
+    "doc_id doc target arguments resps filtered_resps filter metrics doc_hash prompt_hash target_hash".split()
+)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One file of samples.
+
+    Attributes:
+        model: the model's name.
+        task: the task's name.
+        time: of the run, as in the file's name; comparable as text.
+        path: the file.
+        results: the run's results.json; empty where there is none.
+    """
+
+    model: str
+    task: str
+    time: str
+    path: Path
+    results: Mapping[str, Any] = field(repr=False)
+
+    def of_task(self, key: str) -> Any:
+        """The entry of this task in a section of results.json, None where there is none."""
+        section = self.results.get(key)
+        return section.get(self.task) if isinstance(section, Mapping) else None
+
+    def lower_is_better(self, metric: str) -> bool:
+        """Whether the run's results say so of a metric."""
+        directions = self.of_task("higher_is_better")
+        return isinstance(directions, Mapping) and directions.get(metric) is False
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What to take from the folders.
+
+    Attributes:
+        metrics: the first of these that a task has; empty: the task's only one.
+        filters: likewise.
+        tasks: these tasks only; empty takes all.
+        min_models: documents that fewer models ran are dropped; None: that not all models ran.
+    """
+
+    metrics: tuple[str, ...] = ()
+    filters: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    min_models: int | None = None
+
+
+def find_samples(folders: Iterable[tuple[str | None, Path]], tally: Tally) -> list[Samples]:
+    """The files of samples under the folders; of several runs of a model on a task only the latest.
+
+    Args:
+        folders: the name of the model, or None for the name in results.json, else the folder's; and a folder.
+
+    Raises:
+        DataError: no such folder, or no samples in it.
+    """
+    latest: dict[tuple[str, str], Samples] = {}
+    older = 0
+    for given, folder in folders:
+        if not folder.is_dir():
+            raise DataError(f"{folder}: there is no such folder")
+        paths = sorted(folder.rglob("samples_*.jsonl"))
+        if not paths:
+            raise DataError(f"{folder}: no samples_*.jsonl under it; run lm_eval with --log_samples and --output_path")
+        results: dict[tuple[Path, str], Mapping[str, Any]] = {}
+        for path in paths:
+            task, _, time = path.stem.removeprefix("samples_").rpartition("_")
+            run = (path.parent, time)
+            if run not in results:
+                found = next(iter(sorted(path.parent.glob(f"*_{time}.json"))), None)
+                results[run] = {} if found is None else read_json_object(found)
+            samples = Samples(given or _model_name(results[run], path.parent), task, time, path, results[run])
+            known = latest.get((samples.model, task))
+            if known is not None and known.path != path:
+                older += 1
+            if known is None or samples.time >= known.time:
+                latest[samples.model, task] = samples
+    if older:
+        tally.note(
+            f"{older} older samples of the same model and task are left out; --model NAME=FOLDER tells runs apart"
+        )
+    return list(latest.values())
+
+
+def lm_eval_matrix(files: Sequence[Samples], rule: PromptRule, selection: Selection, tally: Tally) -> ScoreMatrix:
+    """One row per document that enough models ran, one column per model; `category` is the task.
+
+    Documents are matched by task, doc_id and doc_hash. Rules, in rows of samples: "other-task", "other-filter",
+    "no-score", "empty-prompt", "hash-mismatch" (models saw different documents under one id), "too-few-models".
+
+    Raises:
+        DataError: a metric, filter or task that is not there or not unique; a row that can't be read.
+    """
+    tasks: dict[str, list[Samples]] = {}
+    for file in files:
+        tasks.setdefault(file.task, []).append(file)
+    for name in selection.tasks:
+        if name not in tasks:
+            raise DataError(f"there are no samples of the task {name!r}; there are those of {', '.join(tasks)}")
+    models = list(dict.fromkeys(file.model for file in files))
+    least = len(models) if selection.min_models is None else selection.min_models
+    builder = MatrixBuilder()
+    left_out = [name for name in tasks if selection.tasks and name not in selection.tasks]
+    if left_out:
+        tally.note(f"tasks left out: {', '.join(left_out)}")
+    for task, runs in tasks.items():
+        if task not in left_out:
+            _task_rows(task, runs, models, least, rule, selection, builder, tally)
+    return builder.matrix(tally)
+
+
+@dataclass
+class _Doc:
+    """Scores of one document under all metrics and filters, per model."""
+
+    turns: Any = None
+    scores: dict[str, dict[tuple[str, str], float]] = field(default_factory=dict)
+
+
+def _task_rows(
+    task: str,
+    runs: list[Samples],
+    models: list[str],
+    least: int,
+    rule: PromptRule,
+    selection: Selection,
+    builder: MatrixBuilder,
+    tally: Tally,
+) -> None:
+    docs: dict[tuple[Any, str], _Doc] = {}
+    metrics: Counter[str] = Counter()
+    odd: dict[str, str] = {}
+    filters: Counter[str] = Counter()
+    # runs that show the bare question come first: a document's prompt is taken from the first run that has it
+    for run in sorted(runs, key=lambda run: bool(run.results.get("chat_template"))):
+        prompts = RunPrompts(rule, task, run.results, tally)
+        for place, row in read_rows(run.path, tally):
+            try:
+                _read_sample(row, run.model, prompts, docs, metrics, odd, filters)
+            except Skip as skip:
+                tally.drop(skip.rule)
+            except BadRow as error:
+                tally.bad(place, error)
+    metric = _choose("metric", task, [name for name in metrics if name not in odd], selection.metrics, odd)
+    chosen = _choose("filter", task, list(filters), selection.filters, {})
+    tally.drop("other-filter", filters.total() - filters[chosen])
+    lower = any(run.lower_is_better(metric) for run in runs)
+    if lower:
+        tally.note(f"task {task}: a lower {metric} is better")
+    hashes = Counter(doc_id for doc_id, _ in docs)
+    mismatched = {doc_id for doc_id, count in hashes.items() if count > 1}
+    if mismatched:
+        tally.note(f"task {task}: {len(mismatched)} documents differ between the models (doc_hash)")
+    for (doc_id, _), doc in docs.items():
+        there = {m: s for m, scores in doc.scores.items() if (s := scores.get((metric, chosen), _NAN)) == s}
+        tally.drop("no-score", sum(any(f == chosen for _, f in s) for s in doc.scores.values()) - len(there))
+        if len(there) < least:
+            tally.drop("hash-mismatch" if doc_id in mismatched else "too-few-models", len(there))
+            continue
+        index = builder.row(doc.turns, task, lower)
+        for model in models:
+            if model in there:
+                builder.add(index, model, there[model])
+
+
+_NAN = float("nan")
+
+
+def _read_sample(
+    row: Row,
+    model: str,
+    prompts: RunPrompts,
+    docs: dict[tuple[Any, str], _Doc],
+    metrics: Counter[str],
+    odd: dict[str, str],
+    filters: Counter[str],
+) -> None:
+    doc_id, doc_hash = row.get("doc_id"), str(row.get("doc_hash"))
+    if not isinstance(doc_id, int | str):
+        raise BadRow("bad-doc-id", f"doc_id is {type(doc_id).__name__}, but must be a number or text")
+    doc = docs.get((doc_id, doc_hash))
+    if doc is None:
+        doc = _Doc(prompts.turns(row))
+        docs[doc_id, doc_hash] = doc
+    name = str(row.get("filter", "none"))
+    filters[name] += 1
+    scores = doc.scores.setdefault(model, {})
+    listed = row.get("metrics")
+    for metric in listed if isinstance(listed, list) else row.keys() - _NOT_METRICS:
+        value = row.get(metric)
+        if value is None or isinstance(value, bool | int | float):
+            metrics[metric] += 1
+            scores[metric, name] = _NAN if value is None else float(value)
+        else:
+            odd[metric] = type(value).__name__
+
+
+def _choose(kind: str, task: str, there: list[str], wanted: tuple[str, ...], odd: Mapping[str, str]) -> str:
+    """The one metric or filter of a task."""
+    for name in wanted:
+        if name in there:
+            return name
+    listed = ", ".join(there) or "none"
+    if wanted:
+        kinds = "".join(f"; {name} is a {odd[name]} per document, not a number" for name in wanted if name in odd)
+        raise DataError(f"task {task!r}: no {kind} {' or '.join(map(repr, wanted))}; there are: {listed}{kinds}")
+    if not there:
+        raise DataError(f"task {task!r}: no metric is a number per document; name the tasks to read with --task")
+    if len(there) > 1:
+        raise DataError(f"task {task!r} has several {kind}s: {listed}; choose with --{kind}")
+    return there[0]
+
+
+def _model_name(results: Mapping[str, Any], folder: Path) -> str:
+    name = results.get("model_name")
+    if isinstance(name, str) and name:
+        return name
+    config = results.get("config")
+    arguments = config.get("model_args") if isinstance(config, Mapping) else None
+    if isinstance(arguments, str):
+        arguments = dict(part.partition("=")[::2] for part in arguments.split(","))
+    if isinstance(arguments, Mapping):
+        for key in _NAME_KEYS:
+            if arguments.get(key):
+                return str(arguments[key])
+    return folder.name
