@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from p2l_plugins.bundle import Bundle, find_bundle
-from p2l_plugins.scorer import P2L, Scores
+from p2l_plugins.evaluation.evaluate import Evaluation, evaluate_votes
+from p2l_plugins.evaluation.quality import vote_log_probabilities, vote_quality
+from p2l_plugins.scorer import P2L
+from p2l_plugins.training.config import read_config
 from p2l_plugins.training.data import held_out, merge, read_votes
-from p2l_plugins.training.evaluation import Evaluation, evaluate_votes
 from p2l_plugins.training.marginal import fit_marginal
-from p2l_plugins.training.train import read_config
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -52,17 +53,15 @@ def main() -> None:
         seconds = time.perf_counter() - started
         name = Path(source.path).stem
         reports[name] = evaluate_votes(scores, test, votes.select(~out))
-        one = Scores(
-            p2l.models,
-            np.tile(joint_coefs, (len(test.prompts), 1)).astype(np.float32),
-            None if joint_eta is None else np.full(len(test.prompts), joint_eta, np.float32),
-            p2l.family,
-        )
-        joint[name] = evaluate_votes(one, test, votes.select(~out)).p2l.log_loss
+        mine = test.renamed(p2l.models)
+        eta = None if joint_eta is None else np.full(len(test.prompts), joint_eta)
+        one = vote_log_probabilities(mine, np.tile(joint_coefs, (len(test.prompts), 1)), eta, p2l.family)
+        joint[name] = vote_quality(one, mine, p2l.family).log_loss
         if not options.json:
             print(f"scored {len(test.prompts)} prompts of {source.path} in {seconds:.1f} s", flush=True)
     quality = {
-        name: report.to_dict() | {"one_marginal_log_loss": round(joint[name], 6)} for name, report in reports.items()
+        name: report.to_dict(tables=False) | {"one_marginal_log_loss": round(joint[name], 6)}
+        for name, report in reports.items()
     }
     if options.write:
         folder = find_bundle(options.bundle)
@@ -75,7 +74,7 @@ def main() -> None:
 
 
 def tables(reports: dict[str, Evaluation], joint: dict[str, float]) -> str:
-    """The two tables of the README."""
+    """The two tables of the README, and one of calibration and of what the category alone gives."""
     lines = [
         "| held-out votes | prompts | votes | log loss: P2L | marginal | one marginal | constant "
         "| decisive: P2L | marginal |",
@@ -97,6 +96,22 @@ def tables(reports: dict[str, Evaluation], joint: dict[str, float]) -> str:
                 f"| {name} | {r.candidates} | {r.random:.4f} | {r.best_single:.4f} ({r.best_single_model}) "
                 f"| {r.p2l:.4f} | {r.oracle:.4f} | {r.gain:+.4f} ± {r.gain_stderr:.4f} |"
             )
+    classes = ("win", "tie", "tie (bothbad)", "decisive")
+    lines += [
+        "",
+        "| P2L's calibration error (if it were calibrated) | all outcomes | "
+        + " | ".join(classes)
+        + " | log loss: P2L − category marginal | routed: P2L − best per category |",
+        "|:---|" + "---:|" * 7,
+    ]
+    for name, report in reports.items():
+        c = report.calibration["p2l"]
+        cells = [f"{x.error:.4f} ({x.expected:.4f})" for x in (c, *(c.classes[key] for key in classes))]
+        gap, r = report.differences.get("category_marginal"), report.routed
+        cells.append("–" if gap is None else f"{gap.log_loss:+.4f} ± {gap.log_loss_stderr:.4f}")
+        none = r is None or r.category_gain is None
+        cells.append("–" if none else f"{r.category_gain:+.4f} ± {r.category_gain_stderr:.4f}")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     assert all(np.isfinite(report.p2l.log_loss) for report in reports.values())
     return "\n".join(lines)
 

@@ -1,0 +1,1 @@
+"""How good a P2L is, on votes and scores that it was not trained on; NumPy only."""

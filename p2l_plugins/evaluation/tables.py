@@ -1,0 +1,183 @@
+"""The report of an evaluation as markdown tables that read well in a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from p2l_plugins.evaluation.evaluate import Evaluation
+from p2l_plugins.evaluation.routed import CostScore, Routed
+
+NAMES = {"category_marginal": "category marginal", "best_single": "best single", "best_category": "best per category"}
+CLASSES = {"model_a": "a wins", "model_b": "b wins", "tie (bothbad)": "both bad", "decisive": "likelier side, decisive"}
+CATEGORIES = 30  # rows of a table per category; JSON has all
+PICKS = 5
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A markdown table with columns padded to one width, the first on the left, the others on the right."""
+    cells = [list(head), *(list(row) for row in rows)]
+    width = [max(3, *(len(row[i]) for row in cells)) for i in range(len(head))]
+    lines = [
+        "| " + " | ".join(x.ljust(w) if i == 0 else x.rjust(w) for i, (x, w) in enumerate(zip(row, width, strict=True)))
+        for row in cells
+    ]
+    rule = "|" + "|".join(":" + "-" * (w + 1) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(width)) + "|"
+    return "\n".join([lines[0] + " |", rule, *(line + " |" for line in lines[1:])])
+
+
+def number(x: float | None, digits: int = 4, sign: bool = False) -> str:
+    """A figure, or a dash where there is none."""
+    # + 0.0, so that nothing reads −0.0000
+    return "–" if x is None or math.isnan(x) else f"{round(x, digits) + 0.0:{'+' if sign else ''}.{digits}f}"
+
+
+def with_error(x: float | None, stderr: float | None, sign: bool = True) -> str:
+    """A figure ± its standard error."""
+    return number(x, sign=sign) if stderr is None or math.isnan(stderr) else f"{number(x, sign=sign)} ± {stderr:.4f}"
+
+
+def evaluation_tables(report: Evaluation, bins: bool = False) -> str:
+    """All tables of a report; `bins` adds the bins of P2L's calibration."""
+    fitted = (
+        "baselines cross-fitted"
+        if report.n_baseline_prompts is None
+        else f"baselines fitted on {report.n_baseline_prompts} other prompts"
+    )
+    parts = [
+        f"{report.n_prompts} prompts, {report.n_votes} votes, {report.n_decisive} decisive; {fitted}; ± is one "
+        "standard error by prompt",
+        _forecasts(report),
+        _calibration(report),
+    ]
+    if bins:
+        parts += _bins(report)
+    if report.categories:
+        parts.append(_categories(report))
+    if report.routed is not None:
+        parts += _routed(report.routed)
+    if report.curve is not None:
+        parts.append(curve_tables(report.curve))
+    return "\n\n".join([*parts, *(f"Note: {note}" for note in report.notes)])
+
+
+def _forecasts(report: Evaluation) -> str:
+    head = ["forecast", "log loss", "Brier", "accuracy", "decisive: log loss", "accuracy", "p2l − it, log loss"]
+    rows = []
+    for name, q in report.forecasts.items():
+        figures = (q.log_loss, q.brier, q.accuracy, q.decisive_log_loss, q.decisive_accuracy)
+        gap = report.differences.get(name)
+        error = "" if gap is None else with_error(gap.log_loss, gap.log_loss_stderr)
+        rows.append([NAMES.get(name, name), *map(number, figures), error])
+    return table([*head], rows)
+
+
+def _calibration(report: Evaluation) -> str:
+    classes = report.calibration["p2l"].classes
+    head = ["calibration error", "all outcomes", *(CLASSES.get(key, key) for key in classes)]
+    rows = []
+    for name in report.forecasts:
+        c = report.calibration[name]
+        rows.append([NAMES.get(name, name), number(c.error), *(number(c.classes[key].error) for key in classes)])
+    c = report.calibration["p2l"]
+    rows.append(["p2l, if it were calibrated", number(c.expected), *(number(x.expected) for x in classes.values())])
+    rows.append(["p2l, debiased root mean square", "", *(number(x.debiased_rms) for x in classes.values())])
+    rows.append(["forecasts", "", *(str(x.n) for x in classes.values())])
+    return table(head, rows)
+
+
+def _bins(report: Evaluation) -> list[str]:
+    parts = []
+    for key, c in report.calibration["p2l"].classes.items():
+        rows = [
+            [number(b.predicted), number(b.observed), f"{b.low:.4f}–{b.high:.4f}", str(b.n), str(b.n_prompts)]
+            for b in c.bins
+        ]
+        name = CLASSES.get(key, key)
+        parts.append(table([f"p2l, {name}: predicted", "observed", "95 % interval", "forecasts", "prompts"], rows))
+    return parts
+
+
+def _categories(report: Evaluation) -> str:
+    head = ["log loss by category", "prompts", "votes", "p2l", "marginal", "category marginal", "p2l − marginal"]
+    largest = sorted(report.categories, key=lambda row: -row.n_prompts)
+    rows = [
+        [
+            row.category or "(none)",
+            str(row.n_prompts),
+            str(row.n_votes),
+            *map(number, (row.p2l, row.marginal, row.category_marginal)),
+            with_error(row.difference, row.difference_stderr),
+        ]
+        for row in largest[:CATEGORIES]
+    ]
+    return table(head, rows) + _more(len(largest))
+
+
+def _more(count: int) -> str:
+    return f"\n\n({count - CATEGORIES} smaller categories are in --json only)" if count > CATEGORIES else ""
+
+
+def _routed(r: Routed) -> list[str]:
+    order = [name for name in ("random", "best_single", "best_category", "p2l", "oracle") if name in r.policies]
+    gaps = {"best_single": (r.gain, r.gain_stderr), "best_category": (r.category_gain, r.category_gain_stderr)}
+    rows = []
+    for name in order:
+        p, gap = r.policies[name], gaps.get(name)
+        label = NAMES.get(name, name) + (f" ({r.best_single_model})" if name == "best_single" else "")
+        rows.append([label, with_error(p.score, p.stderr, False), "" if gap is None else with_error(*gap), str(p.n)])
+    picks = ", ".join(f"{name} {share:.0%}" for name, share in r.picks[:PICKS])
+    more = f" and {len(r.picks) - PICKS} more" if len(r.picks) > PICKS else ""
+    parts = [
+        table([f"routed score, {r.candidates} models", "score", "p2l − it", "prompts"], rows),
+        f"p2l picks {picks}{more}",
+    ]
+    if r.categories:
+        head = [
+            "routed score by category",
+            "prompts",
+            *("random", "best single", "best per category", "p2l", "oracle"),
+            "p2l − best single",
+        ]
+        largest = sorted(r.categories, key=lambda row: -row.n)
+        body = [
+            [
+                row.category or "(none)",
+                str(row.n),
+                *map(number, (row.random, row.best_single, row.best_category, row.p2l, row.oracle)),
+                with_error(row.gain, row.gain_stderr),
+            ]
+            for row in largest[:CATEGORIES]
+        ]
+        parts.append(table(head, body) + _more(len(largest)))
+    return parts
+
+
+def curve_tables(curve: CostScore) -> str:
+    """Score against cost: the policies at each budget, and where each reaches the best single model's score."""
+    names = list(curve.curves)
+    head = ["budget, USD", *(f"{name}: {x}" for name in names for x in ("cost", "score")), "paced − lp at lp's cost"]
+    rows = []
+    for i, over in enumerate(curve.paced_over_lp):
+        points = [curve.curves[name].points[i] for name in names]
+        cells = [x for p in points for x in (f"{p.cost:.3g}", number(p.score))]
+        rows.append([f"{points[0].budget:.3g}", *cells, with_error(over[1], over[2])])
+    best = curve.best_single
+    reach = []
+    for name, c in curve.curves.items():
+        top = max(c.points, key=lambda point: point.score)
+        marks = [(f"{name} reaches {mark.share:.0%}", mark.point) for mark in c.reaches]
+        for label, p in [*marks, (f"{name}, highest score", top)]:
+            cells = ["–", "–", "–"]
+            if p is not None:
+                part = f"{p.cost / best.cost:.1%}" if best.cost else "–"
+                cells = [f"{p.cost:.3g}", part, with_error(p.difference, p.difference_stderr)]
+            reach.append([label, *cells])
+    return "\n\n".join(
+        [
+            f"Score against cost, {curve.n} prompts, {len(curve.models)} models; best single: "
+            f"{curve.best_single_model}, {with_error(best.score, best.stderr, False)} at {best.cost:.3g} USD a request",
+            table(head, rows),
+            table(["of the best single model's score", "cost, USD", "of its cost", "score − its score"], reach),
+        ]
+    )
