@@ -13,7 +13,8 @@ from onnx_export.quantise import quantise_int8
 from p2l_plugins.bundle import SCORING_FILES, Bundle, Manifest, sha256
 from p2l_plugins.errors import ConfigError
 from p2l_plugins.files import replaced_folder
-from p2l_plugins.training.model import ENCODERS, Checkpoint
+from p2l_plugins.training.checkpoint import Checkpoint
+from p2l_plugins.training.model import ENCODERS
 
 PRECISIONS = ("fp32", "int8")
 

@@ -14,7 +14,8 @@ from p2l_plugins.errors import BundleError
 from p2l_plugins.outcomes import Array, Family, win_matrix
 from p2l_plugins.prompts import pad
 from p2l_plugins.scorer import batch_tokens, batches
-from p2l_plugins.training.model import Checkpoint, P2LModel
+from p2l_plugins.training.checkpoint import Checkpoint
+from p2l_plugins.training.model import P2LModel
 
 BATCH_TOKENS = 2048
 EXACT_FACTOR, EXACT_FLOOR = 3.0, 1e-6

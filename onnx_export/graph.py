@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from p2l_plugins.outcomes import has_eta
-from p2l_plugins.training.model import Checkpoint, P2LModel
+from p2l_plugins.training.checkpoint import Checkpoint
+from p2l_plugins.training.model import P2LModel
 
 PLAIN_OPSET = 20  # opset 23 breaks llama for batches above one
 EXTERNAL_DATA_BYTES = 1_500_000_000

@@ -104,7 +104,8 @@ def train_config(tiny_backbone: Path, votes_file: Path) -> Path:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(train_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint that `train` made from the topic votes."""
-    from p2l_plugins.training.train import read_config, train
+    from p2l_plugins.training.config import read_config
+    from p2l_plugins.training.train import train
 
     output = tmp_path_factory.mktemp("run") / "checkpoint"
     train(read_config(train_config), train_config.parent, output)

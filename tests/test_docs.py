@@ -44,7 +44,7 @@ def test_proxy_configurations_are_valid(page):
 
 def test_the_training_configuration_is_valid(tmp_path):
     pytest.importorskip("torch")
-    from p2l_plugins.training.train import TrainConfig, read_config
+    from p2l_plugins.training.config import TrainConfig, read_config
 
     (block,) = (b for b in blocks(ROOT / "docs" / "training.md", "yaml") if "backbone" in b)
     (tmp_path / "c.yaml").write_text(block)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from p2l_plugins.cli import prompts, training
+from p2l_plugins.cli import evaluate, prompts, training, votes
 from p2l_plugins.cli.common import stderr
 from p2l_plugins.errors import ConfigError, P2LError
 
@@ -48,8 +48,11 @@ def _global(debug: Annotated[bool, typer.Option("--debug", help="Show the traceb
     """Options that stand before the command."""
 
 
-for command in (prompts.score, prompts.leaderboard, prompts.route, training.train, training.evaluate):
+for command in (prompts.score, prompts.leaderboard, prompts.route, training.train, training.scaling, evaluate.evaluate):
     app.command()(command)
+
+
+app.add_typer(votes.app, name="votes")
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from p2l_plugins.cli.common import BundleArg, JsonOption, PromptsArg, score_prompts
+from p2l_plugins.cli.common import BundleArg, JsonOption, PromptsArg, request_costs, score_prompts
 from p2l_plugins.errors import ConfigError, DataError
 
 
@@ -115,7 +115,7 @@ def route(
     if not table:
         raise DataError(f"{costs}: the file names no models")
     columns = [p2l.index(name) for name in table]
-    price = _request_costs(table, costs, max(len(text) // 4, 1), output_tokens)
+    price = request_costs(table, costs, max(len(text) // 4, 1), output_tokens)
     scores = p2l.score([text])
     coefs = scores.coefs[0, columns].astype(np.float64)
     raw_eta = None if scores.raw_eta is None else scores.raw_eta[0]
@@ -155,21 +155,3 @@ def route(
         typer.echo(line)
     chosen = " or ".join(names[i] for i in choice.models)
     typer.echo(f"\n{rule}: {chosen}; expected cost {choice.cost:.6f} USD, {objective} {choice.value:.1%}")
-
-
-def _request_costs(table: dict[str, Any], path: Path, input_tokens: int, output_tokens: int) -> Any:
-    """USD per request of each entry of a cost file, (M,)."""
-    costs = []
-    for name, entry in table.items():
-        if isinstance(entry, dict) and {"input_price", "output_price"} <= entry.keys():
-            prices = [entry["input_price"], entry["output_price"]]
-        else:
-            prices = [entry]
-        if not all(isinstance(p, int | float) and not isinstance(p, bool) and 0 <= p < float("inf") for p in prices):
-            raise DataError(
-                f"{path}: {name}: {entry!r} is not a cost; valid: a number (USD per request) or input_price and "
-                "output_price (USD per million tokens), at least 0"
-            )
-        tokens = (input_tokens, output_tokens)
-        costs.append(prices[0] if len(prices) == 1 else sum(p * n for p, n in zip(prices, tokens, strict=True)) / 1e6)
-    return np.array(costs, np.float64)

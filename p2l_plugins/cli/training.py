@@ -1,15 +1,17 @@
-"""Commands on votes: train, evaluate."""
+"""The command that trains."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from p2l_plugins.cli.common import BundleArg, JsonOption, progress
+from p2l_plugins.cli.common import JsonOption
 from p2l_plugins.errors import ConfigError
+from p2l_plugins.training.config import read_config
 
 
 def train(
@@ -18,12 +20,23 @@ def train(
     data: Annotated[
         Path | None, typer.Option(help="Folder of the data files. Default: the configuration's own.")
     ] = None,
+    seed: Annotated[int | None, typer.Option(help="In place of the configuration's seed.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with OUTPUT.partial, if a run was stopped.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a P2L on votes and score matrices: CONFIG → checkpoint folder."""
-    settings = _need_torch("train")
-    report = settings.train(settings.read_config(config), data or config.parent, output)
-    summary = {key: report[key] for key in ("name", "models", "steps", "seconds", "train_loss", "data")}
+    """Train a P2L on votes and score matrices: CONFIG → checkpoint folder.
+
+    Several processes: torchrun --nproc-per-node N -m p2l_plugins.cli train ..., or accelerate launch -m.
+    """
+    module = _training_module()
+    settings = read_config(config)
+    if seed is not None:
+        settings = settings.model_copy(update={"seed": seed})
+    report = module.train(settings, data or config.parent, output, resume)
+    if int(os.environ.get("RANK", "0")):
+        return
+    keys = ("name", "models", "prompts", "votes", "steps", "seconds", "train_loss", "held_out", "data")
+    summary = {key: report[key] for key in keys}
     if as_json:
         typer.echo(json.dumps(summary, indent=2))
         return
@@ -32,40 +45,57 @@ def train(
             f"{row['file']}: {row['prompts']} prompts ({row['held_out_prompts']} held out), {row['votes']} votes"
         )
     typer.echo(f"{summary['models']} models, {summary['steps']} steps, loss {summary['train_loss']:.4f} → {output}")
+    held_out = summary["held_out"]
+    if held_out:
+        side = held_out["side"].replace("_", " ")
+        typer.echo(
+            f"{side}, {held_out['prompts']} prompts: loss {held_out['loss']:.4f}, "
+            f"marginal leaderboard {held_out['marginal_loss']:.4f}"
+        )
 
 
-def _need_torch(extra: str) -> Any:
+def _training_module() -> Any:
     try:
         from p2l_plugins.training import train as module
     except ImportError as error:
-        raise ConfigError(
-            f"this command needs the extra '{extra}': pip install 'p2l-plugins[{extra}]' ({error})"
-        ) from None
+        raise ConfigError(f"this command needs the extra 'train': pip install 'p2l-plugins[train]' ({error})") from None
     return module
 
 
-def evaluate(
-    bundle: BundleArg,
-    votes: Annotated[Path, typer.Argument(help="Votes file or score matrix that the model was not trained on.")],
-    baseline_votes: Annotated[
-        Path | None,
-        typer.Option(help="Votes to fit the marginal baseline on. Default: cross-fitted on VOTES by prompt."),
+def scaling(
+    config: Annotated[Path, typer.Argument(help="Configuration of the trainings.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the runs; finished ones are not repeated.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the data files. Default: the configuration's own.")
     ] = None,
-    usable: Annotated[float, typer.Option(help="Score matrix: lowest score of a usable answer.")] = 0.5,
-    margin: Annotated[float, typer.Option(help="Score matrix: largest difference that is a tie.")] = 0.0,
+    sizes: Annotated[str, typer.Option(help="Shares of the training prompts.")] = "0.0625,0.125,0.25,0.5,1",
+    backbone: Annotated[
+        list[str] | None, typer.Option(help="Repeat for several. Default: the configuration's.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Trainings of each size.", min=1)] = 1,
     as_json: JsonOption = False,
 ) -> None:
-    """Judge a bundle on held-out votes: log loss, Brier score and accuracy beside baselines, and routed score."""
-    from p2l_plugins.scorer import P2L
-    from p2l_plugins.training.data import read_votes
-    from p2l_plugins.training.evaluation import evaluate_votes
+    """Train over a grid of data sizes, and fit the law: held-out loss = E + A·N^−α, N in votes."""
+    from dataclasses import asdict
 
-    p2l = P2L.load(bundle)
-    aliases = p2l.bundle.manifest.aliases
-    held_out = read_votes(votes, aliases, usable, margin)
-    baseline = None if baseline_votes is None else read_votes(baseline_votes, aliases, usable, margin)
-    with progress() as bar:
-        task = bar.add_task("scoring", total=len(held_out.prompts))
-        scores = p2l.score_turns(held_out.prompts, progress=lambda n: bar.advance(task, n))
-    report = evaluate_votes(scores, held_out, baseline)
-    typer.echo(json.dumps(report.to_dict(), indent=2) if as_json else report.to_markdown())
+    _training_module()
+    from p2l_plugins.training import scaling as module
+
+    settings = read_config(config)
+    try:
+        fractions = sorted({float(size) for size in sizes.split(",")})
+    except ValueError:
+        fractions = [0.0]
+    if not all(0 < fraction <= 1 for fraction in fractions) or len(fractions) < module.LEAST_SIZES:
+        raise ConfigError(f"sizes is {sizes!r}, but must be {module.LEAST_SIZES} different shares above 0, at most 1")
+    runs = module.run_grid(
+        *(settings, data or config.parent, output, fractions, backbone or [settings.backbone]),
+        seeds=range(settings.seed, settings.seed + seeds),
+        done=lambda run: typer.echo(f"{run.backbone}, {run.votes} votes: held-out loss {run.loss:.4f}", err=True),
+    )
+    fitted = module.laws(runs)
+    module.draw_scaling(runs, fitted, output / "scaling.png")
+    if as_json:
+        typer.echo(json.dumps({"runs": [asdict(r) for r in runs], "laws": [asdict(law) for law in fitted]}, indent=2))
+        return
+    typer.echo(module.scaling_tables(runs, fitted) + f"\n\nfigure: {output / 'scaling.png'}")

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,10 @@ class Votes:
         outcome: (V,) index into `outcomes.OUTCOMES`.
         weight: (V,) weight of each vote.
         scores: (P, M) scores of a score matrix, NaN where not run; None for a votes file.
+        times: (P,) time of each prompt's first vote, in seconds; None for files without time stamps.
+
+    Raises:
+        DataError: an index, an outcome or a weight out of range.
     """
 
     models: tuple[str, ...]
@@ -47,6 +52,17 @@ class Votes:
     outcome: NDArray[np.int64]
     weight: Array
     scores: Array | None = None
+    times: Array | None = None
+
+    def __post_init__(self) -> None:
+        limits = {"prompt": len(self.prompts), "a": len(self.models), "b": len(self.models), "outcome": len(OUTCOMES)}
+        for name, limit in limits.items():
+            column = getattr(self, name)
+            if column.size and not 0 <= column.min() <= column.max() < limit:
+                value = column.min() if column.min() < 0 else column.max()
+                raise DataError(f"votes: {name} is {value}, out of the range 0 to {limit - 1}")
+        if not (np.isfinite(self.weight) & (self.weight > 0)).all():
+            raise DataError("votes: every weight must be a number above 0")
 
     def __len__(self) -> int:
         return len(self.prompt)
@@ -65,6 +81,7 @@ class Votes:
             outcome=self.outcome[vote],
             weight=self.weight[vote],
             scores=None if self.scores is None else self.scores[keep],
+            times=None if self.times is None else self.times[keep],
         )
 
     def decisive(self) -> NDArray[np.bool_]:
@@ -136,6 +153,11 @@ def _from_votes(table: dict[str, Column], path: Path, aliases: Mapping[str, str]
             row = int(np.flatnonzero(~(weight > 0))[0])
             raise DataError(f"{path}: row {row + 1}: weight is {weight[row]:g}, but must be above 0")
     order = np.argsort(prompt, kind="stable")
+    times = None
+    if "timestamp" in table and not any(value in (None, "") for value in table["timestamp"]):
+        stamps = np.array([_seconds(value, path, row) for row, value in enumerate(table["timestamp"])])
+        times = np.full(len(prompts), np.inf)
+        np.minimum.at(times, prompt, stamps)
     return Votes(
         models=models,
         prompts=prompts,
@@ -145,13 +167,29 @@ def _from_votes(table: dict[str, Column], path: Path, aliases: Mapping[str, str]
         b=np.array([position[m] for m in side_b], np.int64)[order],
         outcome=np.array([code[w] for w in table["winner"]], np.int64)[order],
         weight=weight[order],
+        times=times,
     )
+
+
+def _seconds(value: Any, path: Path, row: int) -> float:
+    """A time stamp in seconds: a number, a datetime, or ISO 8601 text; without a time zone it is UTC."""
+    try:
+        if isinstance(value, str):
+            value = float(value) if value.replace(".", "", 1).isdigit() else datetime.fromisoformat(value)
+        if isinstance(value, datetime):
+            value = (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise DataError(f"{path}: row {row + 1}: timestamp is {value!r}; valid: seconds, or ISO 8601 text")
+    return seconds
 
 
 def _from_matrix(
     table: dict[str, Column], path: Path, aliases: Mapping[str, str], usable: float, margin: float
 ) -> Votes:
-    columns = [name for name in table if name not in DESCRIPTIVE and _is_numeric(table[name])]
+    columns = _model_columns(table, path)
     if len(columns) < 2:
         raise DataError(
             f"{path}: neither a votes file (prompt, model_a, model_b, winner) nor a score matrix (prompt and one "
@@ -162,7 +200,7 @@ def _from_matrix(
         twice = next(name for name in models if models.count(name) > 1)
         raise DataError(f"{path}: two columns are both the model {twice!r}")
     prompts, groups, row_prompt = _distinct(table, path)
-    raw = np.array([[math.nan if x in (None, "") else float(x) for x in table[name]] for name in columns], np.float64).T
+    raw = np.stack(list(columns.values()), axis=1)
     total = np.zeros((len(prompts), len(models)))
     count = np.zeros_like(total)
     np.add.at(total, row_prompt, np.nan_to_num(raw))
@@ -206,13 +244,37 @@ def _distinct(table: dict[str, Column], path: Path) -> tuple[list[Turns], list[s
     return list(index), groups, rows
 
 
-def _is_numeric(column: Column) -> bool:
+def _model_columns(table: dict[str, Column], path: Path) -> dict[str, Array]:
+    """The columns of a score matrix that are models: those of numbers (N,), NaN where not run.
+
+    Raises:
+        DataError: an empty column, or one of numbers with a value that is none.
+    """
+    columns = {}
+    for name, column in table.items():
+        if name in DESCRIPTIVE:
+            continue
+        there = [(row, x) for row, x in enumerate(column) if x not in (None, "")]
+        numbers = {row: y for row, x in there if (y := _as_float(x)) is not None}
+        if there and len(numbers) < len(there) / 2:
+            continue  # text
+        odd = next(((row, x) for row, x in there if row not in numbers or math.isinf(numbers[row])), None)
+        if odd is not None:
+            raise DataError(
+                f"{path}: row {odd[0] + 1}: the score of {name!r} is {odd[1]!r}, but must be a number or empty"
+            )
+        values = np.array([numbers.get(row, math.nan) for row in range(len(column))], np.float64)
+        if np.isnan(values).all():
+            raise DataError(f"{path}: the model {name!r} has no votes: its column holds no score; drop the column")
+        columns[name] = values
+    return columns
+
+
+def _as_float(value: Any) -> float | None:
     try:
-        return any(x not in (None, "") for x in column) and all(
-            x in (None, "") or math.isfinite(float(x)) or math.isnan(float(x)) for x in column
-        )
+        return float(value)
     except (TypeError, ValueError):
-        return False
+        return None
 
 
 def _number(value: Any, path: Path, row: int, name: str) -> float:
@@ -270,6 +332,7 @@ def merge(parts: Sequence[Votes], prompt_weights: Sequence[float | None]) -> Vot
         b=np.concatenate([part.b for part in renamed]),
         outcome=np.concatenate([part.outcome for part in renamed]),
         weight=np.concatenate(weights),
+        times=None if any(part.times is None for part in renamed) else np.concatenate([p.times for p in renamed]),
     )
 
 

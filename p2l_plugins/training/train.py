@@ -1,154 +1,54 @@
-"""`p2l train`: votes and score matrices → checkpoint folder, on transformers' Trainer."""
+"""`p2l train`: votes and score matrices → checkpoint folder, on transformers' Trainer and accelerate."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 import transformers
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch.utils.data import Dataset
-from transformers import ProgressCallback, Trainer, TrainingArguments
+from accelerate import PartialState
+from transformers import EarlyStoppingCallback, TrainingArguments
 
-from p2l_plugins.errors import ConfigError, DataError
-from p2l_plugins.files import replaced_folder
-from p2l_plugins.outcomes import Array, Family, has_eta
-from p2l_plugins.prompts import pad
+from p2l_plugins.errors import ConfigError, DataError, P2LError
+from p2l_plugins.outcomes import Array, negative_log_likelihood
+from p2l_plugins.training.backbone import load_backbone
+from p2l_plugins.training.batches import PromptDataset
+from p2l_plugins.training.categories import find_categories
+from p2l_plugins.training.checkpoint import Checkpoint, text_encoder
+from p2l_plugins.training.config import Source, TrainConfig
 from p2l_plugins.training.data import Votes, check_family, held_out, merge, read_votes, ungrounded
+from p2l_plugins.training.learner import Learner, NotANumber, VoteTrainer, optimizer, start_head
 from p2l_plugins.training.marginal import fit_marginal
-from p2l_plugins.training.model import Checkpoint, P2LModel, load_backbone, text_encoder
+from p2l_plugins.training.report import draw_learning_curve
+
+#: Prompts of one evaluation during training; early stopping looks at all of them.
+EVALUATION_PROMPTS = 512
 
 
-class Source(BaseModel):
-    """One file of votes or scores.
+@dataclass(frozen=True)
+class Split:
+    """The votes of a training, by side; every side has all the models.
 
     Attributes:
-        path: Parquet, JSONL or CSV; relative to the data folder.
-        usable: for a score matrix, the lowest score of a usable answer.
-        margin: for a score matrix, the largest difference that is still a tie.
-        prompt_weight: total weight of one prompt's votes; null keeps the votes' own weights.
-        licence: noted in the manifest.
+        training: votes to learn from; validation: to watch the training on; held_out: not used in training.
+        sources: training votes of each source, over its own models.
+        sizes: per source, prompts in all, held out and in validation.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    path: str
-    usable: float = 0.5
-    margin: float = 0.0
-    prompt_weight: float | None = Field(default=1.0, gt=0)
-    licence: str | None = None
-
-
-class TrainConfig(BaseModel):
-    """Everything that `p2l train` reads from its YAML file; README and docs/training.md explain it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    data: list[Source] = Field(min_length=1)
-    aliases: dict[str, str] = {}
-    backbone: str = "minilm"
-    family: Family = "grk"
-    ties: Literal["refuse", "drop"] = "refuse"
-    max_length: int = Field(default=256, ge=8)
-    held_out: float = Field(default=0.2, ge=0, lt=1)
-    seed: int = 0
-    epochs: float = Field(default=1.0, gt=0)
-    batch_size: int = Field(default=32, ge=1)
-    learning_rate: float = Field(default=5e-5, ge=0)
-    head_learning_rate: float = Field(default=5e-4, ge=0)
-    weight_decay: float = Field(default=0.01, ge=0)
-    head_weight_decay: float = Field(default=0.01, ge=0)
-    warmup: float = Field(default=0.1, ge=0, lt=1)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    bf16: bool = False
-    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
-
-
-def read_config(path: Path) -> TrainConfig:
-    """The configuration in a YAML file.
-
-    Raises:
-        ConfigError: no such file, not YAML, or the first wrong key or value with what is valid.
-    """
-    if not path.is_file():
-        raise ConfigError(f"{path}: there is no such file")
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from None
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path}: expected keys and values; valid keys: {', '.join(TrainConfig.model_fields)}")
-    try:
-        return TrainConfig.model_validate(value)
-    except ValidationError as error:
-        raise ConfigError(f"{path}: {explain(error, TrainConfig)}") from None
-
-
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first problem of a validation error in one sentence: key, value, and what is valid."""
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        fields = Source.model_fields if model is TrainConfig and len(first["loc"]) > 1 else model.model_fields
-        return f"the key {key!r} is not known; valid keys: {', '.join(fields)}"
-    if first["type"] == "missing":
-        return f"the key {key!r} is missing"
-    return f"{key} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
-
-
-class _Prompts(Dataset[dict[str, Any]]):
-    """One item per distinct prompt: its token ids and the slice of its votes."""
-
-    def __init__(self, votes: Votes, ids: list[list[int]]) -> None:
-        self.votes, self.ids = votes, ids
-        self.bounds = np.searchsorted(votes.prompt, np.arange(len(votes.prompts) + 1))
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        return {"input_ids": self.ids[i], "votes": slice(int(self.bounds[i]), int(self.bounds[i + 1]))}
-
-
-class _Collator:
-    def __init__(self, votes: Votes, pad_id: int) -> None:
-        self.votes, self.pad_id = votes, pad_id
-
-    def __call__(self, items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        ids, mask = pad([item["input_ids"] for item in items], self.pad_id)
-        v = self.votes
-        rows = np.concatenate([np.full(i["votes"].stop - i["votes"].start, n) for n, i in enumerate(items)])
-        take = np.concatenate([np.arange(i["votes"].start, i["votes"].stop) for i in items])
-        return {
-            "input_ids": torch.from_numpy(ids),
-            "attention_mask": torch.from_numpy(mask),
-            "vote_prompt": torch.from_numpy(rows),
-            "vote_a": torch.from_numpy(v.a[take]),
-            "vote_b": torch.from_numpy(v.b[take]),
-            "vote_outcome": torch.from_numpy(v.outcome[take]),
-            "vote_weight": torch.from_numpy(v.weight[take].astype(np.float32)),
-        }
-
-
-NOT_A_NUMBER = "the training loss is not a number; lower the learning rates or look at the data"
-
-
-class _Progress(ProgressCallback):
-    """The progress bar with the loss in it, on stderr; stops at a loss that is not a number."""
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        loss = float((logs or {}).get("loss", 0.0))
-        if not np.isfinite(loss):
-            raise DataError(NOT_A_NUMBER)
-        if self.training_bar is not None and logs and "loss" in logs:
-            self.training_bar.set_postfix(loss=f"{loss:.4f}")
+    training: Votes
+    validation: Votes
+    held_out: Votes
+    sources: list[Votes]
+    sizes: list[tuple[int, int, int]]
 
 
 def load_sources(config: TrainConfig, data_dir: Path) -> list[tuple[Source, Votes]]:
@@ -165,143 +65,268 @@ def load_sources(config: TrainConfig, data_dir: Path) -> list[tuple[Source, Vote
     return parts
 
 
-def train(config: TrainConfig, data_dir: Path, output: Path) -> dict[str, Any]:
-    """Trains and writes a checkpoint folder; returns the report, which the folder holds as `training_report.json`.
-
-    The split is by prompt: no prompt stands on both sides, whatever file it comes from. The head starts from the
-    sources' marginal leaderboards (zero weights, fitted biases), so that weight decay on the head shrinks towards them.
+def split(config: TrainConfig, parts: Sequence[tuple[Source, Votes]]) -> Split:
+    """Splits by prompt: no prompt stands on two sides, whatever file it comes from.
 
     Raises:
-        DataError, ConfigError: bad data or settings; nothing is written then.
+        DataError: nothing is left for training, or a model has no votes there.
     """
-    started = time.monotonic()
-    transformers.set_seed(config.seed)
-    parts = load_sources(config, data_dir)
-    sides = [held_out(votes.prompts, config.held_out, config.seed) for _, votes in parts]
     weights = [source.prompt_weight for source, _ in parts]
-    training = merge([v.select(~side) for (_, v), side in zip(parts, sides, strict=True)], weights)
-    if not len(training):
+    sides: list[list[Votes]] = [[], [], []]
+    sizes = []
+    for _, votes in parts:
+        out = held_out(votes.prompts, config.held_out, config.seed)
+        check = ~out & held_out(votes.prompts, config.validation, config.seed + 1)
+        # by prompt too, so that a smaller fraction is part of a larger one
+        used = held_out(votes.prompts, config.train_fraction, config.seed + 2)
+        for side, keep in zip(sides, (~out & ~check & used, check, out), strict=True):
+            side.append(votes.select(keep))
+        sizes.append((len(votes.prompts), int(out.sum()), int(check.sum())))
+    if not sum(len(votes) for votes in sides[0]):
         raise DataError("no votes are left for training; lower 'held_out' or add data")
+    merged = [merge(side, weights) for side in sides]
+    training = merged[0]
+    with_votes = np.bincount(np.concatenate([training.a, training.b]), minlength=len(training.models))
+    if (with_votes == 0).any():
+        name = training.models[int((with_votes == 0).argmax())]
+        raise DataError(
+            f"the model {name!r} has no votes in the training part; add votes on it, drop it, or lower 'held_out'"
+        )
     scale = len(training.prompts) / training.weight.sum()
-    training.weight[:] *= scale
-    backbone, tokenizer, pooling, form = load_backbone(config.backbone, config.max_length, config.dropout)
-    encoder = text_encoder(tokenizer, form)
-    model = P2LModel(backbone, len(training.models), config.family, pooling)
-    coefs, raw_eta = _start([v.select(~side) for (_, v), side in zip(parts, sides, strict=True)], training, config)
-    with torch.no_grad():
-        model.head.head.weight.zero_()
-        model.head.head.bias.copy_(torch.from_numpy(coefs))
-        if model.head.eta_head is not None and raw_eta is not None:
-            model.head.eta_head.weight.zero_()
-            model.head.eta_head.bias.fill_(raw_eta)
+    for votes in merged:
+        votes.weight[:] *= scale
+    return Split(merged[0], merged[1], merged[2], sides[0], sizes)
 
-    dataset = _Prompts(training, encoder.encode(training.prompts))
-    with replaced_folder(output) as folder:
-        arguments = TrainingArguments(
-            output_dir=str(folder / ".trainer"),
-            per_device_train_batch_size=config.batch_size,
-            num_train_epochs=config.epochs,
-            learning_rate=config.learning_rate,
-            lr_scheduler_type=config.schedule,
-            warmup_steps=config.warmup,
-            seed=config.seed,
-            bf16=config.bf16,
-            save_strategy="no",
-            train_sampling_strategy="group_by_length",
-            report_to=[],
-            logging_steps=10,
-            logging_nan_inf_filter=False,
-            remove_unused_columns=False,
-            use_cpu=not torch.cuda.is_available(),
-            dataloader_pin_memory=False,
-        )
-        trainer = Trainer(
-            model=model,
-            args=arguments,
-            train_dataset=dataset,
-            data_collator=_Collator(training, form.pad_id),
-            optimizers=(_optimizer(model, config), None),
-        )
-        trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(_Progress())
-        result = trainer.train()
-        if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
-            raise DataError(NOT_A_NUMBER)
-        shutil.rmtree(folder / ".trainer", ignore_errors=True)
-        settings = config.model_dump(mode="json")
-        checkpoint = Checkpoint(
-            model.eval(),
-            tokenizer,
-            training.models,
-            form,
-            {
-                "head_type": config.family,
-                "loss_type": config.family,
-                "pooling": pooling,
-                "max_length": form.max_length,
-                "aliases": config.aliases,
-                "ungrounded": ungrounded([votes for _, votes in parts], config.family),
-                "config": settings,
-            },
-        )
-        checkpoint.save(folder)
-        report = {
-            "name": config.name,
-            "train_loss": result.training_loss,
-            "steps": trainer.state.global_step,
-            "seconds": round(time.monotonic() - started, 1),
-            "models": len(training.models),
-            "data": [
-                {
-                    "file": Path(source.path).name,
-                    "licence": source.licence,
-                    "models": len(votes.models),
-                    "prompts": len(votes.prompts),
-                    "held_out_prompts": int(side.sum()),
-                    "votes": len(votes),
-                }
-                for (source, votes), side in zip(parts, sides, strict=True)
-            ],
-            "log": trainer.state.log_history,
-        }
-        text = json.dumps(report, indent=2) + "\n"
-        (folder / "training_report.json").write_text(text, encoding="utf-8")
+
+def train(config: TrainConfig, data_dir: Path, output: Path, resume: bool = False) -> dict[str, Any]:
+    """Trains and writes a checkpoint folder; returns the report, which the folder holds as `training_report.json`.
+
+    The head starts from the sources' marginal leaderboards (zero weights, fitted biases), so that weight decay on the
+    head shrinks towards them; that of a P2L checkpoint starts from its own rows. The run's state is kept in
+    `OUTPUT.partial` until the checkpoint is complete. Started by `torchrun` or `accelerate launch`, several processes
+    share each batch.
+
+    Args:
+        data_dir: folder of the files that the configuration names.
+        output: new checkpoint folder.
+        resume: goes on with what `OUTPUT.partial` holds, to the same result as a run that was never stopped.
+
+    Raises:
+        DataError, ConfigError: bad data or settings; nothing is left behind then.
+    """
+    state = PartialState(cpu=not torch.cuda.is_available())
+    partial = output.with_name(f"{output.name}.partial").absolute()
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise DataError(f"{output}: already exists; name a new folder")
+    if partial.exists() and not resume:
+        raise DataError(f"{partial}: holds an unfinished training; go on with --resume, or delete it")
+    state.wait_for_everyone()
+    try:
+        report = _train(config, data_dir, partial, state)
+    except P2LError:
+        state.wait_for_everyone()
+        if state.is_main_process and not resume:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+    if state.is_main_process:
+        if output.exists():
+            output.rmdir()
+        os.rename(partial / "checkpoint", output)
+        shutil.rmtree(partial)
+    state.wait_for_everyone()
     return report
 
 
-def _start(parts: list[Votes], training: Votes, config: TrainConfig) -> tuple[Array, float | None]:
-    """Coefficients (M,) and raw_eta to start from: the marginal leaderboards of the sources.
+def _train(config: TrainConfig, data_dir: Path, partial: Path, state: PartialState) -> dict[str, Any]:
+    started = time.monotonic()
+    transformers.set_seed(config.seed)
+    if config.batch_size % (state.num_processes * config.gradient_accumulation):
+        raise ConfigError(
+            f"batch_size {config.batch_size} can't be shared by {state.num_processes} processes with "
+            f"gradient_accumulation {config.gradient_accumulation}; choose a multiple of their product"
+        )
+    parts = load_sources(config, data_dir)
+    votes = split(config, parts)
+    start = load_backbone(config.backbone, config.max_length, config.dropout, config.pooling)
+    model, models = start_head(start, votes.sources, votes.training.models, config)
+    training, watched = votes.training.renamed(models), votes.validation if config.validation else votes.held_out
+    categories = find_categories(votes.sources, models, config.family)
+    _claim(partial, config, training, state)
 
-    A model of several sources, and raw_eta, start at the mean over their prompts. One leaderboard fitted to all sources
-    at once would have to explain every source's ties with a single raw_eta, and bend the coefficients for it.
-    """
-    total, count = np.zeros(len(training.models)), np.zeros(len(training.models))
-    eta = 0.0
-    for part in parts:
-        if not len(part):
-            continue
-        coefs, raw_eta = fit_marginal(part, config.family)
-        index = [training.models.index(name) for name in part.models]
-        total[index] += len(part.prompts) * coefs
-        count[index] += len(part.prompts)
-        eta += len(part.prompts) * (raw_eta or 0.0)
-    mean = total / np.maximum(count, 1)
-    return mean, eta / len(training.prompts) if has_eta(config.family) else None
-
-
-def _optimizer(model: P2LModel, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW; the head learns faster, and biases and norms are not decayed."""
-    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups.setdefault((name.startswith("head."), parameter.ndim > 1), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {
-                "params": parameters,
-                "lr": config.head_learning_rate if head else config.learning_rate,
-                "weight_decay": (config.head_weight_decay if head else config.weight_decay) if decayed else 0.0,
-            }
-            for (head, decayed), parameters in groups.items()
-        ]
+    encoder = text_encoder(start.tokenizer, start.form)
+    watched = watched.renamed(models)
+    everything = PromptDataset(watched, encoder.encode(watched.prompts), multiple=config.batch_size)
+    some = everything
+    if config.early_stopping is None and len(watched.prompts) > EVALUATION_PROMPTS:
+        sample = _sample(watched, EVALUATION_PROMPTS, config.seed)
+        some = PromptDataset(sample, encoder.encode(sample.prompts), multiple=config.batch_size)
+    learner = Learner(model, categories, config.category_weight, config.category_prior)
+    if config.gradient_checkpointing:
+        start.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+    n = len(training.prompts)
+    batch = min(config.batch_size, n)
+    steps = max(1, int(np.ceil(config.epochs * max(n // batch, 1))))
+    order = _order(config, training)
+    trainer = VoteTrainer(
+        learner,
+        arguments(config, partial, steps, state.num_processes, bool(len(watched))),
+        train_dataset=PromptDataset(training, encoder.encode(training.prompts), categories.of_prompt),
+        eval_dataset=some if len(watched) else None,
+        pad_id=start.form.pad_id,
+        times=training.times if order == "chronological" else None,
+        optimizers=(optimizer(learner, config), None),
     )
+    if config.early_stopping is not None:
+        trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=config.early_stopping))
+    try:
+        result = trainer.train(resume_from_checkpoint=_last_checkpoint(partial))
+    except NotANumber as error:
+        raise DataError(str(error)) from None
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
+        raise DataError(str(NotANumber()))
+
+    report = {
+        "name": config.name,
+        "train_loss": result.training_loss,
+        "steps": trainer.state.global_step,
+        "seconds": round(time.monotonic() - started, 1),
+        "processes": state.num_processes,
+        "order": order,
+        "models": len(models),
+        "prompts": n,
+        "votes": len(training),
+        "held_out": _held_out_losses(trainer, votes, everything, config) if len(watched) else {},
+        "data": [
+            {
+                "file": Path(source.path).name,
+                "licence": source.licence,
+                "models": len(part.models),
+                "prompts": total,
+                "held_out_prompts": out,
+                "validation_prompts": check,
+                "votes": len(part),
+            }
+            for (source, part), (total, out, check) in zip(parts, votes.sizes, strict=True)
+        ],
+        "log": trainer.state.log_history,
+    }
+    if state.is_main_process:
+        training_config = {
+            "head_type": config.family,
+            "loss_type": config.family,
+            "pooling": start.pooling,
+            "head_rank": config.head_rank,
+            "max_length": start.form.max_length,
+            "aliases": config.aliases,
+            "ungrounded": ungrounded([part for _, part in parts], config.family),
+            "config": config.model_dump(mode="json"),
+        }
+        folder = partial / "checkpoint"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        Checkpoint(model.eval(), start.tokenizer, models, start.form, training_config).save(folder)
+        (folder / "training_report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        draw_learning_curve(report, folder / "learning_curve.png")
+        if (partial / "tensorboard").is_dir():
+            shutil.copytree(partial / "tensorboard", folder / "tensorboard")
+    state.wait_for_everyone()
+    return report
+
+
+def arguments(config: TrainConfig, partial: Path, steps: int, processes: int, watch: bool) -> TrainingArguments:
+    """transformers' settings for a configuration."""
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(partial / "tensorboard")
+    every = max(1, steps // config.evaluations)
+    stops = config.early_stopping is not None
+    return TrainingArguments(
+        output_dir=str(partial),
+        per_device_train_batch_size=config.batch_size // (processes * config.gradient_accumulation),
+        per_device_eval_batch_size=config.batch_size // processes,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        num_train_epochs=config.epochs,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="constant_with_warmup" if config.schedule == "constant" else config.schedule,
+        warmup_steps=config.warmup,
+        seed=config.seed,
+        bf16=config.bf16,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        eval_strategy="steps" if watch else "no",
+        eval_steps=every,
+        load_best_model_at_end=stops,
+        metric_for_best_model="loss" if stops else None,
+        greater_is_better=False if stops else None,
+        report_to=["tensorboard"],
+        logging_steps=max(1, min(10, every)),
+        logging_nan_inf_filter=False,
+        remove_unused_columns=False,
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,
+        disable_tqdm=False,
+    )
+
+
+def _order(config: TrainConfig, votes: Votes) -> str:
+    if config.order == "chronological" and votes.times is None:
+        raise DataError("order 'chronological' needs a column 'timestamp' in every file of votes")
+    if config.order == "auto":
+        return "shuffled" if votes.times is None else "chronological"
+    return config.order
+
+
+def _sample(votes: Votes, n: int, seed: int) -> Votes:
+    keep = np.zeros(len(votes.prompts), np.bool_)
+    keep[np.random.default_rng(seed).permutation(len(keep))[:n]] = True
+    return votes.select(keep)
+
+
+def _claim(partial: Path, config: TrainConfig, votes: Votes, state: PartialState) -> None:
+    """Marks the folder as this run's; what it holds must come from the same settings and votes."""
+    digest = hashlib.sha256()
+    for column in (votes.prompt, votes.a, votes.b, votes.outcome, votes.weight):
+        digest.update(column.tobytes())
+    digest.update(repr((votes.models, votes.prompts)).encode())
+    mine = {"config": config.model_dump(mode="json"), "votes": digest.hexdigest()}
+    path = partial / "run.json"
+    if path.is_file():
+        theirs = json.loads(path.read_text(encoding="utf-8"))
+        if theirs != mine:
+            what = "other votes" if theirs.get("config") == mine["config"] else "another configuration"
+            raise ConfigError(f"{partial}: is a training with {what}, which can't be resumed with these; delete it")
+    state.wait_for_everyone()
+    if state.is_main_process and not path.is_file():
+        partial.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(mine), encoding="utf-8")
+    state.wait_for_everyone()
+
+
+def _last_checkpoint(partial: Path) -> str | None:
+    """The newest complete checkpoint of a run; one that a kill cut short is not complete."""
+    folders = sorted(partial.glob("checkpoint-*"), key=lambda f: int(f.name.rpartition("-")[2]), reverse=True)
+    for folder in folders:
+        try:
+            json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))  # written last
+        except (OSError, ValueError):
+            continue
+        return str(folder)
+    return None
+
+
+def _held_out_losses(trainer: VoteTrainer, votes: Split, dataset: PromptDataset, config: TrainConfig) -> dict[str, Any]:
+    """Mean loss per prompt on all prompts that were not trained on, beside the marginal leaderboard's."""
+    watched = dataset.votes
+    coefs, raw_eta = fit_marginal(votes.training, config.family)
+    eta = None if raw_eta is None else np.full(len(watched), raw_eta)
+    renamed: Array = np.zeros(len(watched.models))
+    renamed[[watched.models.index(name) for name in votes.training.models]] = coefs
+    loss = negative_log_likelihood(config.family, renamed[watched.a], renamed[watched.b], watched.outcome, eta)
+    trainer.eval_dataset = dataset
+    return {
+        "prompts": len(watched.prompts),
+        "votes": len(watched),
+        "side": "validation" if config.validation else "held_out",
+        "loss": trainer.evaluate()["eval_loss"],
+        "marginal_loss": float((loss * watched.weight).sum() / len(watched.prompts)),
+    }

@@ -67,7 +67,7 @@ def test_padding_is_on_the_right():
 @pytest.fixture(scope="module")
 def published(public_checkpoint):
     pytest.importorskip("torch")
-    from p2l_plugins.training.model import Checkpoint
+    from p2l_plugins.training.checkpoint import Checkpoint
 
     return Checkpoint.load(public_checkpoint)
 

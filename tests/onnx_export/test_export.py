@@ -15,7 +15,7 @@ ort = pytest.importorskip("onnxruntime")
 from onnx_export.export import export  # noqa: E402
 from onnx_export.gate import References, check  # noqa: E402
 from onnx_export.graph import export_plain  # noqa: E402
-from p2l_plugins.training.model import Checkpoint  # noqa: E402
+from p2l_plugins.training.checkpoint import Checkpoint  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from p2l_plugins import P2L
+from p2l_plugins.evaluation.evaluate import evaluate_votes
 from p2l_plugins.training.data import held_out, read_votes
-from p2l_plugins.training.evaluation import evaluate_votes
 
 pytest.importorskip("torch")
 
-from p2l_plugins.training.train import read_config
+from p2l_plugins.training.config import read_config
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

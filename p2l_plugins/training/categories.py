@@ -1,0 +1,52 @@
+"""What the training knows of its prompts' categories: their labels, and the leaderboard of each category."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from p2l_plugins.evaluation.baselines import Parts, fit_forecasts
+from p2l_plugins.outcomes import Array, Family
+from p2l_plugins.training.data import Votes
+
+
+@dataclass(frozen=True)
+class Categories:
+    """Categories of the training prompts, those of each file apart; a file without categories is one category.
+
+    Attributes:
+        of_prompt: (P,) index of each prompt's category.
+        names: (C) category, with the number of its file.
+        coefs: (C, M) the category's leaderboard, shrunk to that of its file.
+        known: (C, M) whether the file has the model.
+    """
+
+    of_prompt: NDArray[np.int64]
+    names: tuple[str, ...]
+    coefs: Array
+    known: NDArray[np.bool_]
+
+
+def find_categories(sources: Sequence[Votes], models: Sequence[str], family: Family) -> Categories:
+    """The categories of the sources' prompts, in the order of `merge`, over the given models."""
+    names: list[str] = []
+    of_prompt, coefs, known = [], [], []
+    for number, part in enumerate(sources):
+        if not part.prompts:
+            continue
+        column = [models.index(name) for name in part.models]
+        fitted = fit_forecasts(Parts.of(part.groups, part.groups), part, family)
+        beta = (fitted.category or fitted.marginal)[0]
+        groups, first, index = np.unique(part.groups, return_index=True, return_inverse=True)
+        of_prompt.append(index + len(names))
+        names += [f"{number}/{group}" for group in groups]
+        rows = np.zeros((len(groups), len(models)))
+        rows[:, column] = beta[first]
+        coefs.append(rows)
+        mask = np.zeros((len(groups), len(models)), np.bool_)
+        mask[:, column] = True
+        known.append(mask)
+    return Categories(np.concatenate(of_prompt), tuple(names), np.concatenate(coefs), np.concatenate(known))

@@ -1,0 +1,102 @@
+"""What `p2l train` reads from its YAML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from p2l_plugins.errors import ConfigError, first_problem
+from p2l_plugins.outcomes import Family
+
+Schedule = Literal["linear", "cosine", "constant"]
+
+
+class Source(BaseModel):
+    """One file of votes or scores.
+
+    Attributes:
+        path: Parquet, JSONL or CSV; relative to the data folder.
+        usable: for a score matrix, the lowest score of a usable answer.
+        margin: for a score matrix, the largest difference that is still a tie.
+        prompt_weight: total weight of one prompt's votes; null keeps the votes' own weights.
+        licence: noted in the manifest.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    usable: float = 0.5
+    margin: float = 0.0
+    prompt_weight: float | None = Field(default=1.0, gt=0)
+    licence: str | None = None
+
+
+class TrainConfig(BaseModel):
+    """Everything that a training depends on; docs/training.md has a line on each key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    data: list[Source] = Field(min_length=1)
+    aliases: dict[str, str] = {}
+    backbone: str = "minilm"
+    family: Family = "grk"
+    pooling: Literal["cls", "mean"] | None = None
+    head_rank: int | None = Field(default=None, ge=1)
+    ties: Literal["refuse", "drop"] = "refuse"
+    max_length: int = Field(default=256, ge=8)
+    held_out: float = Field(default=0.2, ge=0, lt=1)
+    validation: float = Field(default=0.0, ge=0, lt=1)
+    train_fraction: float = Field(default=1.0, gt=0, le=1)
+    seed: int = 0
+    order: Literal["auto", "shuffled", "chronological"] = "auto"
+    epochs: float = Field(default=1.0, gt=0)
+    batch_size: int = Field(default=32, ge=1)
+    gradient_accumulation: int = Field(default=1, ge=1)
+    gradient_checkpointing: bool = False
+    learning_rate: float = Field(default=5e-5, ge=0)
+    head_learning_rate: float = Field(default=5e-4, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    head_weight_decay: float = Field(default=0.01, ge=0)
+    category_weight: float = Field(default=0.0, ge=0)
+    category_prior: float = Field(default=0.0, ge=0)
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    schedule: Schedule = "linear"
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    bf16: bool = False
+    evaluations: int = Field(default=10, ge=1)
+    early_stopping: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainConfig:
+        if self.batch_size % self.gradient_accumulation:
+            raise ValueError(
+                f"batch_size {self.batch_size} can't be split into gradient_accumulation {self.gradient_accumulation} "
+                "equal parts"
+            )
+        if self.early_stopping is not None and not self.held_out and not self.validation:
+            raise ValueError("early_stopping needs prompts that are not trained on: set held_out or validation")
+        return self
+
+
+def read_config(path: Path) -> TrainConfig:
+    """The configuration in a YAML file.
+
+    Raises:
+        ConfigError: no such file, not YAML, or the first wrong key or value with what is valid.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: there is no such file")
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: expected keys and values; valid keys: {', '.join(TrainConfig.model_fields)}")
+    try:
+        return TrainConfig.model_validate(value)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {first_problem(error, TrainConfig)}") from None
