@@ -9,11 +9,11 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModel, PreTrainedTokenizerBase
 
 from p2l_plugins.errors import BundleError, ConfigError
 from p2l_plugins.prompts import TextForm
-from p2l_plugins.training.checkpoint import Checkpoint, checkpoint_folder, text_form
+from p2l_plugins.training.checkpoint import Checkpoint, checkpoint_folder, load_tokenizer, text_form
 from p2l_plugins.training.model import ENCODERS, Pooling
 
 CLS_TOKEN = "<|cls|>"  # noqa: S105
@@ -92,7 +92,7 @@ def load_backbone(spec: str, max_length: int, dropout: float = 0.0, pooling: Poo
 
 def _language_model(folder: Path, spec: str, options: dict[str, Any]) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
+        tokenizer = load_tokenizer(folder, **options)
         if options:
             from transformers import GgufConfig
 

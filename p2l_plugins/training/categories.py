@@ -22,19 +22,23 @@ class Categories:
         names: (C) category, with the number of its file.
         coefs: (C, M) the category's leaderboard, shrunk to that of its file.
         known: (C, M) whether the file has the model.
+        prior: (C,) weight κ of the pull towards the category's leaderboard.
     """
 
     of_prompt: NDArray[np.int64]
     names: tuple[str, ...]
     coefs: Array
     known: NDArray[np.bool_]
+    prior: Array
 
 
-def find_categories(sources: Sequence[Votes], models: Sequence[str], family: Family) -> Categories:
-    """The categories of the sources' prompts, in the order of `merge`, over the given models."""
+def find_categories(
+    sources: Sequence[Votes], priors: Sequence[float], models: Sequence[str], family: Family
+) -> Categories:
+    """The categories of the sources' prompts, in the order of `merge`, over the given models; `priors` per source."""
     names: list[str] = []
-    of_prompt, coefs, known = [], [], []
-    for number, part in enumerate(sources):
+    of_prompt, coefs, known, prior = [], [], [], []
+    for number, (part, kappa) in enumerate(zip(sources, priors, strict=True)):
         if not part.prompts:
             continue
         column = [models.index(name) for name in part.models]
@@ -49,4 +53,7 @@ def find_categories(sources: Sequence[Votes], models: Sequence[str], family: Fam
         mask = np.zeros((len(groups), len(models)), np.bool_)
         mask[:, column] = True
         known.append(mask)
-    return Categories(np.concatenate(of_prompt), tuple(names), np.concatenate(coefs), np.concatenate(known))
+        prior.append(np.full(len(groups), kappa))
+    return Categories(
+        np.concatenate(of_prompt), tuple(names), np.concatenate(coefs), np.concatenate(known), np.concatenate(prior)
+    )

@@ -15,13 +15,24 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from p2l_plugins.errors import BundleError
 from p2l_plugins.files import read_json_object
 from p2l_plugins.outcomes import FAMILIES
 from p2l_plugins.prompts import TextEncoder, TextForm
 from p2l_plugins.training.model import ENCODERS, P2LModel
+
+
+def load_tokenizer(folder: Path, **options: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder: that of `tokenizer.json` where there is one.
+
+    AutoTokenizer would choose a class by the model's type, and some classes build a tokenizer of their own kind from the
+    vocabulary, whatever the file says.
+    """
+    if (folder / "tokenizer.json").is_file():
+        return cast(PreTrainedTokenizerBase, PreTrainedTokenizerFast.from_pretrained(folder))
+    return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options))
 
 
 def text_form(tokenizer: PreTrainedTokenizerBase, encoder: bool, max_length: int) -> TextForm:
@@ -114,7 +125,7 @@ class Checkpoint:
         pooling = training.get("pooling", "mean" if encoder else "cls")
         model = P2LModel(backbone, len(models), family, pooling)
         _load_weights(model, folder, len(models))
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = load_tokenizer(folder)
         limit = int(getattr(config, "max_position_embeddings", 8192))
         length = min(int(training.get("max_length", limit)), limit)
         return cls(model.eval(), tokenizer, models, text_form(tokenizer, encoder, length), training)

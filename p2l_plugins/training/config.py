@@ -22,6 +22,7 @@ class Source(BaseModel):
         usable: for a score matrix, the lowest score of a usable answer.
         margin: for a score matrix, the largest difference that is still a tie.
         prompt_weight: total weight of one prompt's votes; null keeps the votes' own weights.
+        category_prior: in place of the configuration's; a file of few prompts needs a stronger one.
         licence: noted in the manifest.
     """
 
@@ -31,6 +32,7 @@ class Source(BaseModel):
     usable: float = 0.5
     margin: float = 0.0
     prompt_weight: float | None = Field(default=1.0, gt=0)
+    category_prior: float | None = Field(default=None, ge=0)
     licence: str | None = None
 
 

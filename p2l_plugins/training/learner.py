@@ -43,20 +43,20 @@ class Learner(nn.Module):
 
     Args:
         p2l: the model.
-        categories: of the training prompts; None turns both terms off.
-        weight, prior: `category_weight` and κ.
+        categories: of the training prompts, with κ; None turns both terms off.
+        weight: `category_weight`.
     """
 
-    def __init__(
-        self, p2l: P2LModel, categories: Categories | None = None, weight: float = 0.0, prior: float = 0.0
-    ) -> None:
+    def __init__(self, p2l: P2LModel, categories: Categories | None = None, weight: float = 0.0) -> None:
         super().__init__()
         self.p2l = p2l
-        self.weight, self.prior = weight, prior
+        self.weight = weight
         self.classifier = None
         if categories is not None and weight:
             self.classifier = nn.Linear(p2l.head.in_features, len(categories.names))
-        if categories is not None and prior:
+        self.has_prior = categories is not None and bool(categories.prior.any())
+        if categories is not None:
+            self.register_buffer("prior", torch.from_numpy(categories.prior).float(), persistent=False)
             known = torch.from_numpy(categories.known).float()
             self.register_buffer("known", known, persistent=False)
             self.register_buffer(
@@ -97,11 +97,12 @@ class Learner(nn.Module):
         if self.training and self.classifier is not None:
             logits = self.classifier(state.to(self.classifier.weight.dtype)).float()
             loss = loss + self.weight * cross_entropy(logits, category)
-        if self.training and self.prior:
+        if self.training and self.has_prior:
             known = cast(Tensor, self.known)[category]
             distance = (_centred(coefs.float(), known) - cast(Tensor, self.centre)[category]).square().sum(dim=1)
             total = torch.zeros_like(distance).index_add(0, vote_prompt, vote_weight)  # as much as the prompt's votes
-            loss = loss + 0.5 * self.prior * (total * distance / known.sum(dim=1)).mean()
+            kappa = cast(Tensor, self.prior)[category]
+            loss = loss + 0.5 * (kappa * total * distance / known.sum(dim=1)).mean()
         return {"loss": loss}
 
 

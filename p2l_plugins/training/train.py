@@ -150,7 +150,8 @@ def _train(config: TrainConfig, data_dir: Path, partial: Path, state: PartialSta
     start = load_backbone(config.backbone, config.max_length, config.dropout, config.pooling)
     model, models = start_head(start, votes.sources, votes.training.models, config)
     training, watched = votes.training.renamed(models), votes.validation if config.validation else votes.held_out
-    categories = find_categories(votes.sources, models, config.family)
+    priors = [config.category_prior if s.category_prior is None else s.category_prior for s in config.data]
+    categories = find_categories(votes.sources, priors, models, config.family)
     _claim(partial, config, training, state)
 
     encoder = text_encoder(start.tokenizer, start.form)
@@ -160,7 +161,7 @@ def _train(config: TrainConfig, data_dir: Path, partial: Path, state: PartialSta
     if config.early_stopping is None and len(watched.prompts) > EVALUATION_PROMPTS:
         sample = _sample(watched, EVALUATION_PROMPTS, config.seed)
         some = PromptDataset(sample, encoder.encode(sample.prompts), multiple=config.batch_size)
-    learner = Learner(model, categories, config.category_weight, config.category_prior)
+    learner = Learner(model, categories, config.category_weight)
     if config.gradient_checkpointing:
         start.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
     n = len(training.prompts)

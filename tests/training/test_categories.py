@@ -17,7 +17,7 @@ from p2l_plugins.training.checkpoint import text_encoder  # noqa: E402
 from p2l_plugins.training.config import Source, TrainConfig  # noqa: E402
 from p2l_plugins.training.learner import Learner  # noqa: E402
 from p2l_plugins.training.model import P2LModel  # noqa: E402
-from p2l_plugins.training.train import train  # noqa: E402
+from p2l_plugins.training.train import load_sources, split, train  # noqa: E402
 
 
 @pytest.fixture
@@ -33,12 +33,13 @@ def labelled(votes_file, tmp_path):
 def test_categories_of_two_files_stay_apart(labelled, votes_file):
     both = read_votes(labelled), read_votes(votes_file)
     models = (*both[0].models, "unknown")
-    found = find_categories(both, models, "grk")
+    found = find_categories(both, [0.5, 2.0], models, "grk")
     assert found.names == ("0/code", "0/sum", "1/")
     assert [found.names[i] for i in found.of_prompt] == [f"0/{g}" for g in both[0].groups] + ["1/"] * len(
         both[1].prompts
     )
     assert found.known.tolist() == [[True] * 3 + [False]] * 3
+    assert found.prior.tolist() == [0.5, 0.5, 2.0]
     best = [models[i] for i in np.where(found.known, found.coefs, -np.inf).argmax(axis=1)]
     assert best[:2] == ["coder", "counter"]
     np.testing.assert_allclose(found.coefs[2, :3], fit_marginal(both[1], "grk")[0], atol=1e-3)
@@ -47,7 +48,7 @@ def test_categories_of_two_files_stay_apart(labelled, votes_file):
 def test_the_prior_is_the_weighted_squared_distance_of_differences(labelled, tiny_backbone):
     votes = read_votes(labelled)
     start = load_backbone(str(tiny_backbone), 32)
-    found = find_categories([votes], votes.models, "grk")
+    found = find_categories([votes], [0.7], votes.models, "grk")
     torch.manual_seed(0)
     p2l = P2LModel(start.model, 3, "grk", start.pooling)
     ids = text_encoder(start.tokenizer, start.form).encode(votes.prompts)
@@ -55,14 +56,14 @@ def test_the_prior_is_the_weighted_squared_distance_of_differences(labelled, tin
     batch = VoteCollator(votes, 0)([dataset[i] for i in (0, 5, 9)])
     with torch.no_grad():
         without = Learner(p2l).train()(**batch)["loss"]
-        with_prior = Learner(p2l, found, prior=0.7).train()(**batch)["loss"]
+        with_prior = Learner(p2l, found).train()(**batch)["loss"]
         coefs = p2l.scores(batch["input_ids"], batch["attention_mask"])[0].numpy().astype(np.float64)
     centre = found.coefs[batch["category"].numpy()]
     d = (coefs - coefs.mean(axis=1, keepdims=True)) - (centre - centre.mean(axis=1, keepdims=True))
     total = np.bincount(batch["vote_prompt"].numpy(), batch["vote_weight"].numpy(), minlength=3)
     expected = 0.5 * 0.7 * (total * (d**2).mean(axis=1)).mean()
     assert float(with_prior - without) == pytest.approx(expected, rel=1e-4)
-    learner = Learner(p2l, found, prior=0.7).eval()
+    learner = Learner(p2l, found).eval()
     with torch.no_grad():
         assert float(learner(**batch)["loss"]) == pytest.approx(float(without))  # held-out losses are of votes alone
 
@@ -82,11 +83,11 @@ def test_a_strong_prior_gives_each_prompt_its_category_s_leaderboard(labelled, t
     from p2l_plugins.training.checkpoint import Checkpoint
 
     checkpoint = Checkpoint.load(tmp_path / "out")
-    votes = read_votes(labelled)
-    found = find_categories([votes], votes.models, "grk")
+    sides = split(config, load_sources(config, tmp_path))
+    found = find_categories(sides.sources, [100.0], checkpoint.models, "grk")
     ids = torch.tensor(checkpoint.encoder.encode([("sum apple fig pear",), ("code loop stack array",)]))
     with torch.inference_mode():
         coefs = checkpoint.model.scores(ids, torch.ones_like(ids))[0].numpy()
     for row, name in zip(coefs, ("0/sum", "0/code"), strict=True):
         expected = found.coefs[found.names.index(name)]
-        np.testing.assert_allclose(row - row.mean(), expected - expected.mean(), atol=0.35)
+        np.testing.assert_allclose(row - row.mean(), expected - expected.mean(), atol=0.1)

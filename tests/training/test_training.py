@@ -18,7 +18,7 @@ from topics import TOPICS  # noqa: E402
 
 from p2l_plugins.training.backbone import load_backbone  # noqa: E402
 from p2l_plugins.training.batches import PromptDataset, VoteCollator  # noqa: E402
-from p2l_plugins.training.checkpoint import Checkpoint  # noqa: E402
+from p2l_plugins.training.checkpoint import Checkpoint, load_tokenizer  # noqa: E402
 from p2l_plugins.training.config import read_config  # noqa: E402
 from p2l_plugins.training.learner import Learner  # noqa: E402
 from p2l_plugins.training.train import train  # noqa: E402
@@ -117,12 +117,25 @@ def test_other_families_train_too(train_config, tmp_path, family):
     assert (checkpoint.model.head.eta_head is not None) == (family == "rk")
 
 
-def test_a_decoder_trains_and_exports(train_config, tiny_backbone, tiny_decoder, tmp_path):
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+def test_a_decoder_trains_and_exports(train_config, tiny_backbone, tiny_decoder, tmp_path, kind):
     """Its tokenizer gets a CLS token, its embeddings a row for it, and the exported graph gives torch's scores."""
+    from transformers import AutoConfig, AutoModel
+
     from onnx_export.export import export
 
+    backbone = tiny_decoder
+    if kind != "llama":
+        shape = AutoConfig.from_pretrained(tiny_decoder)
+        names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+        sizes = {name: getattr(shape, name) for name in (*names, "vocab_size", "max_position_embeddings")}
+        torch.manual_seed(0)
+        head = {"head_dim": 8} if kind == "qwen3" else {}
+        backbone = tmp_path / kind
+        AutoModel.from_config(AutoConfig.for_model(kind, **sizes, **head)).save_pretrained(backbone)
+        load_tokenizer(tiny_decoder).save_pretrained(backbone)
     path = tmp_path / "train.yaml"
-    path.write_text(train_config.read_text().replace(str(tiny_backbone), str(tiny_decoder)))
+    path.write_text(train_config.read_text().replace(str(tiny_backbone), str(backbone)))
     train(read_config(path), train_config.parent, tmp_path / "out")
     checkpoint = Checkpoint.load(tmp_path / "out")
     assert checkpoint.form.form == "chat"
