@@ -27,8 +27,8 @@ from p2l_plugins.training.model import ENCODERS, P2LModel
 def load_tokenizer(folder: Path, **options: Any) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder: that of `tokenizer.json` where there is one.
 
-    AutoTokenizer would choose a class by the model's type, and some classes build a tokenizer of their own kind from the
-    vocabulary, whatever the file says.
+    AutoTokenizer would choose a class by the model's type, and some classes build a tokenizer of their own kind from
+    the vocabulary, whatever the file says.
     """
     if (folder / "tokenizer.json").is_file():
         return cast(PreTrainedTokenizerBase, PreTrainedTokenizerFast.from_pretrained(folder))

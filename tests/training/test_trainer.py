@@ -71,7 +71,7 @@ def command(config: Path, output: Path, *more: str) -> list[str]:
 @pytest.mark.parametrize("wait_for", ["run.json", "checkpoint-*/trainer_state.json", "checkpoint-*/model.safetensors"])
 def test_a_killed_training_resumes_to_the_same_weights(variant, tmp_path, wait_for):
     """Killed before the first checkpoint, after one, and while one is being written."""
-    config = variant(epochs=40, evaluations=40)
+    config = variant(epochs=20, evaluations=20)
     run(config, tmp_path / "whole")
     output = tmp_path / "out"
     process = subprocess.Popen(command(config, output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

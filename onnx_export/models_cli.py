@@ -1,0 +1,183 @@
+"""The subcommands `p2l add-model`, `p2l remove-model` and `p2l rename-model`."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from p2l_plugins.cli.common import BundleArg, JsonOption, progress
+from p2l_plugins.errors import ConfigError
+
+NewBundle = Annotated[Path, typer.Option("--output", "-o", help="New folder for the bundle.")]
+
+
+def add_model(
+    bundle: BundleArg,
+    votes: Annotated[Path, typer.Option(help="Votes file or score matrix in which NAME meets models of the bundle.")],
+    name: Annotated[str, typer.Option(help="Name of the new model, as in VOTES.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="New folder for the bundle. Default: './BUNDLE+NAME'.")
+    ] = None,
+    usable: Annotated[float, typer.Option(help="Score matrix: lowest score of a usable answer.")] = 0.5,
+    margin: Annotated[float, typer.Option(help="Score matrix: largest difference that is a tie.")] = 0.0,
+    alias: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="OTHER=MODEL: another name, in VOTES and later, of NAME or a model of the bundle; repeatable."
+        ),
+    ] = None,
+    held_out: Annotated[
+        float, typer.Option(help="Share of the prompts left out of the fit, to judge it on; 0: none.")
+    ] = 0.2,
+    seed: Annotated[int, typer.Option(help="Chooses the held-out prompts, as in training.")] = 0,
+    drop_ties: Annotated[bool, typer.Option("--drop-ties", help="Leave out ties (bundles of the family bt).")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Add a model to a bundle from its votes: fits one row of the head, everything else stays as it is."""
+    models = _need_onnx()
+    from p2l_plugins.training.data import read_votes
+
+    source = _open(bundle)
+    aliases = _aliases(alias or [])
+    folder = output or Path(re.sub(r"[^\w.+-]+", "-", f"{source.manifest.name}+{name}"))
+    rows = read_votes(votes, source.manifest.aliases | aliases, usable, margin)
+    with progress() as bar:
+        task = bar.add_task("scoring", total=None)
+        new, figures = models.add_model(
+            source,
+            rows,
+            name,
+            folder,
+            aliases,
+            held_out,
+            seed,
+            drop_ties,
+            step=lambda line: typer.echo(f"{line} …", err=True),
+            progress=lambda n: bar.advance(task, n),
+        )
+    if as_json:
+        typer.echo(json.dumps(_identity(source, new, folder) | figures, indent=2, ensure_ascii=False))
+        return
+    for line in _added(figures):
+        typer.echo(line)
+    _say(source, new, folder)
+
+
+def remove_model(
+    bundle: BundleArg,
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Models to remove.")],
+    output: NewBundle,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove models from a bundle."""
+    models = _need_onnx()
+    source = _open(bundle)
+    new = models.remove_models(source, names, output)
+    if as_json:
+        typer.echo(json.dumps(_identity(source, new, output) | {"removed": names}, indent=2, ensure_ascii=False))
+        return
+    typer.echo(f"removed {', '.join(names)}")
+    _say(source, new, output)
+
+
+def rename_model(
+    bundle: BundleArg,
+    old: Annotated[str, typer.Argument(help="A model of the bundle.")],
+    new_name: Annotated[str, typer.Argument(metavar="NEW", help="Its new name.")],
+    output: NewBundle,
+    keep_alias: Annotated[
+        bool,
+        typer.Option("--keep-alias/--drop-alias", help="Keep OLD as an alias, so that configurations go on working."),
+    ] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Rename a model of a bundle; the old name stays as an alias."""
+    models = _need_onnx()
+    source = _open(bundle)
+    new = models.rename_model(source, old, new_name, output, keep_alias)
+    if as_json:
+        change = {"old": old, "new": new_name, "alias": keep_alias}
+        typer.echo(json.dumps(_identity(source, new, output) | change, indent=2, ensure_ascii=False))
+        return
+    typer.echo(f"{old} is now {new_name}" + ("; the old name is an alias" if keep_alias else ""))
+    _say(source, new, output)
+
+
+def _need_onnx() -> Any:
+    try:
+        import scipy.optimize  # noqa: F401
+
+        from onnx_export import models
+    except ImportError as error:
+        raise ConfigError(
+            f"this command needs the extra 'export': pip install 'p2l-plugins[export]' ({error})"
+        ) from None
+    return models
+
+
+def _open(bundle: str) -> Any:
+    from p2l_plugins.bundle import Bundle, find_bundle
+
+    return Bundle.open(find_bundle(bundle))
+
+
+def _aliases(options: list[str]) -> dict[str, str]:
+    """OTHER=MODEL → {OTHER: MODEL}; the last `=` separates."""
+    pairs = {}
+    for option in options:
+        other, sign, model = option.rpartition("=")
+        if not sign or not other or not model:
+            raise ConfigError(f"--alias {option!r} must have the form OTHER=MODEL")
+        pairs[other] = model
+    return pairs
+
+
+def _identity(source: Any, new: Any, folder: Path) -> dict[str, Any]:
+    return {
+        "bundle": str(folder),
+        "models": len(new.manifest.models),
+        "fingerprint": new.manifest.fingerprint,
+        "previous_fingerprint": source.manifest.fingerprint,
+    }
+
+
+def _say(source: Any, new: Any, folder: Path) -> None:
+    typer.echo(f"{folder}: {len(new.manifest.models)} models")
+    typer.echo(f"fingerprint {source.manifest.fingerprint} → {new.manifest.fingerprint}")
+
+
+def _added(figures: dict[str, Any]) -> list[str]:
+    """The report of `add-model` in lines."""
+    f = figures
+    lines = [
+        f"{f['model']}: {f['used']} votes on {f['prompts']} prompts with {f['opponents']} models; "
+        f"fitted to {f['fit_votes']} of them on {f['fit_prompts']} prompts"
+    ]
+    if f["others"]:
+        lines.append(f"{f['others']} votes without {f['model']} were ignored")
+    if f["unknown"]:
+        names = ", ".join(f["unknown_models"])
+        lines.append(f"{f['unknown']} votes with models that the bundle does not have were left out: {names}")
+    if f["ties"]:
+        lines.append(f"{f['ties']} ties were left out")
+    shrunk = "only the level was fitted" if f["strength"] == 0 else f"prior strength {f['strength']:g}"
+    lines.append(f"{shrunk} (chosen by cross-validation)")
+    held = f["held_out"]
+    if held is not None:
+        loss = held["log_loss"]
+        error = "" if held["gain_stderr"] is None else f" ± {held['gain_stderr']:.4f}"
+        lines += [
+            "",
+            f"| held out: {held['votes']} votes on {held['prompts']} prompts | log loss |",
+            "|:---|---:|",
+            f"| fitted row | {loss['fitted']:.4f} |",
+            f"| mean row, own level | {loss['level_only']:.4f} |",
+            f"| mean row | {loss['mean_row']:.4f} |",
+            "",
+            f"gain over the level alone: {held['gain']:+.4f}{error}",
+        ]
+    return lines

@@ -1,0 +1,92 @@
+"""The votes of one new model, turned so that it is side a, and what became of all others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from p2l_plugins.errors import DataError
+from p2l_plugins.outcomes import A, B, Family
+from p2l_plugins.training.data import Votes
+
+
+@dataclass(frozen=True)
+class VoteCounts:
+    """What became of the votes in a file.
+
+    Attributes:
+        used: votes of the new model with models of the bundle.
+        prompts: distinct prompts of these.
+        others: votes that do not involve the new model.
+        unknown: votes of the new model with models that the bundle does not have.
+        unknown_models: their names.
+        ties: ties left out, because the family allows none.
+    """
+
+    used: int
+    prompts: int
+    others: int
+    unknown: int
+    unknown_models: tuple[str, ...]
+    ties: int
+
+
+def votes_of(
+    votes: Votes, name: str, models: Sequence[str], family: Family, drop_ties: bool = False
+) -> tuple[Votes, VoteCounts]:
+    """The votes in which `name` meets one of `models`, with `name` as side a.
+
+    Returns:
+        Votes over `(*models, name)`: `a` is M throughout, `b` indexes `models`; and what was left out.
+
+    Raises:
+        DataError: no vote of `name`, none with a known model, or ties that the family does not allow.
+    """
+    if name not in votes.models:
+        raise DataError(f"no vote is on {name!r}; the votes are on {', '.join(votes.models)}")
+    position = {model: i for i, model in enumerate(models)}
+    index = np.array([position.get(model, -1) for model in votes.models], np.int64)
+    new = votes.models.index(name)
+    mine = (votes.a == new) | (votes.b == new)
+    opponent = index[np.where(votes.a == new, votes.b, votes.a)]
+    unknown = mine & (opponent < 0)
+    strangers = tuple(
+        model
+        for i, model in enumerate(votes.models)
+        if index[i] < 0 and i != new and (unknown & ((votes.a == i) | (votes.b == i))).any()
+    )
+    keep = mine & (opponent >= 0)
+    if not mine.any():
+        raise DataError(f"no vote is on {name!r}: its scores are all missing, or nothing else has one on its prompts")
+    if not keep.any():
+        raise DataError(
+            f"all {int(mine.sum())} votes on {name!r} are with models that the bundle does not have "
+            f"({', '.join(strangers)}); the bundle has {', '.join(models)}"
+        )
+    ties = keep & ~votes.decisive() if family == "bt" else np.zeros_like(keep)
+    if ties.any() and not drop_ties:
+        raise DataError(
+            f"{int(ties.sum())} of {int(keep.sum())} votes on {name!r} are ties, which the family 'bt' does not allow; "
+            "leave them out with --drop-ties"
+        )
+    keep &= ~ties
+    if not keep.any():
+        raise DataError(f"all votes on {name!r} with models of the bundle are ties, which the family 'bt' can't use")
+    swapped = np.where(votes.outcome == A, B, np.where(votes.outcome == B, A, votes.outcome))
+    chosen = replace(
+        votes,
+        models=(*models, name),
+        prompt=votes.prompt[keep],
+        a=np.full(int(keep.sum()), len(models), np.int64),
+        b=opponent[keep],
+        outcome=np.where(votes.a == new, votes.outcome, swapped)[keep],
+        weight=votes.weight[keep],
+        scores=None,
+    )
+    chosen = chosen.select(np.bincount(chosen.prompt, minlength=len(votes.prompts)) > 0)
+    counts = VoteCounts(
+        len(chosen), len(chosen.prompts), int((~mine).sum()), int(unknown.sum()), strangers, int(ties.sum())
+    )
+    return chosen, counts
