@@ -50,7 +50,8 @@ def costs(tmp_path):
 
 def test_help_lists_the_commands_of_the_adapters_too():
     text = p2l("--help")
-    for command in ("train", "export", "score", "leaderboard", "evaluate", "route"):
+    commands = ("train", "scaling", "evaluate", "export", "add-model", "remove-model", "rename-model")
+    for command in (*commands, "score", "leaderboard", "route", "votes"):
         assert f"\n  {command} " in text
         assert "Usage" in p2l(command, "--help")
 
