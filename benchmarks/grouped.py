@@ -48,7 +48,7 @@ def step(
         items = [dataset[i] for i in range(first, min(first + rows, len(dataset)))]
         loss = learner(**collate(items))["loss"] * len(items) / scale
         loss.backward()
-        total += float(loss)
+        total += loss.item()
     return time.perf_counter() - started, total
 
 
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--file", default="llmrouter_scores.parquet")
     parser.add_argument("--backbone", default="minilm")
-    parser.add_argument("--prompts", type=int, default=32)
+    parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--rows", type=int, default=32, help="items of one forward pass")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
@@ -84,7 +84,7 @@ def main() -> None:
     assert abs(first - second) < 1e-5 * abs(first), losses
     a, b = gradients.values()
     assert float((a - b).norm() / a.norm()) < 1e-4
-    print(f"{options.file}: {len(votes.prompts)} prompts, {len(votes)} votes; {platform.processor()},")
+    print(f"{options.file}: {len(votes.prompts)} prompts, {len(votes)} votes; {platform.machine()},")
     print(f"{torch.get_num_threads()} threads; loss {first:.6f} and {second:.6f}\n")
     print("| forward passes | seconds per pass over the votes | votes per second |\n|:---|---:|---:|")
     medians = {name: statistics.median(values) for name, values in seconds.items()}
