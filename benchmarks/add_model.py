@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from onnx_export.export import export
 from onnx_export.head import find_head, load_graph, read_states
@@ -121,14 +122,14 @@ def judge(name: str, without: Bundle, training: Votes, test: Votes, full: Scores
     everything, _ = votes_of(training, name, old, "grk")
     head = find_head(load_graph(without.folder), without.folder)
     task = Task.of("grk", everything, *read_states(without, everything.prompts))
-    _, level, mean = fit_new_model(task, head.weight, head.bias, 0.0)
     results.append(("not in the bundle", 0, None, routed_scores(test, names, own), None))
-    add("mean row", 0, mean.coefs(states), None)
-    add("mean row, own level", len(everything), level.coefs(states), None)
+    add("mean row", 0, fit_new_model(task, head.weight, head.bias, 0.0)[2].coefs(states), None)
+    for share in (SHARES[0], SHARES[-1]):
+        some = task.select(shared(everything, share))
+        level = fit_new_model(some, head.weight, head.bias, 0.0)[1]
+        add(f"mean row, own level from {share:.0%}", len(some.prompt), level.coefs(states), None)
     for share in SHARES:
-        part = training.select(
-            held_out(training.prompts, share, 1) if share < 1 else np.ones(len(training.prompts), bool)
-        )
+        part = training.select(shared(training, share))
         with tempfile.TemporaryDirectory() as folder:
             started = time.perf_counter()
             bundle, figures = add_model(without, part, name, Path(folder) / "bundle", fraction=0)
@@ -165,6 +166,11 @@ def judge(name: str, without: Bundle, training: Votes, test: Votes, full: Scores
         f"{with_loss.sum() / n_rest.sum():.4f} with it ({signed(without_loss, with_loss, n_rest)}).\n"
     )
     return lines, line
+
+
+def shared(votes: Votes, share: float) -> NDArray[np.bool_]:
+    """(P,) the prompts of a share of the votes; a smaller share is part of a larger one."""
+    return held_out(votes.prompts, share, 1) if share < 1 else np.ones(len(votes.prompts), np.bool_)
 
 
 def vote_losses(votes: Votes, beta: Array, raw_eta: Array) -> Array:
