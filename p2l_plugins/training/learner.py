@@ -35,10 +35,10 @@ class Learner(nn.Module):
 
     Beside the votes, two terms use the categories of the training prompts, which inference does not need:
 
-    - `category_prior`: ½ κ · mean over models of (Δβ(z) − Δβ_c)², with Δβ the coefficients less their mean over the
-      file's models, and Δβ_c those of the category's leaderboard: a normal prior on how the models of a prompt differ.
-      One prompt's votes are noisy, and routing chooses among models that are close. What all models share (how hard a
-      prompt is) stays free.
+    - `category_prior`: ½ κ · (mean over models of (Δβ(z) − Δβ_c)² + (raw_eta(z) − raw_eta_c)²), with Δβ the
+      coefficients less their mean over the file's models, and Δβ_c, raw_eta_c those of the category's leaderboard: a
+      normal prior on how the models of a prompt differ and tie. One prompt's votes are noisy, and routing chooses among
+      models that are close. What all models share (how hard a prompt is) stays free.
     - `category_weight`: weight of the cross-entropy of a linear classifier on the pooled state, which is thrown away.
 
     Args:
@@ -57,6 +57,7 @@ class Learner(nn.Module):
         self.has_prior = categories is not None and bool(categories.prior.any())
         if categories is not None:
             self.register_buffer("prior", torch.from_numpy(categories.prior).float(), persistent=False)
+            self.register_buffer("raw_eta", torch.from_numpy(categories.raw_eta).float(), persistent=False)
             known = torch.from_numpy(categories.known).float()
             self.register_buffer("known", known, persistent=False)
             self.register_buffer(
@@ -100,9 +101,12 @@ class Learner(nn.Module):
         if self.training and self.has_prior:
             known = cast(Tensor, self.known)[category]
             distance = (_centred(coefs.float(), known) - cast(Tensor, self.centre)[category]).square().sum(dim=1)
+            distance = distance / known.sum(dim=1)
+            if raw_eta is not None:
+                distance = distance + (raw_eta.float() - cast(Tensor, self.raw_eta)[category]).square()
             total = torch.zeros_like(distance).index_add(0, vote_prompt, vote_weight)  # as much as the prompt's votes
             kappa = cast(Tensor, self.prior)[category]
-            loss = loss + 0.5 * (kappa * total * distance / known.sum(dim=1)).mean()
+            loss = loss + 0.5 * (kappa * total * distance).mean()
         return {"loss": loss}
 
 

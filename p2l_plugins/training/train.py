@@ -248,6 +248,7 @@ def arguments(config: TrainConfig, partial: Path, steps: int, processes: int, wa
         learning_rate=config.learning_rate,
         lr_scheduler_type="constant_with_warmup" if config.schedule == "constant" else config.schedule,
         warmup_steps=config.warmup,
+        max_grad_norm=config.max_grad_norm,
         seed=config.seed,
         bf16=config.bf16,
         save_strategy="steps",

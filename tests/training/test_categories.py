@@ -57,11 +57,14 @@ def test_the_prior_is_the_weighted_squared_distance_of_differences(labelled, tin
     with torch.no_grad():
         without = Learner(p2l).train()(**batch)["loss"]
         with_prior = Learner(p2l, found).train()(**batch)["loss"]
-        coefs = p2l.scores(batch["input_ids"], batch["attention_mask"])[0].numpy().astype(np.float64)
+        scores = p2l.scores(batch["input_ids"], batch["attention_mask"])
+    coefs, raw_eta = (part.numpy().astype(np.float64) for part in scores)
+    ties = raw_eta - found.raw_eta[batch["category"].numpy()]
+    assert (np.abs(ties) > 0.01).any()
     centre = found.coefs[batch["category"].numpy()]
     d = (coefs - coefs.mean(axis=1, keepdims=True)) - (centre - centre.mean(axis=1, keepdims=True))
     total = np.bincount(batch["vote_prompt"].numpy(), batch["vote_weight"].numpy(), minlength=3)
-    expected = 0.5 * 0.7 * (total * (d**2).mean(axis=1)).mean()
+    expected = 0.5 * 0.7 * (total * ((d**2).mean(axis=1) + ties**2)).mean()
     assert float(with_prior - without) == pytest.approx(expected, rel=1e-4)
     learner = Learner(p2l, found).eval()
     with torch.no_grad():
