@@ -30,7 +30,7 @@ class Tap(CustomLogger):
     async def async_log_success_event(self, kwargs, response_obj, start_time, end_time):
         logged = kwargs["standard_logging_object"]["metadata"].get("spend_logs_metadata")
         with open(os.environ["TAP"], "a") as stream:
-            stream.write(json.dumps(logged) + "\\n")
+            stream.write(json.dumps([kwargs["litellm_call_id"], logged]) + "\\n")
 
 tap = Tap()
 """
@@ -184,9 +184,8 @@ def test_loggers_get_the_decision_and_no_text_of_the_prompt(proxy, tap):
     while record is None:
         assert time.monotonic() < end, "the decision did not reach the logger"
         time.sleep(0.1)
-        logged = [json.loads(line) or {} for line in tap.read_text().splitlines()] if tap.exists() else []
-        ms = response.headers["x-p2l-ms"]
-        record = next((entry["p2l"] for entry in logged if "p2l" in entry and f"{entry['p2l']['ms']:.2f}" == ms), None)
+        logged = dict(map(json.loads, tap.read_text().splitlines())) if tap.exists() else {}
+        record = (logged.get(response.headers["x-litellm-call-id"]) or {}).get("p2l")
     assert record["model"] == response.headers["x-p2l-model"]
     assert set(record["values"]) == set(MODELS)
     assert SECRET not in tap.read_text() + proxy.log.read_text() + str(response.headers)
