@@ -163,7 +163,7 @@ def _train(config: TrainConfig, data_dir: Path, partial: Path, state: PartialSta
         some = PromptDataset(sample, encoder.encode(sample.prompts), multiple=config.batch_size)
     learner = Learner(model, categories, config.category_weight)
     if config.gradient_checkpointing:
-        start.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+        start.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
     n = len(training.prompts)
     batch = min(config.batch_size, n)
     steps = max(1, int(np.ceil(config.epochs * max(n // batch, 1))))
