@@ -23,6 +23,7 @@ class PromptDataset(Dataset[dict[str, Any]]):
 
     Args:
         votes: grouped by prompt; ids: token ids of each prompt; categories: (P,) index of each prompt's category.
+        others: token ids of other forms of the prompts; item `i + k · P` is prompt i in its form k.
         multiple: the length is filled up to a multiple of this with items without votes, so that every process of an
             evaluation gets the same number of full batches.
     """
@@ -33,8 +34,10 @@ class PromptDataset(Dataset[dict[str, Any]]):
         ids: Sequence[Sequence[int]],
         categories: NDArray[np.int64] | None = None,
         multiple: int = 1,
+        others: Sequence[Sequence[Sequence[int]]] = (),
     ) -> None:
         self.votes, self.ids = votes, ids
+        self.forms = (ids, *others)
         self.length = -(-len(ids) // multiple) * multiple
         self.categories = np.zeros(len(ids), np.int64) if categories is None else categories
         self.bounds = np.searchsorted(votes.prompt, np.arange(len(votes.prompts) + 1))
@@ -43,10 +46,11 @@ class PromptDataset(Dataset[dict[str, Any]]):
         return self.length
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        if i >= len(self.ids):
+        if i >= len(self.ids) * len(self.forms):
             return {"input_ids": self.ids[-1], "category": 0, "votes": slice(0, 0)}
+        form, i = divmod(i, len(self.ids))
         return {
-            "input_ids": self.ids[i],
+            "input_ids": self.forms[form][i],
             "category": int(self.categories[i]),
             "votes": slice(int(self.bounds[i]), int(self.bounds[i + 1])),
         }
@@ -85,11 +89,15 @@ class PromptSampler(Sampler[int]):
             prompts each time, so that every step weighs the same on any number of processes.
         seed: of the order.
         times: (P,) time of each prompt; given, the order is by time, oldest first, and not shuffled.
+        forms: of each prompt; epoch e takes form e modulo this.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, times: Array | None = None) -> None:
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, seed: int, times: Array | None = None, forms: int = 1
+    ) -> None:
         super().__init__()
         self.lengths, self.batch_size, self.seed, self.times = np.asarray(lengths), batch_size, seed, times
+        self.forms = forms
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -101,8 +109,9 @@ class PromptSampler(Sampler[int]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
+        first = (self.epoch % self.forms) * len(self.lengths)
         if self.times is not None:
-            return iter(np.argsort(self.times, kind="stable")[: len(self)].tolist())
+            return iter((first + np.argsort(self.times, kind="stable")[: len(self)]).tolist())
         rng = np.random.default_rng([self.seed, self.epoch])
         order = rng.permutation(len(self.lengths))[: len(self)]
         size = self.batch_size
@@ -110,4 +119,4 @@ class PromptSampler(Sampler[int]):
         parts = [order[start : start + step] for start in range(0, len(order), step)]
         ordered = np.concatenate([part[np.argsort(self.lengths[part], kind="stable")] for part in parts])
         batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]
-        return iter(np.concatenate([batches[i] for i in rng.permutation(len(batches))]).tolist())
+        return iter((first + np.concatenate([batches[i] for i in rng.permutation(len(batches))])).tolist())

@@ -65,6 +65,8 @@ class TrainConfig(BaseModel):
     head_weight_decay: float = Field(default=0.01, ge=0)
     category_weight: float = Field(default=0.0, ge=0)
     category_prior: float = Field(default=0.0, ge=0)
+    unseen_prior: float = Field(default=0.0, ge=0)
+    option_orders: int = Field(default=1, ge=1, le=100)
     max_grad_norm: float = Field(default=1.0, gt=0)
     warmup: float = Field(default=0.1, ge=0, lt=1)
     schedule: Schedule = "linear"

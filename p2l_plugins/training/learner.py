@@ -19,7 +19,7 @@ from p2l_plugins.training.categories import Categories
 from p2l_plugins.training.config import TrainConfig
 from p2l_plugins.training.data import Votes
 from p2l_plugins.training.losses import vote_losses
-from p2l_plugins.training.marginal import fit_marginal
+from p2l_plugins.training.marginal import align, fit_marginal
 from p2l_plugins.training.model import P2LModel
 
 
@@ -33,24 +33,30 @@ class NotANumber(Exception):
 class Learner(nn.Module):
     """The P2L model and the loss of a batch.
 
-    Beside the votes, two terms use the categories of the training prompts, which inference does not need:
+    Beside the votes, three terms use the categories of the training prompts, which inference does not need:
 
     - `category_prior`: ½ κ · (mean over models of (Δβ(z) − Δβ_c)² + (raw_eta(z) − raw_eta_c)²), with Δβ the
       coefficients less their mean over the file's models, and Δβ_c, raw_eta_c those of the category's leaderboard: a
       normal prior on how the models of a prompt differ and tie. One prompt's votes are noisy, and routing chooses among
       models that are close. What all models share (how hard a prompt is) stays free.
+    - `unseen_prior`: the same for the models that the prompt's file lacks, towards their place on the files' common
+      scale; else nothing would hold their coefficients on such prompts.
     - `category_weight`: weight of the cross-entropy of a linear classifier on the pooled state, which is thrown away.
 
     Args:
         p2l: the model.
-        categories: of the training prompts, with κ; None turns both terms off.
+        categories: of the training prompts, with κ; None turns all three off.
         weight: `category_weight`.
+        unseen_prior: its κ.
     """
 
-    def __init__(self, p2l: P2LModel, categories: Categories | None = None, weight: float = 0.0) -> None:
+    def __init__(
+        self, p2l: P2LModel, categories: Categories | None = None, weight: float = 0.0, unseen_prior: float = 0.0
+    ) -> None:
         super().__init__()
         self.p2l = p2l
         self.weight = weight
+        self.unseen_prior = unseen_prior if categories is not None and categories.unseen.any() else 0.0
         self.classifier = None
         if categories is not None and weight:
             self.classifier = nn.Linear(p2l.head.in_features, len(categories.names))
@@ -60,9 +66,9 @@ class Learner(nn.Module):
             self.register_buffer("raw_eta", torch.from_numpy(categories.raw_eta).float(), persistent=False)
             known = torch.from_numpy(categories.known).float()
             self.register_buffer("known", known, persistent=False)
-            self.register_buffer(
-                "centre", _centred(torch.from_numpy(categories.coefs).float(), known), persistent=False
-            )
+            self.register_buffer("unseen", torch.from_numpy(categories.unseen).float(), persistent=False)
+            table = torch.from_numpy(np.where(categories.unseen, categories.unseen_coefs, categories.coefs)).float()
+            self.register_buffer("centre", _centred(table, known), persistent=False)
 
     def forward(
         self,
@@ -98,22 +104,24 @@ class Learner(nn.Module):
         if self.training and self.classifier is not None:
             logits = self.classifier(state.to(self.classifier.weight.dtype)).float()
             loss = loss + self.weight * cross_entropy(logits, category)
-        if self.training and self.has_prior:
+        if self.training and (self.has_prior or self.unseen_prior):
             known = cast(Tensor, self.known)[category]
-            distance = (_centred(coefs.float(), known) - cast(Tensor, self.centre)[category]).square().sum(dim=1)
-            distance = distance / known.sum(dim=1)
+            off = (_centred(coefs.float(), known) - cast(Tensor, self.centre)[category]).square()
+            distance = (off * known).sum(dim=1) / known.sum(dim=1)
             if raw_eta is not None:
                 distance = distance + (raw_eta.float() - cast(Tensor, self.raw_eta)[category]).square()
+            distance = distance * cast(Tensor, self.prior)[category]
+            if self.unseen_prior:
+                unseen = cast(Tensor, self.unseen)[category]
+                distance = distance + self.unseen_prior * (off * unseen).sum(dim=1) / unseen.sum(dim=1).clamp(min=1)
             total = torch.zeros_like(distance).index_add(0, vote_prompt, vote_weight)  # as much as the prompt's votes
-            kappa = cast(Tensor, self.prior)[category]
-            loss = loss + 0.5 * (kappa * total * distance).mean()
+            loss = loss + 0.5 * (total * distance).mean()
         return {"loss": loss}
 
 
 def _centred(coefs: Tensor, known: Tensor) -> Tensor:
-    """Coefficients (N, M) less their mean over the known models (N, M), 0 elsewhere."""
-    mean = (coefs * known).sum(dim=1, keepdim=True) / known.sum(dim=1, keepdim=True)
-    return (coefs - mean) * known
+    """Coefficients (N, M) less their mean over the known models (N, M)."""
+    return coefs - (coefs * known).sum(dim=1, keepdim=True) / known.sum(dim=1, keepdim=True)
 
 
 class VoteTrainer(Trainer):
@@ -139,7 +147,8 @@ class VoteTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> PromptSampler:
         args = self.args
         size = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-        return PromptSampler([len(i) for i in self.train_dataset.ids], size, args.seed, self._times)  # type: ignore[union-attr]
+        data = cast(PromptDataset, self.train_dataset)
+        return PromptSampler([len(i) for i in data.ids], size, args.seed, self._times, len(data.forms))
 
     def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         self.data_collator = VoteCollator(dataset.votes, self._pad_id)
@@ -235,19 +244,15 @@ def _marginal(
 ) -> tuple[list[str], Array, float | None]:
     """The models, their coefficients (M,) and raw_eta: the marginal leaderboards of the sources.
 
-    A model of several sources, and raw_eta, get the mean over their prompts. One leaderboard fitted to all sources at
-    once would have to explain every source's ties with a single raw_eta, and bend the coefficients for it.
+    Sources that share models are put on one scale by `align`; raw_eta is the mean over the prompts. One leaderboard
+    fitted to all sources at once would have to explain every source's ties with a single raw_eta, and bend the
+    coefficients for it.
     """
     names = list(models)
-    total, count = np.zeros(len(names)), np.zeros(len(names))
-    eta = 0.0
-    prompts = sum(len(part.prompts) for part in sources if len(part))
-    for part in sources:
-        if not len(part):
-            continue
-        coefs, raw_eta = fit_marginal(part, config.family)
-        index = [names.index(name) for name in part.models]
-        total[index] += len(part.prompts) * coefs
-        count[index] += len(part.prompts)
-        eta += len(part.prompts) * (raw_eta or 0.0)
-    return names, total / np.maximum(count, 1), eta / prompts if has_eta(config.family) else None
+    parts = [part for part in sources if len(part)]
+    fits = [fit_marginal(part, config.family) for part in parts]
+    columns = [np.array([names.index(name) for name in part.models]) for part in parts]
+    sizes = [float(len(part.prompts)) for part in parts]
+    coefs, _ = align(columns, [beta for beta, _ in fits], sizes)
+    eta = float(np.average([raw_eta or 0.0 for _, raw_eta in fits], weights=sizes))
+    return names, coefs, eta if has_eta(config.family) else None

@@ -28,6 +28,7 @@ from p2l_plugins.training.config import Source, TrainConfig
 from p2l_plugins.training.data import Votes, check_family, held_out, merge, read_votes, ungrounded
 from p2l_plugins.training.learner import Learner, NotANumber, VoteTrainer, optimizer, start_head
 from p2l_plugins.training.marginal import fit_marginal
+from p2l_plugins.training.options import shuffled_options
 from p2l_plugins.training.report import draw_learning_curve
 
 #: Prompts of one evaluation during training; early stopping looks at all of them.
@@ -161,7 +162,10 @@ def _train(config: TrainConfig, data_dir: Path, partial: Path, state: PartialSta
     if config.early_stopping is None and len(watched.prompts) > EVALUATION_PROMPTS:
         sample = _sample(watched, EVALUATION_PROMPTS, config.seed)
         some = PromptDataset(sample, encoder.encode(sample.prompts), multiple=config.batch_size)
-    learner = Learner(model, categories, config.category_weight)
+    rng = np.random.default_rng(config.seed)
+    orders = [shuffled_options(training.prompts, rng) for _ in range(config.option_orders - 1)]
+    others = [encoder.encode(prompts) for prompts in orders]
+    learner = Learner(model, categories, config.category_weight, config.unseen_prior)
     if config.gradient_checkpointing:
         start.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
     n = len(training.prompts)
@@ -171,7 +175,7 @@ def _train(config: TrainConfig, data_dir: Path, partial: Path, state: PartialSta
     trainer = VoteTrainer(
         learner,
         arguments(config, partial, steps, state.num_processes, bool(len(watched))),
-        train_dataset=PromptDataset(training, encoder.encode(training.prompts), categories.of_prompt),
+        train_dataset=PromptDataset(training, encoder.encode(training.prompts), categories.of_prompt, others=others),
         eval_dataset=some if len(watched) else None,
         pad_id=start.form.pad_id,
         times=training.times if order == "chronological" else None,
