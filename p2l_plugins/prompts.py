@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jinja2 import TemplateError
@@ -27,6 +28,15 @@ Prompt = str | Sequence[str]
 Turns = tuple[str, ...]
 
 CLS_REPLACEMENT = "<cls>"
+
+#: Characters per token that the first cut of a long text allows for; where they give too few tokens, it cuts less.
+CHARS_PER_TOKEN = 8
+
+#: Tokens after a cut that are not used: the first ones may be others than in the whole text.
+CUT_SLACK = 64
+
+#: Every tokenizer that splits text into words first ends a word before a single space.
+_WORD_START = re.compile(r"(?<=\S) (?=\S)")
 
 
 def clean(text: str) -> str:
@@ -114,8 +124,20 @@ class TextForm(BaseModel):
     special_tokens: dict[str, str] = {}
 
 
+class Tokens(NamedTuple):
+    """Token ids of a prompt, at most the form's `max_length`, and whether it had more."""
+
+    ids: list[int]
+    truncated: bool
+
+
 class TextEncoder:
-    """Turns → token ids, without transformers.
+    """Turns → token ids, without transformers. Safe to call from several threads.
+
+    Of a prompt of megabytes only the end is tokenised. The text is cut at a space between words, some tokens more than
+    needed are read after the cut, and where that gives too few, a longer end is read; so the ids are those of the whole
+    text. The exception is a text without such a space for hundreds of characters around the cut, which is made where it
+    falls: one run of the same letters or spaces for all that length may then be divided otherwise than in the whole.
 
     Args:
         tokenizer: a `tokenizers` tokenizer; its truncation, padding and special-token settings are replaced.
@@ -133,8 +155,19 @@ class TextEncoder:
         if form.form == "chat" and (chat_template is None or not form.cls_token):
             raise BundleError("the text form 'chat' needs a chat template and a CLS token")
         tokenizer.no_padding()
-        tokenizer.enable_truncation(form.max_length, direction="left")
+        tokenizer.no_truncation()
         tokenizer.encode_special_tokens = form.form == "plain"
+        self._before, self._after = self._added() if form.form == "plain" else ([], [])
+        self._kept = form.max_length - len(self._before) - len(self._after)
+        if self._kept < 1:
+            raise BundleError(f"max_length is {form.max_length}, which leaves no room for a prompt's tokens")
+
+    def _added(self) -> tuple[list[int], list[int]]:
+        """The special tokens that the tokenizer puts before and after a text."""
+        ids = self.tokenizer.encode("a").ids
+        text = self.tokenizer.encode("a", add_special_tokens=False).ids
+        before = next(i for i in range(len(ids)) if ids[i : i + len(text)] == text)
+        return ids[:before], ids[before + len(text) :]
 
     @classmethod
     def from_folder(cls, folder: Path, form: TextForm) -> TextEncoder:
@@ -173,10 +206,42 @@ class TextEncoder:
         return text + cls_token
 
     def encode(self, prompts: Sequence[Turns]) -> list[list[int]]:
-        """Token ids per prompt, unpadded, at most `max_length` of them, cut on the left."""
+        """Token ids per prompt, unpadded, at most `max_length` of them, cut on the left.
+
+        Raises:
+            PromptError: the chat template refuses a prompt's turns.
+        """
+        return [tokens.ids for tokens in self.tokens(prompts)]
+
+    def tokens(self, prompts: Sequence[Turns]) -> list[Tokens]:
+        """As `encode`, and whether each prompt was cut."""
         texts = [self.text(turns) for turns in prompts]
-        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=self.form.form == "plain")
-        return [encoding.ids for encoding in encodings]
+        size = CHARS_PER_TOKEN * (self._kept + CUT_SLACK)
+        starts = [_cut(text, size) for text in texts]
+        ends = [text[start:] for text, start in zip(texts, starts, strict=True)]
+        encodings = self.tokenizer.encode_batch_fast(ends, add_special_tokens=False)
+        return [
+            self._tokens(text, start, encoding.ids, size)
+            for text, start, encoding in zip(texts, starts, encodings, strict=True)
+        ]
+
+    def _tokens(self, text: str, start: int, ids: list[int], size: int) -> Tokens:
+        """Tokens of a text from the ids of its end, which is read again, longer, while they are too few."""
+        while start and len(ids) < self._kept + CUT_SLACK:
+            size *= 4
+            start = _cut(text, size)
+            ids = self.tokenizer.encode_batch_fast([text[start:]], add_special_tokens=False)[0].ids
+        truncated = len(ids) > self._kept
+        return Tokens([*self._before, *ids[-self._kept :], *self._after], truncated)
+
+
+def _cut(text: str, size: int) -> int:
+    """Where the last `size` characters begin, moved to a space between words; 0 where the text is no longer."""
+    start = len(text) - size
+    if start <= 0:
+        return 0
+    found = _WORD_START.search(text, start, start + size // 4)
+    return found.start() if found else start
 
 
 def pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -5,23 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from p2l_plugins.bundle import Bundle, find_bundle, resolve_model
-from p2l_plugins.errors import BundleError, ConfigError, PromptError
+from p2l_plugins.errors import PromptError
 from p2l_plugins.leaderboard import Leaderboard, aggregate, win_rate_over_others
 from p2l_plugins.outcomes import Array, Family, has_eta, win_matrix
 from p2l_plugins.prompts import Prompt, TextEncoder, Turns, as_turns, pad
-
-Floats = NDArray[np.float32]
+from p2l_plugins.session import Floats, Ids, Session
 
 #: Padded tokens in one run of the model: bounds its memory, and keeps short prompts from waiting for long ones.
 BATCH_TOKENS = 4096
-
-DEVICES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 @dataclass(frozen=True)
@@ -35,6 +31,8 @@ class Scores:
         family: outcome model.
         aliases: other names of models.
         ungrounded: models that compare among themselves only.
+        truncated: (N,) whether each prompt was longer than the bundle's maximum and so cut on the left; None where the
+            scores were not made from prompts.
     """
 
     models: tuple[str, ...]
@@ -43,6 +41,7 @@ class Scores:
     family: Family
     aliases: dict[str, str] = field(default_factory=dict, repr=False)
     ungrounded: frozenset[str] = field(default=frozenset(), repr=False)
+    truncated: NDArray[np.bool_] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.coefs)
@@ -71,32 +70,33 @@ class P2L:
         bundle: folder and manifest.
     """
 
-    def __init__(self, bundle: Bundle, device: str = "cpu", threads: int = 0) -> None:
+    def __init__(self, bundle: Bundle, device: str = "cpu", threads: int = 0, cuda_graphs: bool = False) -> None:
         """
         Args:
             bundle: a checked bundle.
-            device: `cpu` or `cuda`.
+            device: `cpu` or `cuda`; never another one than was asked for.
             threads: threads of one run; 0 lets ONNX Runtime choose.
+            cuda_graphs: record the kernels of small batches, for small models on `cuda`.
 
         Raises:
             ConfigError: ONNX Runtime is missing, or the device is not available.
-            BundleError: ONNX Runtime can't read the model, or it has other inputs or outputs than the manifest says.
+            BundleError: ONNX Runtime can't run the model, or it has other inputs or outputs than the manifest says.
         """
         self.bundle = bundle
-        manifest = bundle.manifest
-        self._session = _session(bundle, device, threads)
-        self._outputs = ["coefs", "raw_eta"] if has_eta(manifest.family) else ["coefs"]
-        self._encoder = TextEncoder.from_folder(bundle.folder, manifest.text)
+        self._session = Session(bundle, device, threads, cuda_graphs)
+        self._encoder = TextEncoder.from_folder(bundle.folder, bundle.manifest.text)
 
     @classmethod
-    def load(cls, source: str | Path = "starter", device: str = "cpu", threads: int = 0) -> P2L:
+    def load(
+        cls, source: str | Path = "starter", device: str = "cpu", threads: int = 0, cuda_graphs: bool = False
+    ) -> P2L:
         """Loads a bundle: a folder, a Hugging Face hub id, or `starter`, the one that ships with the package.
 
         Raises:
             BundleError: no bundle there, or one that is damaged.
             ConfigError: as `P2L`.
         """
-        return cls(Bundle.open(find_bundle(source)), device, threads)
+        return cls(Bundle.open(find_bundle(source)), device, threads, cuda_graphs)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -112,6 +112,15 @@ class P2L:
     def fingerprint(self) -> str:
         """Hash over all that changes a score."""
         return self.bundle.manifest.fingerprint
+
+    @property
+    def batch_tokens(self) -> int:
+        """Padded tokens of one run; 1 where each prompt runs alone."""
+        return batch_tokens(self.bundle.manifest.precision, self.bundle.manifest.route)
+
+    def warm_up(self) -> None:
+        """Scores one word, so that the first request does not pay for what is done once."""
+        self.score_turns([("word",)])
 
     def index(self, model: str) -> int:
         """Column of a model, by its name or an alias.
@@ -146,26 +155,39 @@ class P2L:
         manifest = self.bundle.manifest
         coefs = np.empty((len(prompts), len(manifest.models)), np.float32)
         raw_eta = np.empty(len(prompts), np.float32) if has_eta(manifest.family) else None
-        ids = self._encoder.encode(prompts)
-        for rows in batches([len(row) for row in ids], batch_tokens(manifest.precision)):
-            input_ids, mask = pad([ids[i] for i in rows], manifest.text.pad_id)
-            outputs = self._session.run(self._outputs, {"input_ids": input_ids, "attention_mask": mask})
-            coefs[rows] = outputs[0]
+        tokens = self._encoder.tokens(prompts)
+        for rows in batches([len(row.ids) for row in tokens], self.batch_tokens):
+            scores = self.run(*pad([tokens[i].ids for i in rows], manifest.text.pad_id))
+            coefs[rows] = scores.coefs
             if raw_eta is not None:
-                raw_eta[rows] = outputs[1]
+                raw_eta[rows] = scores.raw_eta
             if progress is not None:
                 progress(len(rows))
+        truncated = np.array([row.truncated for row in tokens], np.bool_)
+        return self._scores(coefs, raw_eta, truncated)
+
+    def run(self, input_ids: Ids, attention_mask: Ids) -> Scores:
+        """One run over token ids of the bundle's tokenizer, (N, L) int64, padded on the right.
+
+        Raises:
+            PromptError: padding that is not on the right, an empty row, shapes that differ, or more tokens than the
+                bundle's maximum.
+        """
+        return self._scores(*self._session.run(input_ids, attention_mask))
+
+    def _scores(self, coefs: Floats, raw_eta: Floats | None, truncated: NDArray[np.bool_] | None = None) -> Scores:
+        manifest = self.bundle.manifest
         apart = frozenset(manifest.ungrounded)
-        return Scores(manifest.models, coefs, raw_eta, manifest.family, manifest.aliases, apart)
+        return Scores(manifest.models, coefs, raw_eta, manifest.family, manifest.aliases, apart, truncated)
 
 
-def batch_tokens(precision: str, tokens: int = BATCH_TOKENS) -> int:
+def batch_tokens(precision: str, route: str = "plain", tokens: int = BATCH_TOKENS) -> int:
     """Padded tokens of one run; 1 runs each prompt alone.
 
-    int8 does: its activations share one scale per run, so that in a batch a prompt's scores would depend on its
-    neighbours, and the cache on who came first.
+    int8 on the plain route does: its activations share one scale per run, so that in a batch a prompt's scores would
+    depend on its neighbours, and the cache on who came first. On the fused route every token has its own scale.
     """
-    return 1 if precision == "int8" else tokens
+    return 1 if precision == "int8" and route == "plain" else tokens
 
 
 def batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
@@ -178,39 +200,3 @@ def batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
         batch.append(i)
     if batch:
         yield batch
-
-
-def _session(bundle: Bundle, device: str, threads: int) -> Any:
-    if device not in DEVICES:
-        raise ConfigError(f"device {device!r} is not known; valid: {', '.join(DEVICES)}")
-    try:
-        import onnxruntime as ort
-    except ImportError:
-        raise ConfigError(
-            "scoring needs ONNX Runtime: pip install 'p2l-plugins[cpu]' (or 'p2l-plugins[gpu]' with CUDA)"
-        ) from None
-    provider = DEVICES[device]
-    if provider not in ort.get_available_providers():
-        raise ConfigError(f"device {device!r} is not available: this ONNX Runtime has no {provider}")
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
-    path = bundle.folder / "model.onnx"
-    try:
-        session = ort.InferenceSession(str(path), options, providers=[provider])
-    except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
-        raise BundleError(f"{path}: ONNX Runtime can't load it ({str(error).splitlines()[0]})") from None
-    if session.get_providers()[0] != provider:
-        raise ConfigError(f"device {device!r} is not available: ONNX Runtime fell back to {session.get_providers()[0]}")
-    inputs = {value.name for value in session.get_inputs()}
-    outputs = {value.name: value.shape for value in session.get_outputs()}
-    manifest = bundle.manifest
-    expected = {"coefs", "raw_eta"} if has_eta(manifest.family) else {"coefs"}
-    if inputs != {"input_ids", "attention_mask"} or set(outputs) != expected:
-        raise BundleError(
-            f"{path}: inputs {sorted(inputs)} and outputs {sorted(outputs)} are not those of {manifest.family}"
-        )
-    width = outputs["coefs"][-1]
-    if width != len(manifest.models):
-        raise BundleError(f"{path}: the head has {width} outputs, but p2l.json names {len(manifest.models)} models")
-    return session

