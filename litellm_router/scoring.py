@@ -1,30 +1,35 @@
 """Scores of a prompt within a deadline, and never on the event loop.
 
-The bundle is loaded once, in a thread of its own. A prompt's scores come from the cache in this process, else from a
-small pool of threads. Identical prompts in flight are scored once. Whoever waits gives up at the deadline; the scoring
-goes on and fills the cache, so that the next request finds it.
+The bundle is loaded once, in a thread of its own. A prompt's scores come from the cache in this process, else from the
+one in Redis that services share, else from an engine, whose threads score in batches. Identical prompts in flight are
+scored once. Whoever waits gives up at the deadline; the scoring goes on and fills the cache, so that the next request
+finds it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple, Protocol, TypeVar
+from concurrent.futures import CancelledError, Future
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from litellm_router.settings import P2LSettings
 from p2l_plugins import routing
 from p2l_plugins.cache import Entry, cache_key
-from p2l_plugins.cache.memory import MemoryCache
-from p2l_plugins.errors import P2LError
+from p2l_plugins.cache.lease import Leases
+from p2l_plugins.engine import Busy, Engine
+from p2l_plugins.errors import ConfigError, P2LError
 from p2l_plugins.outcomes import Array, Family, has_eta
 from p2l_plugins.prompts import Turns
 from p2l_plugins.scorer import P2L, Scores
+
+log = logging.getLogger("litellm_router")
 
 #: Different prompts that may wait for their scores; more would only wait until their deadline.
 MAX_PENDING = 64
@@ -88,7 +93,9 @@ def load_bundle(settings: P2LSettings) -> Scorer:
     Raises:
         P2LError: no such bundle, a damaged one, or no ONNX Runtime.
     """
-    return P2L.load(settings.bundle, threads=settings.threads)
+    p2l = P2L.load(settings.bundle, threads=settings.threads)
+    p2l.warm_up()
+    return p2l
 
 
 class Scoring:
@@ -97,8 +104,12 @@ class Scoring:
     Args:
         settings: bundle, threads and size of the cache.
         load: gives the scorer; called in a thread.
-        workers: prompts that are scored at the same time.
-        max_pending: different prompts that may wait.
+        workers: batches that are scored at the same time.
+        max_pending: different prompts that may wait or be scored.
+        client: gives the Redis client of the running event loop, or None, where the settings name no url.
+
+    Attributes:
+        cache: of scores.
     """
 
     def __init__(
@@ -107,15 +118,25 @@ class Scoring:
         load: Callable[[P2LSettings], Scorer] = load_bundle,
         workers: int = 2,
         max_pending: int = MAX_PENDING,
+        client: Callable[[], Any] | None = None,
     ) -> None:
         self.settings = settings
         self._load = load
-        self._max_pending = max_pending
-        self._cache = MemoryCache(settings.cache_entries, settings.cache_ttl_s)
-        self._executor = ThreadPoolExecutor(workers, thread_name_prefix="p2l-score")
+        self._workers, self._max_pending = workers, max_pending
+        cache = settings.cache
+        try:
+            self.cache, self._secret = cache.build(client), cache.key_secret()
+        except ConfigError as error:
+            log.error("p2l: p2l_settings.%s; scores are kept in this process only", error)
+            self.cache, self._secret = cache.model_copy(update={"shared": False, "url": None}).build(), b""
+        self._namespace = cache.namespace
+        shared = self.cache.shared
+        self._leases = Leases(shared, cache.lease_ms / 1e3) if cache.lease_ms and shared is not None else None
+        self._engine: Engine | None = None
+        self._closed = False
         self._lock = threading.Lock()
         self._pending: dict[str, Future[Entry]] = {}
-        self._values: OrderedDict[tuple[str, str, tuple[int, ...]], Array] = OrderedDict()
+        self._values: OrderedDict[tuple[object, ...], Array] = OrderedDict()
         self._loading: Future[Scorer] | None = None
         self._load_failed_at = 0.0
 
@@ -158,15 +179,32 @@ class Scoring:
             raise NotRoutedError("bundle", f"p2l_settings.bundle = {self.settings.bundle!r}: {detail}")
         return loading.result()
 
-    def values(self, scorer: Scorer, scored: Scored, columns: Sequence[int], objective: str) -> Array:
-        """Value of each model of a group for a prompt; the opponents of a win rate are the group's own models."""
-        key = (scored.key, objective, tuple(columns))
+    def values(
+        self,
+        scorer: Scorer,
+        scored: Scored,
+        columns: Sequence[int],
+        objective: str,
+        opponents: tuple[tuple[int, float], ...] = (),
+    ) -> Array:
+        """Value of each model of a group for a prompt.
+
+        Args:
+            columns: of the group's models.
+            opponents: column and weight of each opponent of a win rate; none: the group's own models, all alike.
+        """
+        key = (scored.key, objective, tuple(columns), opponents)
         with self._lock:
             values = self._values.get(key)
             if values is not None:
                 self._values.move_to_end(key)
                 return values
-        values = routing.values(objective, scorer.family, scored.entry.coefs[list(columns)], scored.entry.raw_eta)
+        rows, weights = list(columns), None
+        if opponents and objective == "win_rate":
+            rows += [column for column, _ in opponents]
+            weights = [0.0] * len(columns) + [weight for _, weight in opponents]
+        values = routing.values(objective, scorer.family, scored.entry.coefs[rows], scored.entry.raw_eta, weights)
+        values = values[: len(columns)]
         with self._lock:
             self._values[key] = values
             if len(self._values) > KEPT_VALUES:
@@ -179,8 +217,8 @@ class Scoring:
         Raises:
             NotRoutedError: `busy` when too many prompts wait, `deadline`, or `scorer` where scoring failed.
         """
-        key = cache_key(scorer.fingerprint, turns)
-        cached = self._cache.get_many([key])[0]
+        key = cache_key(scorer.fingerprint, turns, self._namespace, self._secret)
+        cached = await self._cached(key, len(scorer.models), deadline)
         if cached is not None:
             return Scored(key, cached, hit=True)
         scoring = self._submit(scorer, key, turns)
@@ -193,34 +231,76 @@ class Scoring:
             raise NotRoutedError("scorer", f"scoring failed: {detail}")
         return Scored(key, scoring.result(), hit=False)
 
+    async def _cached(self, key: str, models: int, deadline: float) -> Entry | None:
+        """The entry of a key, also where another process is scoring it now; None for one that is to be scored here."""
+        entry = self.cache.in_memory([key], models)[0]
+        if entry is not None or key in self._pending:
+            return entry
+        entry = (await self.cache.get_many([key], models, deadline - time.monotonic()))[0]
+        if entry is not None or self._leases is None or key in self._pending:
+            return entry
+        if await self._leases.take(key) or key in self._pending:
+            return None
+        return await self._leases.wait(key, models, deadline - time.monotonic())
+
     def _submit(self, scorer: Scorer, key: str, turns: Turns) -> Future[Entry]:
+        loop = asyncio.get_running_loop()
         with self._lock:
             scoring = self._pending.get(key)
             if scoring is not None:
                 return scoring
-            cached = self._cache.get_many([key])[0]
+            scoring = Future()
+            cached = self.cache.memory.get_many([key])[0]
             if cached is not None:  # a scoring that ended after the caller's look at the cache
-                scoring = Future()
                 scoring.set_result(cached)
                 return scoring
-            if len(self._pending) >= self._max_pending:
-                raise NotRoutedError("busy", f"{self._max_pending} prompts wait for their scores")
-            scoring = self._pending[key] = self._executor.submit(self._score, scorer, key, turns)
-            return scoring
+            if self._closed:
+                raise NotRoutedError("busy", "the router is closed")
+            if self._engine is None:
+                # a scorer that does not say how much it can take at once gets one prompt at a time
+                tokens = getattr(scorer, "batch_tokens", 1)
+                self._engine = Engine(scorer, self._workers, self._max_pending, tokens)
+            try:
+                asked = self._engine.submit(turns)
+            except Busy as busy:
+                raise NotRoutedError("busy", str(busy)) from None
+            self._pending[key] = scoring
+        # without the lock: a call-back of what is done already runs at once
+        asked.add_done_callback(lambda done: self._finish(scorer, key, scoring, done, loop))
+        return scoring
 
-    def _score(self, scorer: Scorer, key: str, turns: Turns) -> Entry:
+    def _finish(
+        self,
+        scorer: Scorer,
+        key: str,
+        scoring: Future[Entry],
+        asked: Future[Scores],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        """Keeps what the engine gave, in the engine's thread."""
+        entry: Entry | None = None
+        error: Exception | None = None
         try:
-            scores = scorer.score_turns([turns])
-            entry = _checked(scores, len(scorer.models))
-            self._cache.set_many({key: entry})
-            return entry
-        finally:
-            with self._lock:
-                self._pending.pop(key, None)
+            entry = _checked(asked.result(), len(scorer.models))
+            self.cache.set_soon({key: entry}, loop)
+        except CancelledError:
+            error = NotRoutedError("scorer", "the router is closed")
+        except Exception as raised:  # whatever scoring raised belongs to those who wait for it
+            error = raised
+        with self._lock:  # first, so that whoever sees a failure can try again
+            self._pending.pop(key, None)
+        if entry is None or error is not None:
+            scoring.set_exception(error)
+        else:
+            scoring.set_result(entry)
 
     def close(self) -> None:
         """Takes no more prompts; those that wait are dropped."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            self._closed = True
+            engine = self._engine
+        if engine is not None:
+            engine.close()
 
 
 def _checked(scores: Scores, n_models: int) -> Entry:
@@ -232,7 +312,7 @@ def _checked(scores: Scores, n_models: int) -> Entry:
         raise NotRoutedError("scorer", f"scores of the family {scores.family} without raw_eta")
     if not np.isfinite(coefs).all() or (raw_eta is not None and not np.isfinite(raw_eta)):
         raise NotRoutedError("scorer", "scores that are not finite numbers")
-    return Entry(coefs[0].copy(), raw_eta)
+    return Entry(coefs[0].copy(), raw_eta, None if scores.truncated is None else bool(scores.truncated[0]))
 
 
 async def _finished(future: Future[T], deadline: float) -> bool:

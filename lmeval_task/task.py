@@ -12,7 +12,6 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,10 @@ from tqdm import tqdm
 from lmeval_task import load_p2l
 from lmeval_task.settings import Settings, evaluated_model
 from lmeval_task.source import load_source, prompt_of
+from p2l_plugins.cache.blocking import cached
 from p2l_plugins.errors import DataError, PromptError
 from p2l_plugins.leaderboard import Leaderboard
-from p2l_plugins.prompts import TextEncoder, Turns, as_turns
+from p2l_plugins.prompts import Turns, as_turns
 from p2l_plugins.scorer import P2L, Scores
 
 FILTER = "p2l"
@@ -158,16 +158,16 @@ class P2LLeaderboard(Task):  # type: ignore[misc]  # lm-eval ships no types
 
     def apply_filters(self) -> list[Instance]:
         """Scores the prompts in one go, after the evaluated model has run and before lm-eval reads the results."""
-        with tqdm(total=len(self._turns), desc=f"P2L scores of {self.settings.p2l_source}") as bar:
-            scores = self.p2l.score_turns(self._turns, progress=bar.update)
-        probe = scores if self._probe == self._turns else self.p2l.score_turns(self._probe)
+        label = f"P2L scores of {self.settings.p2l_source}"
+        with tqdm(total=len(self._turns), desc=label) as bar, cached(self.p2l) as scorer:
+            scores = scorer.score_turns(self._turns, progress=bar.update)
+            probe = scores if self._probe == self._turns else scorer.score_turns(self._probe)
         self._rows = _row_models(probe, self.settings.p2l_top)
-        limit = self.p2l.bundle.manifest.text.max_length
-        lengths = [len(ids) for ids in _full_encoder(self.settings.p2l_bundle).encode(self._turns)]
+        truncated = np.zeros(len(scores), np.bool_) if scores.truncated is None else scores.truncated
         for i, instance in enumerate(self._own):
             raw_eta = None if scores.raw_eta is None else round(float(scores.raw_eta[i]), 6)
             coefs = {model: round(float(c), 6) for model, c in zip(scores.models, scores.coefs[i], strict=True)}
-            scored = {"coefs": coefs, "raw_eta": raw_eta, "truncated": lengths[i] > limit}
+            scored = {"coefs": coefs, "raw_eta": raw_eta, "truncated": bool(truncated[i])}
             instance.filtered_resps = {FILTER: scored}
         self._instances = self._own
         return self._instances
@@ -226,13 +226,6 @@ class P2LLeaderboard(Task):  # type: ignore[misc]  # lm-eval ships no types
 def metric_name(model: str) -> str:
     """A row's name. lm-eval splits names at a comma, and W&B at a slash; a bar would break the table."""
     return "p2l_win_rate:" + re.sub(r"[,/|\s]+", "_", model)
-
-
-@cache
-def _full_encoder(bundle: str) -> TextEncoder:
-    """The bundle's text encoder without its limit, to count the prompts that are longer."""
-    loaded = load_p2l(bundle).bundle
-    return TextEncoder.from_folder(loaded.folder, loaded.manifest.text.model_copy(update={"max_length": 2**31 - 1}))
 
 
 def _documents(settings: Settings, metadata: Mapping[str, Any]) -> tuple[list[Any], list[Task]]:

@@ -1,22 +1,52 @@
-"""The score cache: scores of prompts by a hash of their text, under the fingerprint of the bundle that gave them."""
+"""The score cache: scores of prompts by a hash of their text, under the fingerprint of the bundle that gave them.
+
+`MemoryCache` keeps entries in this process, `RedisCache` in a Redis or Valkey that services share, `TieredCache` asks
+the one before the other. No text of a prompt is in a key or a value.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 from p2l_plugins.prompts import Turns, canonical_bytes
-from p2l_plugins.scorer import Floats
+from p2l_plugins.session import Floats
 
 SCHEMA = 1
 NAMESPACE = "p2l"
 
 
 class Entry(NamedTuple):
-    """The scores of one prompt: coefs (M,) float32 and raw_eta, or None for families without it."""
+    """The scores of one prompt.
+
+    Attributes:
+        coefs: (M,) float32.
+        raw_eta: None for families without it.
+        truncated: whether the prompt was longer than the bundle's maximum; None where the scorer did not say.
+    """
 
     coefs: Floats
     raw_eta: float | None
+    truncated: bool | None = None
+
+
+class ScoreCache(Protocol):
+    """What every cache does. Errors of a store are misses and lost writes, never exceptions."""
+
+    async def get_many(
+        self, keys: Sequence[str], models: int | None = None, timeout_s: float | None = None
+    ) -> list[Entry | None]:
+        """The entry of each key, or None.
+
+        Args:
+            keys: made by `cache_key`.
+            models: coefficients that an entry must have; one with another number is a miss.
+            timeout_s: longest wait, where that is shorter than the cache's own deadline.
+        """
+
+    async def set_many(self, entries: Mapping[str, Entry]) -> None:
+        """Keeps the entries; returns when they are kept or lost."""
 
 
 def cache_key(fingerprint: str, turns: Turns, namespace: str = NAMESPACE, secret: bytes = b"") -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from p2l_plugins.cli import evaluate, prompts, training, votes
+from p2l_plugins.cli import cache, evaluate, prompts, training, votes
 from p2l_plugins.cli.common import stderr
 from p2l_plugins.errors import ConfigError, P2LError
 
@@ -53,6 +53,7 @@ for command in (prompts.score, prompts.leaderboard, prompts.route, training.trai
 
 
 app.add_typer(votes.app, name="votes")
+app.add_typer(cache.app, name="cache")
 
 
 def main() -> None:

@@ -1,0 +1,82 @@
+"""The bytes of a value in a shared store: small, versioned, little-endian, with a checksum.
+
+    magic "P2" | version u8 | flags u8 | M u16 | raw_eta f32 | M × f32 | crc32 u32
+
+Flags: 1, raw_eta holds a number; 2, the prompt was truncated; 4, it was not; neither of both, the scorer did not say.
+The checksum covers the key as well, so a value is valid under its own key only. 130 models take 534 bytes.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+
+import numpy as np
+
+from p2l_plugins.cache import Entry
+
+MAGIC = b"P2"
+VERSION = 1
+HAS_ETA, TRUNCATED, WHOLE = 1, 2, 4
+
+#: Most coefficients that the field M can say.
+MAX_MODELS = 0xFFFF
+
+_HEAD = struct.Struct("<2sBBHf")
+_CRC = struct.Struct("<I")
+
+
+class Unreadable(Exception):
+    """A value that is not a valid entry. The message is one word, for counters."""
+
+
+def encode(key: str, entry: Entry) -> bytes:
+    """The value of an entry under its key.
+
+    Raises:
+        ValueError: scores that are not finite, or too many models.
+    """
+    coefs = np.asarray(entry.coefs, "<f4")
+    eta = entry.raw_eta
+    if coefs.ndim != 1 or not 0 < len(coefs) <= MAX_MODELS:
+        raise ValueError(f"coefs have the shape {coefs.shape}, but must be one row of 1 to {MAX_MODELS}")
+    if not np.isfinite(coefs).all() or (eta is not None and not math.isfinite(eta)):
+        raise ValueError("scores that are not finite numbers are not kept")
+    flags = 0 if eta is None else HAS_ETA
+    if entry.truncated is not None:
+        flags |= TRUNCATED if entry.truncated else WHOLE
+    body = _HEAD.pack(MAGIC, VERSION, flags, len(coefs), eta or 0.0) + coefs.tobytes()
+    return body + _CRC.pack(zlib.crc32(body, zlib.crc32(key.encode())))
+
+
+def decode(key: str, value: object, models: int | None = None) -> Entry:
+    """The entry that `encode` wrote under this key.
+
+    Args:
+        key: of the value.
+        value: what a store gave.
+        models: coefficients that the entry must have.
+
+    Raises:
+        Unreadable: `type`, `format`, `version`, `length`, `checksum`, `models` or `numbers`.
+    """
+    if not isinstance(value, bytes):
+        raise Unreadable("type")
+    if len(value) < _HEAD.size + _CRC.size or value[:2] != MAGIC:
+        raise Unreadable("format")
+    _, version, flags, count, eta = _HEAD.unpack_from(value)
+    if version != VERSION or flags & ~(HAS_ETA | TRUNCATED | WHOLE):
+        raise Unreadable("version")
+    if len(value) != _HEAD.size + 4 * count + _CRC.size:
+        raise Unreadable("length")
+    (crc,) = _CRC.unpack_from(value, len(value) - _CRC.size)
+    if crc != zlib.crc32(memoryview(value)[: -_CRC.size], zlib.crc32(key.encode())):
+        raise Unreadable("checksum")
+    if models is not None and count != models:
+        raise Unreadable("models")
+    coefs = np.frombuffer(value, "<f4", count, _HEAD.size).astype(np.float32)
+    if not np.isfinite(coefs).all() or not math.isfinite(eta):
+        raise Unreadable("numbers")
+    truncated = bool(flags & TRUNCATED) if flags & (TRUNCATED | WHOLE) else None
+    return Entry(coefs, eta if flags & HAS_ETA else None, truncated)

@@ -1,0 +1,158 @@
+"""Commands on the shared score cache: stats, purge, warm."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+from collections import Counter
+from typing import Annotated, Any
+
+import typer
+
+from p2l_plugins.cli.common import JsonOption, PromptsArg, progress
+from p2l_plugins.errors import ConfigError, DataError
+
+URL, SECRET = "P2L_CACHE_URL", "P2L_CACHE_SECRET"
+
+UrlOption = Annotated[
+    str | None,
+    typer.Option(help=f"redis://, rediss://, redis+sentinel:// or redis+cluster:// address. Default: ${URL}."),
+]
+NamespaceOption = Annotated[str, typer.Option(help="First part of the keys.")]
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The score cache that services share.")
+
+
+@app.command()
+def stats(url: UrlOption = None, namespace: NamespaceOption = "p2l", as_json: JsonOption = False) -> None:
+    """Entries, bytes and age of each bundle's scores, and the server's memory."""
+    from p2l_plugins.cache.scan import survey
+
+    found = _run(lambda client: survey(client, namespace), url, namespace)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    typer.echo("| schema | fingerprint | entries | bytes each | hours left |\n|---:|:---|---:|---:|---:|")
+    for row in found["bundles"]:
+        typer.echo(
+            f"| {row['schema']} | {row['fingerprint']} | {row['entries']} | {_shown(row['bytes_each'], '.0f')} "
+            f"| {_shown(row['hours_left'], '.1f')} |"
+        )
+    memory = ", ".join(f"{key} {value}" for key, value in found["server"].items())
+    typer.echo(f"\n{found['entries']} entries under {namespace}:" + (f"; server: {memory}" if memory else ""))
+
+
+@app.command()
+def purge(
+    fingerprint: Annotated[
+        list[str] | None, typer.Option(help="Bundle whose scores go, as `stats` shows it; repeat for several.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All scores of the namespace.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count only.")] = False,
+    url: UrlOption = None,
+    namespace: NamespaceOption = "p2l",
+    as_json: JsonOption = False,
+) -> None:
+    """Remove the scores of a bundle, a piece at a time (SCAN and UNLINK); other keys of the server are not touched."""
+    from p2l_plugins.cache.scan import remove
+
+    if bool(fingerprint) == everything:
+        raise ConfigError("name what goes: --fingerprint, once or more, or --all")
+    for one in fingerprint or ():
+        if not re.fullmatch(r"[0-9a-f]{32}", one):
+            raise ConfigError(f"--fingerprint is {one!r}, but must be 32 hex digits, as `p2l cache stats` shows them")
+    with progress() as bar:
+        step = bar.add_task("counting" if dry_run else "removing", total=None)
+        chosen = None if everything else frozenset(fingerprint or ())
+        removed: Counter[str] = _run(
+            lambda client: remove(client, namespace, chosen, dry_run, lambda n: bar.advance(step, n)), url, namespace
+        )
+    result = {"removed": 0 if dry_run else removed.total(), "found": removed.total(), "by_fingerprint": dict(removed)}
+    typer.echo(json.dumps(result) if as_json else f"{removed.total()} keys {'found' if dry_run else 'removed'}")
+
+
+@app.command()
+def warm(
+    prompts: PromptsArg,
+    bundle: Annotated[str, typer.Option(help="Bundle that scores: folder, hub id or 'starter'.")] = "starter",
+    ttl_hours: Annotated[float, typer.Option(help="Hours until the entries expire.", min=0.001)] = 7 * 24.0,
+    url: UrlOption = None,
+    namespace: NamespaceOption = "p2l",
+    as_json: JsonOption = False,
+) -> None:
+    """Score prompts into the cache, those that are not there yet. A secret that keys the hash: $P2L_CACHE_SECRET."""
+    from p2l_plugins.cache.address import Clients, shown
+    from p2l_plugins.cache.blocking import PATIENT_S, BlockingCache, CachedScorer
+    from p2l_plugins.cache.redis import RedisCache
+    from p2l_plugins.cache.settings import derive_secret
+    from p2l_plugins.files import read_prompts
+    from p2l_plugins.prompts import as_turns
+    from p2l_plugins.scorer import P2L
+
+    _check_namespace(namespace)
+    clients = Clients(address := _address(url))
+    secret = os.environ.get(SECRET)
+    texts, _ = read_prompts(prompts)
+    turns = [as_turns(text) for text in texts]
+    p2l = P2L.load(bundle)
+    cache = RedisCache(clients, 3600 * ttl_hours, PATIENT_S)
+    with BlockingCache(cache) as blocking, progress() as bar:
+        step = bar.add_task("scoring", total=len(turns))
+        scorer = CachedScorer(p2l, blocking, namespace, derive_secret(secret) if secret else b"")
+        scorer.score_turns(turns, lambda n: bar.advance(step, n))
+    counts = cache.snapshot()
+    if counts["lost"]:
+        raise DataError(
+            f"{shown(address)}: {counts['lost']} of {len(set(turns))} entries could not be written "
+            f"({', '.join(counts['errors']) or 'breaker open'})"
+        )
+    result = {"prompts": len(turns), "hits": scorer.hits, "written": counts["written"], "fingerprint": p2l.fingerprint}
+    line = f"{len(turns)} prompts: {scorer.hits} were there, {counts['written']} written, fingerprint {p2l.fingerprint}"
+    typer.echo(json.dumps(result) if as_json else line)
+
+
+def _address(url: str | None) -> str:
+    address = url or os.environ.get(URL)
+    if not address:
+        raise ConfigError(f"no address of the cache: give --url, or set {URL}")
+    return address
+
+
+def _check_namespace(namespace: str) -> None:
+    from p2l_plugins.cache.settings import NAMESPACE_PATTERN
+
+    if not re.fullmatch(NAMESPACE_PATTERN, namespace):
+        raise ConfigError(f"--namespace is {namespace!r}, but may have letters, digits, '.', '_' and '-' only")
+
+
+def _run(work: Any, url: str | None, namespace: str) -> Any:
+    """Runs `work(client)` on an event loop; errors of the server become one sentence without credentials."""
+    from p2l_plugins.cache.address import Clients, shown
+    from p2l_plugins.cache.breaker import REMEDIES
+    from p2l_plugins.cache.redis import kind_of
+
+    _check_namespace(namespace)
+    clients = Clients(address := _address(url))
+
+    async def main() -> Any:
+        try:
+            return await work(clients())
+        finally:
+            await clients.aclose()
+
+    try:
+        return asyncio.run(main())
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever redis-py raises; its message may hold what the address holds
+        kind = kind_of(error)
+        if kind == "other":
+            raise
+        advice = f"; {REMEDIES[kind]}" if kind in REMEDIES else ""
+        raise DataError(f"{shown(address)}: {kind} error ({type(error).__name__}){advice}") from None
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)

@@ -1,0 +1,85 @@
+"""The bytes of a value: small, and unreadable rather than wrong."""
+
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2l_plugins.cache import Entry
+from p2l_plugins.cache.value import VERSION, Unreadable, decode, encode
+
+KEY = "p2l:1:" + "f" * 32 + ":" + "0" * 32
+
+
+def reason(value, key=KEY, models=None):
+    with pytest.raises(Unreadable) as caught:
+        decode(key, value, models)
+    return str(caught.value)
+
+
+def test_130_models_take_at_most_600_bytes():
+    assert len(encode(KEY, Entry(np.zeros(130, np.float32), 1.0))) == 534
+
+
+@given(
+    st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32), min_size=1, max_size=200),
+    st.none() | st.floats(allow_nan=False, allow_infinity=False, width=32),
+    st.none() | st.booleans(),
+)
+def test_what_was_encoded_is_decoded_bit_by_bit(coefs, raw_eta, truncated):
+    entry = Entry(np.array(coefs, np.float32), raw_eta, truncated)
+    back = decode(KEY, encode(KEY, entry), len(coefs))
+    assert back.coefs.tobytes() == entry.coefs.tobytes()
+    assert back[1:] == (raw_eta, truncated)
+
+
+@given(st.binary(max_size=700))
+def test_garbage_is_unreadable(garbage):
+    assert reason(garbage)
+
+
+@given(st.integers(0, 533 * 8 + 7))
+def test_any_flipped_bit_is_noticed(bit):
+    value = bytearray(encode(KEY, Entry(np.linspace(-3, 3, 130, dtype=np.float32), 0.5)))
+    value[bit // 8] ^= 1 << bit % 8
+    assert reason(bytes(value))
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 9, 10, 13, 14, 100, 533])
+def test_a_part_of_a_value_is_unreadable(length):
+    assert reason(encode(KEY, Entry(np.ones(130, np.float32), None))[:length])
+
+
+def test_each_fault_has_a_name():
+    good = encode(KEY, Entry(np.ones(3, np.float32), None))
+    assert reason("text") == "type"
+    assert reason(b"garbage of some length") == "format"
+    assert reason(good[:2] + bytes([VERSION + 1]) + good[3:]) == "version"
+    assert reason(good[:-1]) == "length"
+    assert reason(good, key=KEY[:-1] + "1") == "checksum"  # a value that was copied to another key
+    assert reason(good, models=4) == "models"
+
+
+def test_the_other_byte_order_is_unreadable():
+    coefs = np.ones(3, ">f4")
+    assert (
+        reason(struct.pack(">2sBBHf", b"P2", VERSION, 0, 3, 0.0) + coefs.tobytes() + struct.pack(">I", 0)) == "length"
+    )
+    palindrome = np.ones(0x0101, ">f4")  # a number of models that reads the same in both orders
+    value = struct.pack(">2sBBHf", b"P2", VERSION, 0, 0x0101, 0.0) + palindrome.tobytes() + struct.pack(">I", 0)
+    assert reason(value) == "checksum"
+
+
+def test_numbers_that_are_not_finite_are_unreadable_even_under_a_good_checksum():
+    import zlib
+
+    body = struct.pack("<2sBBHf", b"P2", VERSION, 0, 2, 0.0) + np.array([1.0, np.nan], "<f4").tobytes()
+    assert reason(body + struct.pack("<I", zlib.crc32(body, zlib.crc32(KEY.encode())))) == "numbers"
+
+
+@pytest.mark.parametrize("coefs", [np.zeros((1, 2)), np.zeros(0), np.zeros(70_000), np.array([np.inf])])
+def test_what_a_value_can_not_hold_is_refused(coefs):
+    with pytest.raises(ValueError, match=r"coefs|finite"):
+        encode(KEY, Entry(coefs.astype(np.float32), None))
