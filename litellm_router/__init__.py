@@ -2,7 +2,7 @@
 
 `litellm_settings.callbacks: ["litellm_router.p2l_router"]` turns it on in the proxy, for every model group with at
 least two deployments whose `model_info.p2l_model` names a model of the bundle. In the async SDK:
-`litellm.callbacks = [p2l_router]`.
+`litellm.callbacks = [p2l_router]`; for all its methods, `P2LRoutingStrategy.install(router)`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from litellm_router.router import P2LRouter, p2l_router
     from litellm_router.settings import P2LSettings
+    from litellm_router.strategy import P2LRoutingStrategy
 
-__all__ = ["P2LRouter", "P2LSettings", "p2l_router"]
+__all__ = ["P2LRouter", "P2LRoutingStrategy", "P2LSettings", "p2l_router"]
 
-_HOMES = {"P2LRouter": "router", "P2LSettings": "settings", "p2l_router": "router"}
+_HOMES = {
+    "P2LRouter": "router",
+    "P2LRoutingStrategy": "strategy",
+    "P2LSettings": "settings",
+    "p2l_router": "router",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
-"""From values and costs to a ranking of a group's models: pure functions of arrays and settings.
+"""From values and costs to a ranking of a group's models: pure functions of arrays and a rule.
 
 Routing picks one model; the ranking says too who follows when that one fails. A model without a known price can't be
-checked against a budget: `cap` and `lp` rank it after all that can.
+checked against a limit: all rules but `best` rank it after those that can.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from litellm_router.settings import P2LSettings
+from litellm_router.settings import Rule
 from p2l_plugins import routing
 from p2l_plugins.outcomes import Array
 
@@ -27,16 +27,18 @@ class Decision:
         ranking: positions in `models`, the best first.
         values: value of each model: a win rate, or P(usable).
         costs: expected USD of the request at each model; NaN where its price is unknown.
-        settings: rule, budget and objective.
+        rule: with its limits and objective.
         mixture: the probability of each model that the rule `lp` may draw, by position; None for the other rules.
+        multiplier: λ of the rule `paced`, in value per USD; None for the other rules.
     """
 
     models: Sequence[str]
     ranking: list[int]
     values: Array
     costs: Array
-    settings: P2LSettings
+    rule: Rule
     mixture: dict[int, float] | None = None
+    multiplier: float | None = None
 
     def record(self) -> dict[str, Any]:
         """The decision for logs and headers, as plain JSON values; nothing in it comes from the prompt's text."""
@@ -45,37 +47,62 @@ class Decision:
         record: dict[str, Any] = {
             "model": names[0],
             "ranking": names,
-            "rule": self.settings.rule,
-            "objective": self.settings.objective,
+            "rule": self.rule.rule,
+            "objective": self.rule.objective,
             "values": {name: values[i] for name, i in zip(names, self.ranking, strict=True)},
             # NaN is the one number that differs from itself, and JSON has none
             "costs": {name: c if (c := costs[i]) == c else None for name, i in zip(names, self.ranking, strict=True)},
         }
-        if self.settings.rule != "best":
-            record["budget"] = self.settings.budget
+        if self.rule.rule != "best":
+            record["budget"] = self.rule.budget
+        if self.rule.max_cost is not None:
+            record["max_cost"] = self.rule.max_cost
         if self.mixture is not None:
             record["mixture"] = {self.models[i]: round(weight, 6) for i, weight in self.mixture.items()}
+        if self.multiplier is not None:
+            record["multiplier"] = self.multiplier
         return record
 
 
-def decide(models: Sequence[str], values: Array, costs: Array, settings: P2LSettings, uniform: float = 0.0) -> Decision:
+def decide(
+    models: Sequence[str], values: Array, costs: Array, rule: Rule, uniform: float = 0.0, multiplier: float = 0.0
+) -> Decision:
     """Ranks the models of a group for one prompt.
 
     Args:
         models: different names.
         values: (M,) value of each.
         costs: (M,) expected USD of the request, NaN where unknown.
-        settings: rule and budget.
+        rule: and its limits.
         uniform: random number in [0, 1), for the rule `lp`.
+        multiplier: λ, for the rule `paced`.
     """
-    mixture: dict[int, float] | None = None
-    if settings.rule == "best" or settings.budget is None:
-        order = _by_value(values, costs)
-    elif settings.rule == "cap":
-        order = _capped(values, costs, settings.budget)
-    else:
-        order, mixture = _drawn(values, costs, settings.budget, uniform)
-    return Decision(models, order.tolist(), values, costs, settings, mixture)
+    limit = rule.max_cost if rule.max_cost is not None else np.inf
+    if rule.rule == "lp" and rule.budget is not None:
+        order, mixture = _drawn(values, costs, rule.budget, limit, uniform)
+        return Decision(models, order.tolist(), values, costs, rule, mixture)
+    if rule.rule == "paced":
+        worth = np.where(np.isnan(costs), values, values - multiplier * np.nan_to_num(costs))
+        order = _capped(worth, costs, limit)
+        return Decision(models, order.tolist(), values, costs, rule, multiplier=multiplier)
+    if rule.rule == "cap" and rule.budget is not None:
+        limit = min(limit, rule.budget)
+    order = _by_value(values, costs) if np.isinf(limit) else _capped(values, costs, limit)
+    return Decision(models, order.tolist(), values, costs, rule)
+
+
+def kept(ranking: Sequence[int], values: Array, current: int, margin: float) -> list[int]:
+    """The ranking with `current` in front, unless its first model is worth more by over `margin`.
+
+    Args:
+        ranking: positions, the best first.
+        values: (M,) what each is worth.
+        current: position of the model that has the conversation.
+        margin: 1 keeps it in any case.
+    """
+    if margin < 1 and values[ranking[0]] - values[current] > margin:
+        return list(ranking)
+    return [current, *(i for i in ranking if i != current)]
 
 
 def _by_value(value: Array, cost: Array) -> NDArray[np.intp]:
@@ -83,23 +110,24 @@ def _by_value(value: Array, cost: Array) -> NDArray[np.intp]:
     return np.lexsort((np.nan_to_num(cost, nan=np.inf), -value))
 
 
-def _capped(value: Array, cost: Array, budget: float) -> NDArray[np.intp]:
-    """Models within the budget by value, then dearer ones from the cheapest, then those without a price by value."""
+def _capped(value: Array, cost: Array, limit: float) -> NDArray[np.intp]:
+    """Models within the limit by value, then dearer ones from the cheapest, then those without a price by value."""
     price = np.nan_to_num(cost, nan=np.inf)
-    dear = (price > budget) & np.isfinite(price)
-    group = np.where(dear, 1, np.where(price <= budget, 0, 2))
+    unknown = np.isnan(cost)
+    dear = ~unknown & (price > limit)
+    group = np.where(dear, 1, np.where(unknown, 2, 0))
     return np.lexsort((np.where(dear, -value, price), np.where(dear, price, -value), group))
 
 
-def _drawn(value: Array, cost: Array, budget: float, uniform: float) -> tuple[NDArray[np.intp], dict[int, float]]:
-    """The drawn model, then the others by value, those without a price last. No model fits: as `_capped`."""
-    known = np.flatnonzero(~np.isnan(cost))
+def _drawn(
+    value: Array, cost: Array, budget: float, limit: float, uniform: float
+) -> tuple[NDArray[np.intp], dict[int, float]]:
+    """The drawn model, then the others as `_capped`. No model fits: as `_capped` alone."""
+    known = np.flatnonzero(cost <= limit)  # NaN compares false
     if not known.size or cost[known].min() > budget:
-        return _capped(value, cost, budget), {}
+        return _capped(value, cost, min(budget, limit)), {}
     mixture = routing.lp(value[known], cost[known], budget)
     drawn = int(known[mixture.draw(uniform)])
-    last = np.where(np.isnan(cost), 2, 1)
-    last[drawn] = 0
-    price = np.nan_to_num(cost, nan=np.inf)
+    order = _capped(value, cost, limit)
     weights = {int(known[i]): weight for i, weight in zip(mixture.models, mixture.weights, strict=True)}
-    return np.lexsort((price, -value, last)), weights
+    return np.concatenate([[drawn], order[order != drawn]]), weights

@@ -86,15 +86,19 @@ class Group:
         self._prices = np.array(prices, np.float64).reshape(-1, 2)
         self._priced = np.array(priced, np.intp)
 
-    def costs(self, prompt_tokens: int, output_tokens: int) -> Array:
-        """Expected USD of one request to each model; NaN where its price is unknown.
+    def costs(self, prompt_tokens: int, output_tokens: Array) -> Array:
+        """Expected USD of one request to each model, (M,); NaN where its price is unknown.
 
         A model with several deployments costs as much as its dearest one, since LiteLLM chooses among them; if one of
         them has no known price, the model has none.
+
+        Args:
+            output_tokens: (M,) expected tokens of each model's answer.
         """
         cost = np.zeros(len(self.models))
         with np.errstate(invalid="ignore"):  # NaN is meant to win
-            np.maximum.at(cost, self._priced, self._prices @ (prompt_tokens, output_tokens))
+            of_deployment = self._prices[:, 0] * prompt_tokens + self._prices[:, 1] * output_tokens[self._priced]
+            np.maximum.at(cost, self._priced, of_deployment)
         return cost
 
     def ordered(
@@ -179,20 +183,3 @@ class Groups:
         group = Group(deployments, self.column, self.bundle.models)
         self._groups[key] = (now, group)
         return group
-
-
-def failed_ids(request: Mapping[str, Any], bucket: Mapping[str, Any]) -> set[str]:
-    """Deployments that this request has tried in vain.
-
-    LiteLLM lists only those whose error it does not retry; a server error would go to the same best model again. Its
-    record of this request's attempts, in the metadata, has the others.
-    """
-    failed = {*(request.get("_retry_skipped_deployment_ids") or ()), *(request.get("_excluded_deployment_ids") or ())}
-    attempts = bucket.get("attempted_retries")
-    if type(attempts) is int and attempts > 0:
-        earlier = bucket.get("previous_models")
-        records = list(earlier)[-attempts:] if isinstance(earlier, (list, tuple)) else []
-        failed.update(record.get("deployment_id") for record in records if isinstance(record, Mapping))
-        failed.add((bucket.get("model_info") or {}).get("id"))
-    failed.discard(None)
-    return failed

@@ -11,7 +11,7 @@ import litellm
 #: UTF-8 bytes per token: about right for English text and code, a little high for other scripts, and cheap.
 BYTES_PER_TOKEN = 4
 
-_INPUT, _OUTPUT = "input_cost_per_token", "output_cost_per_token"
+INPUT, OUTPUT = "input_cost_per_token", "output_cost_per_token"
 
 
 class Price(NamedTuple):
@@ -34,7 +34,7 @@ def price_of(deployment: Mapping[str, Any]) -> Price | None:
     params = deployment.get("litellm_params") or {}
     info = deployment.get("model_info") or {}
     prices = []
-    for key in (_INPUT, _OUTPUT):
+    for key in (INPUT, OUTPUT):
         value = params.get(key)
         if value is None:
             value = info.get(key)

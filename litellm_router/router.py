@@ -6,28 +6,43 @@ on with the deployments as they were, and LiteLLM's own strategy decides.
 
 from __future__ import annotations
 
-import random
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import litellm
+import numpy as np
 from litellm.integrations.custom_logger import CustomLogger
 
-from litellm_router.decision import decide
-from litellm_router.deployments import Deployment, Groups, failed_ids, takes_part
+from litellm_router import metrics
+from litellm_router.decision import decide, kept
+from litellm_router.deployments import Deployment, Group, Groups, takes_part
 from litellm_router.headers import headers_of
 from litellm_router.health import Health
 from litellm_router.prices import prompt_tokens
+from litellm_router.redis_client import litellm_client
+from litellm_router.request import (
+    RECORD,
+    SPEND_LOGS,
+    asked_of,
+    bucket_of,
+    failed_ids,
+    note,
+    sealed,
+    session_of,
+    share_of,
+    turns_of,
+    uniform,
+)
 from litellm_router.scoring import NotRoutedError, Scorer, Scoring, load_bundle
-from litellm_router.settings import KEY, P2LSettings
-from p2l_plugins.errors import ConfigError, PromptError
-from p2l_plugins.prompts import Turns, as_turns, user_turns
-
-#: Where a decision stands in a request's metadata; LiteLLM hands this bucket to every logger.
-SPEND_LOGS, RECORD = "spend_logs_metadata", "p2l"
+from litellm_router.settings import KEY, P2LSettings, Rule, tightened
+from litellm_router.shared import SharedTraffic
+from litellm_router.traffic import Traffic
+from p2l_plugins.errors import BundleError, ConfigError
+from p2l_plugins.outcomes import Array
 
 #: Seconds that the proxy may take to read its config before the bundle is no longer loaded ahead of the first request.
 STARTUP_S = 120.0
@@ -51,7 +66,9 @@ class P2LRouter(CustomLogger):
         self._raw: object = None
         self._settings: P2LSettings | ConfigError | None = None
         self._scoring: Scoring | None = None
+        self._traffic: Traffic | None = None
         self._groups: Groups | None = None
+        self._shared: SharedTraffic | None = None
         self._lock = threading.Lock()
 
     def settings(self) -> P2LSettings:
@@ -82,8 +99,19 @@ class P2LRouter(CustomLogger):
             if self._scoring is None or not _same_scoring(self._scoring.settings, settings):
                 if self._scoring is not None:
                     self._scoring.close()
-                self._scoring = Scoring(settings, self._load)
+                self._scoring = Scoring(settings, self._load, client=litellm_client)
             return self._scoring
+
+    def traffic(self, settings: P2LSettings) -> Traffic:
+        """What is remembered of the traffic; other settings start anew."""
+        traffic = self._traffic
+        if traffic is not None and traffic.settings is settings:
+            return traffic
+        with self._lock:
+            if self._traffic is None or self._traffic.settings != settings:
+                self._traffic = Traffic(settings)
+                self._shared = _shared(settings)
+            return self._traffic
 
     def warm_up(self) -> None:
         """Begins to load the bundle, so that the first request finds it; a wrong setting is logged."""
@@ -111,7 +139,9 @@ class P2LRouter(CustomLogger):
         except Exception as error:
             ranked, record = healthy_deployments, self._failed(error)
         try:
-            _note(request, record, 1e3 * (time.monotonic() - started))
+            seconds = time.monotonic() - started
+            note(request, record, 1e3 * seconds)
+            metrics.observe(model, record, seconds)
         except Exception as error:  # metadata of an unknown form costs the headers, not the request
             self._failed(error)
         return ranked
@@ -123,41 +153,73 @@ class P2LRouter(CustomLogger):
             settings = self.settings()
         except ConfigError as error:
             raise NotRoutedError("settings", str(error)) from None
+        traffic = self.traffic(settings)
+        rule = traffic.rule_of(model)
+        if rule is None:
+            raise NotRoutedError("off")
+        session = session_of(request)
+        if rule.traffic < 1 and share_of(request, session) >= rule.traffic:
+            raise NotRoutedError("traffic")
+        rule, asked = tightened(rule, asked_of(request), settings.client_rules)
         chat = messages if messages is not None else request.get("input")
-        turns = _turns(chat)
+        turns = turns_of(chat)
         scoring = self.scoring(settings)
         deadline = started + settings.timeout_ms / 1e3
         scorer = await scoring.scorer(deadline)
-        if settings.objective == "usable" and scorer.family != "grk":
-            raise NotRoutedError(
-                "settings", f"{KEY}.objective = 'usable' needs a bundle of the family grk, not {scorer.family}"
-            )
+        group = self._group(model, deployments, scorer)
+        opponents = _opponents(rule, scorer)
+        current = traffic.current(model, session)
+        bound = sealed(chat, request)
+        if bound and current not in group.models:
+            raise NotRoutedError("sealed")
+        scored = await scoring.score(scorer, turns, deadline)
+        values = scoring.values(scorer, scored, group.columns, rule.objective, opponents)
+        length = prompt_tokens(chat)
+        costs = group.costs(length, traffic.answer_tokens(group.models))
+        pacer = traffic.pacer(model, rule, values, costs)
+        multiplier = 0.0 if pacer is None else pacer.multiplier
+        decision = decide(group.models, values, costs, rule, uniform(request), multiplier)
+        ranking = decision.ranking
+        if current in group.models and settings.sticky is not None:
+            # an unknown price counts for nothing here: the model has the conversation already
+            worth = values if pacer is None else values - multiplier * _known(costs)
+            margin = 1.0 if bound else settings.sticky.margin
+            ranking = kept(ranking, worth, group.models.index(current), margin)
+            decision = replace(decision, ranking=ranking)
+        first = ranking[0]
+        # what a shadow decision would have cost is expected for good: the answer comes from elsewhere
+        booked = None if rule.mode == "shadow" else request.get("litellm_call_id")
+        traffic.decided(booked, model, session, group.models[first], pacer, float(costs[first]))
+        if self._shared is not None:
+            self._shared.soon(traffic)
+        record = decision.record() | {
+            "mode": rule.mode,
+            "cache": "hit" if scored.hit else "miss",
+            "prompt_tokens": length,
+            "fingerprint": scorer.fingerprint,
+        }
+        if asked is not None:
+            record["client"] = asked
+        if rule.mode == "shadow":
+            return deployments, record
+        ranked = group.ordered(ranking, failed_ids(request), request.get("_target_order"))
+        # LiteLLM would keep only deployments of exactly that order; ours has taken its place
+        request.pop("_target_order", None)
+        return ranked, record
+
+    def _group(self, name: str, deployments: list[Deployment], scorer: Scorer) -> Group:
         groups = self._groups
         if groups is None or groups.bundle is not scorer:
             groups = self._groups = Groups(scorer)
         group = groups.of(deployments)
         if group.unknown:
             self.health.misconfigured(
-                f"model group {model!r}: model_info.p2l_model = {', '.join(map(repr, group.unknown))} is not in the "
+                f"model group {name!r}: model_info.p2l_model = {', '.join(map(repr, group.unknown))} is not in the "
                 f"bundle and is left unranked; valid: {', '.join(scorer.models)}"
             )
         if len(group.models) < 2:
             raise NotRoutedError("models")
-        scored = await scoring.score(scorer, turns, deadline)
-        values = scoring.values(scorer, scored, group.columns, settings.objective)
-        length = prompt_tokens(chat)
-        costs = group.costs(length, settings.output_tokens)
-        decision = decide(group.models, values, costs, settings, _uniform(request))
-        failed = failed_ids(request, _bucket(request))
-        ranked = group.ordered(decision.ranking, failed, request.get("_target_order"))
-        # LiteLLM would keep only deployments of exactly that order; ours has taken its place
-        request.pop("_target_order", None)
-        record = decision.record() | {
-            "cache": "hit" if scored.hit else "miss",
-            "prompt_tokens": length,
-            "fingerprint": scorer.fingerprint,
-        }
-        return ranked, record
+        return group
 
     def _failed(self, error: Exception) -> dict[str, Any]:
         if not isinstance(error, NotRoutedError):
@@ -176,7 +238,7 @@ class P2LRouter(CustomLogger):
     ) -> dict[str, str] | None:
         """The `x-p2l-*` headers of a response, where P2L had a say."""
         try:
-            record = (_bucket(data).get(SPEND_LOGS) or {}).get(RECORD)
+            record = (bucket_of(data).get(SPEND_LOGS) or {}).get(RECORD)
             if not isinstance(record, Mapping) or not self.settings().headers:
                 return None
             return headers_of(record, self._answered(litellm_call_info))
@@ -186,6 +248,30 @@ class P2LRouter(CustomLogger):
             self.health.counts["headers"] += 1
             return None
 
+    async def async_log_success_event(self, kwargs: Any, response_obj: Any, start_time: Any, end_time: Any) -> None:
+        """Learns from an answer that ended: its length, and what it cost."""
+        self.log_success_event(kwargs, response_obj, start_time, end_time)
+
+    def log_success_event(self, kwargs: Any, response_obj: Any, start_time: Any, end_time: Any) -> None:
+        """As `async_log_success_event`, for LiteLLM's sync calls."""
+        try:
+            traffic = self._traffic
+            if traffic is None or kwargs.get("cache_hit"):
+                return
+            info = (kwargs.get("litellm_params") or {}).get("model_info") or {}
+            name = info.get("p2l_model")
+            model = self._groups.canonical(name) if isinstance(name, str) and self._groups is not None else None
+            logged = kwargs.get("standard_logging_object") or {}
+            tokens, cost = logged.get("completion_tokens"), logged.get("response_cost")
+            traffic.answered(
+                kwargs.get("litellm_call_id"),
+                model,
+                tokens if isinstance(tokens, int) and tokens > 0 else None,
+                float(cost) if isinstance(cost, int | float) and 0 <= cost < float("inf") else None,
+            )
+        except Exception:  # a log record of an unknown form costs what could be learnt from it
+            self.health.counts["usage"] += 1
+
     def _answered(self, call_info: Mapping[str, Any] | None) -> str | None:
         """The bundle's name of the model that answered: not the first of the ranking, where that one failed."""
         info = (call_info or {}).get("model_info") or {}
@@ -193,51 +279,41 @@ class P2LRouter(CustomLogger):
         return self._groups.canonical(name) if isinstance(name, str) and self._groups is not None else None
 
 
-def _turns(chat: object) -> Turns:
-    """The user's turns of a chat, of a Responses input (its items have the form of messages), or of a bare string."""
+def _opponents(rule: Rule, scorer: Scorer) -> tuple[tuple[int, float], ...]:
+    """Columns and weights of the opponents that a rule names.
+
+    Raises:
+        NotRoutedError: `settings`, where the rule does not fit the bundle.
+    """
+    if rule.objective == "usable" and scorer.family != "grk":
+        raise NotRoutedError(
+            "settings", f"{KEY}.objective = 'usable' needs a bundle of the family grk, not {scorer.family}"
+        )
+    if rule.objective != "win_rate" or not rule.opponents:
+        return ()
     try:
-        if isinstance(chat, str):
-            return as_turns(chat)
-        if isinstance(chat, (list, tuple)):
-            return user_turns(chat)
-    except PromptError:
-        pass
-    raise NotRoutedError("no_text")
+        found = tuple((scorer.index(name), weight) for name, weight in rule.opponents.items())
+    except BundleError as error:
+        raise NotRoutedError("settings", f"{KEY}.opponents: {error}") from None
+    if not any(weight for _, weight in found):
+        raise NotRoutedError("settings", f"{KEY}.opponents: all weights are 0; at least one must be above")
+    return found
 
 
-def _uniform(request: Mapping[str, Any]) -> float:
-    """A random number, no secret, that is the same at every attempt of one request."""
-    seed = request.get("litellm_call_id") or request.get("litellm_trace_id")
-    return random.Random(seed if isinstance(seed, str) else None).random()  # noqa: S311
+def _shared(settings: P2LSettings) -> SharedTraffic | None:
+    try:
+        client = settings.cache.client(litellm_client)
+    except ConfigError:  # the scoring says so, and goes on without
+        return None
+    return client and SharedTraffic(client, settings.cache.namespace)
 
 
-def _bucket(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The request's metadata: `litellm_metadata` on the routes that have it, else `metadata`."""
-    bucket = request.get("litellm_metadata" if "litellm_metadata" in request else "metadata")
-    return bucket if isinstance(bucket, dict) else {}
-
-
-def _note(request: dict[str, Any], record: dict[str, Any], ms: float) -> None:
-    """Writes the decision into the request's metadata, for the headers and for every logger."""
-    key = "litellm_metadata" if "litellm_metadata" in request else "metadata"
-    bucket = request.get(key)
-    if bucket is None:
-        bucket = request[key] = {}
-    if not isinstance(bucket, dict):
-        return
-    attempts = bucket.get("attempted_retries")
-    logged = bucket.get(SPEND_LOGS)
-    logged = logged if isinstance(logged, Mapping) else {}
-    first = logged.get(RECORD)
-    if type(attempts) is int and attempts > 0 and isinstance(first, Mapping) and "error" not in record:
-        # the next attempt of one request always finds its scores: what the client waited for is the first attempt
-        record = record | {"cache": first.get("cache", record["cache"])}
-        ms += first["ms"] if isinstance(first.get("ms"), float) else 0.0
-    bucket[SPEND_LOGS] = {**logged, RECORD: record | {"ms": round(ms, 3)}}
+def _known(costs: Array) -> Array:
+    return np.nan_to_num(costs, nan=0.0)
 
 
 def _same_scoring(a: P2LSettings, b: P2LSettings) -> bool:
-    return all(getattr(a, key) == getattr(b, key) for key in ("bundle", "threads", "cache_entries", "cache_ttl_s"))
+    return all(getattr(a, key) == getattr(b, key) for key in ("bundle", "threads", "cache"))
 
 
 def warm_up_in_proxy(router: P2LRouter) -> None:

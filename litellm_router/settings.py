@@ -7,52 +7,153 @@ key or value never fails a request: the log says it once, and LiteLLM's own stra
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from p2l_plugins.cache.settings import CacheSettings
 from p2l_plugins.errors import ConfigError
 
 KEY = "p2l_settings"
 
+RuleName = Literal["best", "cap", "lp", "paced"]
+Objective = Literal["win_rate", "usable"]
+Money = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Tokens = Annotated[int, Field(ge=0, le=10_000_000)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
-class P2LSettings(BaseModel):
+#: YAML reads a bare `off` as false.
+_OFF = BeforeValidator(lambda value: "off" if value is False else value)
+
+#: What a rule may be tightened to: `cap` limits each request, `lp` and `paced` the mean, `best` nothing.
+STRICTNESS = {"best": 0, "paced": 1, "lp": 2, "cap": 3}
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Sticky(_Model):
+    """Conversations that stay with their model, since a switch loses the provider's prompt cache.
+
+    Attributes:
+        margin: how much more value another model must promise before a conversation moves to it.
+        ttl_s: seconds without a request until a conversation is forgotten.
+        sessions: most conversations that are remembered.
+    """
+
+    margin: float = Field(default=0.05, ge=0, le=1)
+    ttl_s: float = Field(default=3600.0, gt=0, allow_inf_nan=False)
+    sessions: int = Field(default=10_000, ge=1)
+
+
+class Rule(_Model):
+    """How a request is decided; each key may be set for all groups, for one group, or by a request.
+
+    Attributes:
+        rule: `best` takes the model of highest value; `cap` the best one whose expected cost is within the budget; `lp`
+            mixes two models so that the expected cost of the request is the budget (Theorem 1 of arXiv 2502.14855);
+            `paced` holds the mean cost of all requests at the budget with one multiplier, so that prompts that gain
+            more from a dear model get it.
+        budget: USD per request, for `cap`, `lp` and `paced`.
+        max_cost: USD that no request may be expected to cost, whatever the rule.
+        objective: the value of a model: its predicted win rate against the opponents, or, for bundles of the family
+            grk, the probability that its answer is usable.
+        opponents: weight of each opponent of a win rate, by name; none: the group's own models, all alike.
+        mode: `route`, or `shadow`: decisions are made and recorded, and LiteLLM's own strategy decides.
+        traffic: share of the requests that P2L decides, by session or request id; the others are LiteLLM's.
+    """
+
+    rule: RuleName = "best"
+    budget: Money | None = None
+    max_cost: Money | None = None
+    objective: Objective = "win_rate"
+    opponents: dict[str, Weight] | None = Field(default=None, min_length=1)
+    mode: Literal["route", "shadow"] = "route"
+    traffic: Share = 1.0
+
+    @model_validator(mode="after")
+    def _budget_where_needed(self) -> Rule:
+        if self.rule != "best" and self.budget is None:
+            raise ValueError(f"rule {self.rule!r} needs a budget, in USD per request")
+        return self
+
+
+class GroupRule(_Model):
+    """What one model group sets in place of the settings for all."""
+
+    rule: RuleName | None = None
+    budget: Money | None = None
+    max_cost: Money | None = None
+    objective: Objective | None = None
+    opponents: dict[str, Weight] | None = Field(default=None, min_length=1)
+    mode: Annotated[Literal["route", "shadow", "off"], _OFF] | None = None
+    traffic: Share | None = None
+
+
+class ClientRule(_Model):
+    """What a request may ask for, in `metadata.p2l` of its body."""
+
+    rule: RuleName | None = None
+    budget: Money | None = None
+    max_cost: Money | None = None
+    objective: Objective | None = None
+
+
+class P2LSettings(Rule):
     """Settings of the router; every one has a default.
 
     Attributes:
         bundle: a bundle's folder, a Hugging Face hub id, or `starter`, the one that ships with the package.
-        rule: `best` takes the model of highest value; `cap` the best one whose expected cost is within the budget; `lp`
-            mixes two models so that the expected cost is the budget (Theorem 1 of arXiv 2502.14855).
-        budget: USD per request, for `cap` and `lp`.
-        objective: the value of a model: its predicted win rate against the group's models, or, for bundles of the
-            family grk, the probability that its answer is usable.
+        groups: rule of single model groups, by name; mode `off` leaves a group to LiteLLM.
+        client_rules: what `metadata.p2l` of a request may do: `tighten` limits only, `any`thing, or be ignored (`off`).
         timeout_ms: longest time that routing may add to a request; past it LiteLLM's own strategy decides.
-        output_tokens: expected length of an answer, for its expected cost.
-        cache_entries: most prompts whose scores are kept in this process.
-        cache_ttl_s: seconds until kept scores expire.
+        output_tokens: expected length of an answer before usage was seen: a number, or one per model by name.
+        learn_output_tokens: whether the length is learnt from the answers' usage, per model.
+        sticky: keeps conversations with their model; none: each request is decided on its own.
+        cache: where scores are kept: in this process, and in a Redis that services share.
         threads: processor threads of one scoring, of which two run at a time; 0 lets ONNX Runtime choose, which is
             faster on an idle machine and slower beside a busy proxy.
         headers: whether responses carry the `x-p2l-*` headers.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     bundle: str = Field(default="starter", min_length=1)
-    rule: Literal["best", "cap", "lp"] = "best"
-    budget: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    objective: Literal["win_rate", "usable"] = "win_rate"
+    groups: dict[str, GroupRule] = {}
+    client_rules: Annotated[Literal["tighten", "any", "off"], _OFF] = "tighten"
     timeout_ms: float = Field(default=200.0, gt=0, le=60_000, allow_inf_nan=False)
-    output_tokens: int = Field(default=500, ge=0)
-    cache_entries: int = Field(default=10_000, ge=1)
-    cache_ttl_s: float = Field(default=3600.0, gt=0, allow_inf_nan=False)
+    output_tokens: Tokens | dict[str, Tokens] = 500
+    learn_output_tokens: bool = True
+    sticky: Sticky | None = None
+    cache: CacheSettings = CacheSettings()
     threads: int = Field(default=1, ge=0)
     headers: bool = True
 
     @model_validator(mode="after")
-    def _budget_where_needed(self) -> P2LSettings:
-        if self.rule != "best" and self.budget is None:
-            raise ValueError(f"rule {self.rule!r} needs a budget, in USD per request")
+    def _groups_make_rules(self) -> P2LSettings:
+        for name, group in self.groups.items():
+            try:
+                self.rule_of(name)
+            except ValidationError as error:
+                raise ValueError(f"groups.{name}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+            if group.mode == "off" and group.model_fields_set != {"mode"}:
+                raise ValueError(f"groups.{name}: mode 'off' leaves nothing for other keys to do")
         return self
+
+    def rule_of(self, group: str) -> Rule | None:
+        """The rule of a model group; None where P2L leaves it to LiteLLM."""
+        base = {key: getattr(self, key) for key in Rule.model_fields}
+        own = self.groups.get(group)
+        if own is not None:
+            if own.mode == "off":
+                return None
+            base |= {key: getattr(own, key) for key in own.model_fields_set}
+        return Rule.model_validate(base)
+
+    def expected_tokens(self, model: str) -> int:
+        """Expected tokens of a model's answer before usage was seen."""
+        given = self.output_tokens
+        return given if isinstance(given, int) else given.get(model, P2LSettings.model_fields["output_tokens"].default)
 
     @classmethod
     def read(cls, raw: object) -> P2LSettings:
@@ -71,14 +172,60 @@ class P2LSettings(BaseModel):
             raise ConfigError(_sentence(error)) from None
 
 
+def tightened(rule: Rule, raw: object, client_rules: str) -> tuple[Rule, str | None]:
+    """The rule of one request, and a word on what it asked for: `applied`, `refused` or `invalid`; None for nothing.
+
+    Args:
+        raw: `metadata.p2l` of the request's body, from a client that is not trusted.
+        client_rules: with `tighten`, limits only become lower and rules stricter; what would loosen one is left out.
+    """
+    if raw is None or client_rules == "off":
+        return rule, None
+    try:
+        asked = ClientRule.model_validate(raw)
+    except ValidationError:
+        return rule, "invalid"
+    wanted = {key: value for key, value in asked.model_dump().items() if value is not None}
+    if "budget" in wanted and rule.rule == "best":
+        wanted.setdefault("rule", "cap")
+    if client_rules == "tighten":
+        refused = {
+            key
+            for key, value in wanted.items()
+            if (key in ("budget", "max_cost") and (limit := getattr(rule, key)) is not None and value > limit)
+            or (key == "rule" and STRICTNESS[value] < STRICTNESS[rule.rule])
+        }
+    else:
+        refused = set()
+    wanted = {key: value for key, value in wanted.items() if key not in refused}
+    if rule.rule == "paced" and wanted.get("rule", "paced") == "paced" and "budget" in wanted:
+        # one request can't have its own mean: its budget is a limit on this request
+        wanted["max_cost"] = min(wanted.pop("budget"), wanted.get("max_cost") or rule.max_cost or float("inf"))
+    try:
+        result = Rule.model_validate(rule.model_dump() | wanted) if wanted else rule
+    except ValidationError:
+        return rule, "invalid"
+    return result, "refused" if refused else "applied" if wanted else None
+
+
 def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
     if not first["loc"]:
-        return f"{KEY}: {first['msg'].removeprefix('Value error, ')}"
+        return f"{KEY}: {message}"
     key = f"{KEY}.{'.'.join(str(part) for part in first['loc'])}"
+    # an address or a secret, also one that stands under a wrong key, stays unsaid
+    unsaid = first["loc"][0] == "cache" or "key" in str(first["loc"][-1])
+    shown = "" if unsaid else f" = {_short(first['input'])}"
     if first["type"] == "extra_forbidden":
-        return f"{key} = {_short(first['input'])} is not a setting; valid: {_keys()}"
-    return f"{key} = {_short(first['input'])} is not valid: {first['msg'][0].lower()}{first['msg'][1:]}"
+        return f"{key}{shown} is not a setting; valid: {_keys_beside(first['loc'])}"
+    return f"{key}{shown} is not valid: {message[0].lower()}{message[1:]}"
+
+
+def _keys_beside(location: tuple[int | str, ...]) -> str:
+    models: dict[str, type[BaseModel]] = {"groups": GroupRule, "sticky": Sticky, "cache": CacheSettings}
+    model = models.get(str(location[0]), P2LSettings) if len(location) > 1 else P2LSettings
+    return ", ".join(model.model_fields)
 
 
 def _keys() -> str:

@@ -130,6 +130,21 @@ def lp(value: ArrayLike, cost: ArrayLike, budget: float) -> Mixture:
     if c[top] <= budget:
         return _single(v, c, top)
     _check_budget(c, budget)
+    fits, dear = _edge(v, c, budget, top)
+    share = float((budget - c[fits]) / (c[dear] - c[fits]))
+    if share <= 0.0:
+        return _single(v, c, fits)
+    weights = (1.0 - share, share)
+    return Mixture(
+        models=(int(fits), int(dear)),
+        weights=weights,
+        value=float(weights[0] * v[fits] + share * v[dear]),
+        cost=float(weights[0] * c[fits] + share * c[dear]),
+    )
+
+
+def _edge(v: Array, c: Array, budget: float, top: int) -> tuple[int, int]:
+    """The ends of the upper concave hull's edge over the budget: one fits, the other is dearer."""
     fits = _top(-c, -v)  # the cheapest model; among equals the best
     dear = top
     for _ in range(v.size):
@@ -143,16 +158,39 @@ def lp(value: ArrayLike, cost: ArrayLike, budget: float) -> Mixture:
             fits = k
         else:
             dear = k
-    share = float((budget - c[fits]) / (c[dear] - c[fits]))
-    if share <= 0.0:
-        return _single(v, c, fits)
-    weights = (1.0 - share, share)
-    return Mixture(
-        models=(int(fits), int(dear)),
-        weights=weights,
-        value=float(weights[0] * v[fits] + share * v[dear]),
-        cost=float(weights[0] * c[fits] + share * c[dear]),
-    )
+    return fits, dear
+
+
+def lp_multiplier(value: ArrayLike, cost: ArrayLike, budget: float) -> float:
+    """The multiplier λ of the budget in `lp`: what one more USD would add to the value. 0 where the budget is no limit.
+
+    Where not even the cheapest model fits, the slope of the hull's first edge.
+    """
+    v, c = _checked(value, cost)
+    top, least = _top(v, c), max(budget, float(c.min()))
+    if c[top] <= least:
+        return 0.0
+    fits, dear = _edge(v, c, least, top)
+    return float((v[dear] - v[fits]) / (c[dear] - c[fits]))
+
+
+def first_multiplier(value: ArrayLike, cost: ArrayLike, budget: float) -> float | None:
+    """A multiplier to begin with, from one prompt: that of `lp`, or, where the budget is no limit on this prompt, the
+
+    one at which its best model would begin to give way to a cheaper one. None where the best model is the cheapest.
+    """
+    v, c = _checked(value, cost)
+    top = _top(v, c)
+    cheaper = c < c[top]
+    if not cheaper.any():
+        return None
+    return lp_multiplier(v, c, budget) or float(((v[top] - v[cheaper]) / (c[top] - c[cheaper])).min())
+
+
+def paced(value: ArrayLike, cost: ArrayLike, multiplier: float) -> Mixture:
+    """The model of highest `v − λ c`: one multiplier λ (value per USD) for all requests; `pacing.Pacer` follows it."""
+    v, c = _checked(value, cost)
+    return _single(v, c, _top(v - multiplier * c, c))
 
 
 def decide(rule: str, value: ArrayLike, cost: ArrayLike, budget: float | None = None) -> Mixture:

@@ -73,6 +73,15 @@ def write_bundle(folder: Path, family: str = "grk") -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def no_callbacks_of_other_tests(monkeypatch):
+    """LiteLLM keeps every callback that it has seen, up to 30, and takes no more."""
+    import litellm
+
+    for kind in ("input", "success", "failure", "_async_input", "_async_success", "_async_failure"):
+        monkeypatch.setattr(litellm, f"{kind}_callback", [])
+
+
 class SlowScorer:
     """A bundle that takes its time, and counts what it is asked."""
 

@@ -91,10 +91,10 @@ async def test_the_responses_api_is_routed(p2l, group):
 def test_a_responses_input_gives_the_turns_that_litellm_sees_in_it(chat):
     from litellm.litellm_core_utils.prompt_templates.factory import resolve_structured_messages
 
-    from litellm_router.router import _turns
+    from litellm_router.request import turns_of
     from p2l_plugins.prompts import user_turns
 
-    assert _turns(chat) == user_turns(resolve_structured_messages(messages=None, request_kwargs={"input": chat}))
+    assert turns_of(chat) == user_turns(resolve_structured_messages(messages=None, request_kwargs={"input": chat}))
 
 
 @pytest.mark.parametrize("error", ["litellm.RateLimitError", "litellm.InternalServerError"])

@@ -3,7 +3,8 @@ import copy
 import litellm
 import numpy as np
 
-from litellm_router.deployments import Group, Groups, failed_ids, takes_part
+from litellm_router.deployments import Group, Groups, takes_part
+from litellm_router.request import failed_ids
 
 COLUMNS = {"alpha": 0, "a": 0, "beta": 1, "gamma": 2}
 MODELS = ("alpha", "beta", "gamma")
@@ -71,15 +72,15 @@ def test_litellm_picks_what_the_orders_say(deployment):
 
 
 def test_failed_ids_are_those_that_litellm_lists_and_those_of_this_requests_attempts():
-    assert failed_ids({}, {}) == set()
+    assert failed_ids({}) == set()
     request = {"_retry_skipped_deployment_ids": ("a",), "_excluded_deployment_ids": ["b"]}
     attempts = {
         "attempted_retries": 1,
         "previous_models": ({"deployment_id": "of an earlier request"}, {"deployment_id": "c"}),
         "model_info": {"id": "d"},
     }
-    assert failed_ids(request, attempts) == {"a", "b", "c", "d"}
-    assert failed_ids({}, attempts | {"attempted_retries": 0}) == set()
+    assert failed_ids(request | {"metadata": attempts}) == {"a", "b", "c", "d"}
+    assert failed_ids({"metadata": attempts | {"attempted_retries": 0}}) == set()
 
 
 def test_a_model_costs_as_much_as_its_dearest_deployment(deployment):
@@ -97,7 +98,7 @@ def test_a_model_costs_as_much_as_its_dearest_deployment(deployment):
         MODELS,
     )
     assert (group.models, group.columns, group.unknown) == (("alpha", "beta", "gamma"), [0, 1, 2], ("typo",))
-    np.testing.assert_array_equal(group.costs(10, 20), [60.0, np.nan, 0.0])
+    np.testing.assert_array_equal(group.costs(10, np.full(3, 20.0)), [60.0, np.nan, 0.0])
 
 
 def test_a_group_takes_part_when_two_deployments_give_different_names(deployment):

@@ -1,0 +1,145 @@
+"""What is wrong with a proxy's configuration, as far as it concerns P2L: one sentence per problem."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from litellm_router.deployments import Models, p2l_model
+from litellm_router.prices import INPUT, OUTPUT, Price, price_of
+from litellm_router.settings import KEY, P2LSettings
+from p2l_plugins.errors import BundleError
+from p2l_plugins.outcomes import Family
+
+CALLBACK = "litellm_router.p2l_router"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A deployment that takes part: its group, the bundle's name of its model, its price where it is known."""
+
+    group: str
+    deployment: str
+    model: str
+    price: Price | None
+
+
+def candidates(deployments: Iterable[Mapping[str, Any]], bundle: Models) -> list[Candidate]:
+    """The deployments that name a model of the bundle."""
+    found = []
+    for deployment in deployments:
+        name = p2l_model(deployment)
+        if name is not None and _known(bundle, name):
+            model = bundle.models[bundle.index(name)]
+            found.append(Candidate(_group(deployment), _label(deployment), model, price_of(deployment)))
+    return found
+
+
+def problems(
+    settings: P2LSettings, deployments: Sequence[Mapping[str, Any]], bundle: Models, family: Family
+) -> list[str]:
+    """What keeps P2L from doing what the configuration asks for.
+
+    Args:
+        deployments: LiteLLM's `model_list`.
+        bundle: the models that deployments may name; family: its outcome model.
+    """
+    says: list[str] = []
+    known = f"valid: {', '.join(bundle.models)}"
+    groups: dict[str, set[int]] = defaultdict(set)
+    for deployment in deployments:
+        where = f"model_list: {_label(deployment)} of group {_group(deployment)!r}"
+        info = deployment.get("model_info") or {}
+        name = info.get("p2l_model")
+        if name is None:
+            continue
+        if not isinstance(name, str) or not _known(bundle, name):
+            says.append(f"{where}: model_info.p2l_model = {name!r} is not in the bundle; {known}")
+            continue
+        groups[_group(deployment)].add(bundle.index(name))
+        says += [f"{where}: {problem}" for problem in _prices(deployment, info)]
+    for group, models in groups.items():
+        if len(models) < 2:
+            says.append(
+                f"model_list: group {group!r} has one model of the bundle, so there is nothing to choose; name another "
+                "in model_info.p2l_model of a deployment of this group"
+            )
+    if not groups:
+        says.append(f"model_list: no deployment names a model of the bundle in model_info.p2l_model; {known}")
+    all_groups = {_group(deployment) for deployment in deployments}
+    for group in settings.groups:
+        if group not in all_groups:
+            says.append(f"{KEY}.groups.{group} is not a model group; valid: {', '.join(sorted(all_groups))}")
+    for group in groups:
+        says += _rule(settings, group, deployments, bundle, family)
+    if isinstance(settings.output_tokens, dict):
+        says += [
+            f"{KEY}.output_tokens.{name} is not a model of the bundle; {known}"
+            for name in settings.output_tokens
+            if name not in bundle.models
+        ]
+    return list(dict.fromkeys(says))
+
+
+def _rule(
+    settings: P2LSettings, group: str, deployments: Sequence[Mapping[str, Any]], bundle: Models, family: Family
+) -> list[str]:
+    rule = settings.rule_of(group)
+    if rule is None:
+        return []
+    own = settings.groups.get(group)
+
+    def key(name: str) -> str:
+        return f"{KEY}.groups.{group}.{name}" if own and name in own.model_fields_set else f"{KEY}.{name}"
+
+    says = []
+    if rule.objective == "usable" and family != "grk":
+        says.append(f"{key('objective')} = 'usable' needs a bundle of the family grk; this one is {family}")
+    for name in rule.opponents or ():
+        if not _known(bundle, name):
+            says.append(f"{key('opponents')}: {name!r} is not in the bundle; valid: {', '.join(bundle.models)}")
+    if rule.rule != "best" or rule.max_cost is not None:
+        for one in candidates(deployments, bundle):
+            if one.group == group and one.price is None:
+                says.append(
+                    f"model_list: {one.deployment} of group {group!r} has no known price, so the limit of "
+                    f"{key('rule' if rule.rule != 'best' else 'max_cost')} ranks it last; set {INPUT} and {OUTPUT}"
+                )
+    return says
+
+
+def _prices(deployment: Mapping[str, Any], info: Mapping[str, Any]) -> list[str]:
+    says = []
+    for place, values in (("litellm_params", deployment.get("litellm_params") or {}), ("model_info", info)):
+        for name in (INPUT, OUTPUT):
+            value = values.get(name)
+            if value is not None and not _is_price(value):
+                says.append(f"{place}.{name} = {value!r} is not a price; valid: USD per token, at least 0")
+    return says
+
+
+def _is_price(value: object) -> bool:
+    try:
+        return not isinstance(value, bool) and 0 <= float(value) < math.inf  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
+
+
+def _known(bundle: Models, name: str) -> bool:
+    try:
+        bundle.index(name)
+    except BundleError:
+        return False
+    return True
+
+
+def _group(deployment: Mapping[str, Any]) -> str:
+    return str(deployment.get("model_name"))
+
+
+def _label(deployment: Mapping[str, Any]) -> str:
+    params = deployment.get("litellm_params") or {}
+    return repr(params.get("model") or (deployment.get("model_info") or {}).get("id"))

@@ -1,0 +1,156 @@
+"""What the router reads of a LiteLLM request: the user's turns, its session, its share of the traffic, its metadata.
+
+Everything here comes from clients: no form of it may raise anything but `NotRoutedError`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from litellm_router.scoring import NotRoutedError
+from p2l_plugins.errors import PromptError
+from p2l_plugins.prompts import Turns, as_turns, user_turns
+
+#: Where a decision stands in a request's metadata; LiteLLM hands this bucket to every logger.
+SPEND_LOGS, RECORD = "spend_logs_metadata", "p2l"
+
+#: Keys and item types that hold state which only the provider that made it can read.
+_SEALED_KEYS = ("encrypted_content", "signature", "thought_signature", "thoughtSignature")
+_SEALED_TYPES = frozenset(
+    {"redacted_thinking", "item_reference", "compaction", "code_interpreter_call", "computer_call", "web_search_call"}
+    | {"file_search_call", "mcp_call", "mcp_list_tools", "mcp_approval_request", "image_generation_call"}
+    | {"server_tool_use", "web_search_tool_result", "code_execution_tool_result", "container_upload"}
+)
+_SEALED_DEPTH = 6
+
+
+def turns_of(chat: object) -> Turns:
+    """The user's turns of a chat, of a Responses input (its items have the form of messages), or of a bare string.
+
+    Raises:
+        NotRoutedError: `no_text`.
+    """
+    try:
+        if isinstance(chat, str):
+            return as_turns(chat)
+        if isinstance(chat, (list, tuple)):
+            return user_turns(chat)
+    except PromptError:
+        pass
+    raise NotRoutedError("no_text")
+
+
+def bucket_key(request: Mapping[str, Any]) -> str:
+    """The key of the request's metadata: `litellm_metadata` on the routes that have it, else `metadata`."""
+    return "litellm_metadata" if "litellm_metadata" in request else "metadata"
+
+
+def bucket_of(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The request's metadata."""
+    bucket = request.get(bucket_key(request))
+    return bucket if isinstance(bucket, dict) else {}
+
+
+def asked_of(request: Mapping[str, Any]) -> object:
+    """What the client asks of P2L: `metadata.p2l` of the request's body, wherever the route put it."""
+    for bucket in (request.get("metadata"), request.get("litellm_metadata")):
+        if isinstance(bucket, Mapping):
+            for holder in (bucket, bucket.get("requester_metadata")):
+                if isinstance(holder, Mapping) and holder.get("p2l") is not None:
+                    return holder["p2l"]
+    return None
+
+
+def session_of(request: Mapping[str, Any]) -> str | None:
+    """The conversation that a request belongs to, or None."""
+    bucket = bucket_of(request)
+    for holder, key in ((request, "litellm_session_id"), (bucket, "session_id"), (bucket, "litellm_session_id")):
+        value = holder.get(key)
+        if isinstance(value, str) and value:
+            # who owns the key owns the session: another tenant's id of the same text is another session
+            owner = bucket.get("user_api_key_hash") or bucket.get("user_api_key") or ""
+            return hashlib.blake2b(f"{owner}\0{value}".encode("utf-8", "replace"), digest_size=16).hexdigest()
+    return None
+
+
+def uniform(request: Mapping[str, Any]) -> float:
+    """A random number in [0, 1), no secret, that is the same at every attempt of one request."""
+    seed = request.get("litellm_call_id") or request.get("litellm_trace_id")
+    return random.Random(seed if isinstance(seed, str) else None).random()  # noqa: S311
+
+
+def share_of(request: Mapping[str, Any], session: str | None) -> float:
+    """A number in [0, 1) that is the same for all requests of a session, and at every attempt of one request."""
+    return random.Random(f"traffic {session}").random() if session else uniform(request)  # noqa: S311
+
+
+def sealed(chat: object, request: Mapping[str, Any]) -> bool:
+    """Whether the conversation carries state of one provider that another can't read, such as encrypted reasoning."""
+    if request.get("previous_response_id") or request.get("container"):
+        return True
+    return isinstance(chat, (list, tuple)) and any(_holds_state(item, _SEALED_DEPTH) for item in chat)
+
+
+def _holds_state(item: object, depth: int) -> bool:
+    if depth == 0 or isinstance(item, str):
+        return False
+    if isinstance(item, (list, tuple)):
+        return any(_holds_state(part, depth - 1) for part in item)
+    if not isinstance(item, Mapping):
+        return False
+    if item.get("role") == "user" and isinstance(item.get("content"), str):
+        return False
+    kind = item.get("type")
+    if isinstance(kind, str) and kind in _SEALED_TYPES:
+        return True
+    if any(item.get(key) for key in _SEALED_KEYS):
+        return True
+    nested = ("content", "thinking_blocks", "reasoning_items", "tool_calls", "provider_specific_fields", "function")
+    return any(_holds_state(item.get(key), depth - 1) for key in nested)
+
+
+def failed_ids(request: Mapping[str, Any]) -> set[str]:
+    """Deployments that this request has tried in vain.
+
+    LiteLLM lists only those whose error it does not retry; a server error would go to the same best model again. Its
+    record of this request's attempts, in the metadata, has the others.
+    """
+    bucket = bucket_of(request)
+    failed = {
+        *_texts(request.get("_retry_skipped_deployment_ids")),
+        *_texts(request.get("_excluded_deployment_ids")),
+    }
+    attempts = bucket.get("attempted_retries")
+    if type(attempts) is int and attempts > 0:
+        earlier = bucket.get("previous_models")
+        records = list(earlier)[-attempts:] if isinstance(earlier, (list, tuple)) else []
+        failed.update(_texts(record.get("deployment_id") for record in records if isinstance(record, Mapping)))
+        info = bucket.get("model_info")
+        failed.update(_texts([info.get("id")] if isinstance(info, Mapping) else ()))
+    return failed
+
+
+def note(request: dict[str, Any], record: dict[str, Any], ms: float) -> None:
+    """Writes a decision into the request's metadata, for the headers and for every logger."""
+    key = bucket_key(request)
+    bucket = request.get(key)
+    if bucket is None:
+        bucket = request[key] = {}
+    if not isinstance(bucket, dict):
+        return
+    attempts = bucket.get("attempted_retries")
+    logged = bucket.get(SPEND_LOGS)
+    logged = logged if isinstance(logged, Mapping) else {}
+    first = logged.get(RECORD)
+    if type(attempts) is int and attempts > 0 and isinstance(first, Mapping) and "error" not in record:
+        # the next attempt of one request always finds its scores: what the client waited for is the first attempt
+        record = record | {"cache": first.get("cache", record.get("cache"))}
+        ms += first["ms"] if isinstance(first.get("ms"), float) else 0.0
+    bucket[SPEND_LOGS] = {**logged, RECORD: record | {"ms": round(ms, 3)}}
+
+
+def _texts(values: object) -> Iterable[str]:
+    return [value for value in values if isinstance(value, str)] if isinstance(values, Iterable) else []

@@ -1,0 +1,138 @@
+"""Budgets and lengths of answers that several proxies share through Redis: each adds its own moves to common numbers.
+
+About once a second, behind the requests: a request never waits for Redis. Without it, or while it is away, each proxy
+goes on with what it knows, keeps its own moves, and hands them over later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from litellm_router.traffic import Traffic
+from litellm_router.usage import NEWEST, PRIOR_ANSWERS
+from p2l_plugins.pacing import Pacer
+
+log = logging.getLogger("litellm_router")
+
+SCHEMA = 1
+
+#: Seconds between two hand-overs, until one fails, and that Redis keeps what no proxy touches.
+EVERY_S, TIMEOUT_S, KEEP_S = 1.0, 0.5, 7 * 24 * 3600
+
+#: Adds (n, total) of new answers to (count, mean) of each model, as `usage.weight` does; returns both.
+_ADD_LENGTHS = """
+local out = {}
+for i = 1, #ARGV - 1, 4 do
+  local have = redis.call('HMGET', KEYS[1], ARGV[i] .. ':count', ARGV[i] .. ':mean')
+  local count = tonumber(have[1] or '0')
+  local mean = tonumber(have[2] or ARGV[i + 3])
+  local n = tonumber(ARGV[i + 1])
+  local left = 1
+  for k = 1, math.min(n, 1000) do
+    left = left * (1 - math.max(NEWEST, 1 / (PRIOR + count + k)))
+  end
+  if n > 0 then
+    mean = mean + (1 - left) * (tonumber(ARGV[i + 2]) / n - mean)
+    redis.call('HSET', KEYS[1], ARGV[i] .. ':count', count + n, ARGV[i] .. ':mean', tostring(mean))
+  end
+  out[#out + 1] = tostring(count + n)
+  out[#out + 1] = tostring(mean)
+end
+redis.call('EXPIRE', KEYS[1], ARGV[#ARGV])
+return out
+""".replace("NEWEST", repr(NEWEST)).replace("PRIOR", repr(PRIOR_ANSWERS))
+
+
+class SharedTraffic:
+    """Hands a process's moves over, at most one hand-over at a time.
+
+    Attributes:
+        errors: hand-overs that failed.
+
+    Args:
+        client: gives the `redis.asyncio` client of the running event loop, or None where there is no Redis.
+        namespace: first part of every key.
+        clock: seconds, never going back.
+    """
+
+    def __init__(
+        self,
+        client: Callable[[], Any],
+        namespace: str = "p2l",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.errors = 0
+        self._client, self._namespace, self._clock = client, namespace, clock
+        self._next = 0.0
+        self._away = False
+        self._task: asyncio.Task[None] | None = None
+
+    def soon(self, traffic: Traffic) -> None:
+        """Starts a hand-over in the background, where one is due."""
+        now = self._clock()
+        if now < self._next or (self._task is not None and not self._task.done()):
+            return
+        self._next = now + EVERY_S
+        self._task = asyncio.get_running_loop().create_task(self.exchange(traffic))
+
+    async def exchange(self, traffic: Traffic) -> None:
+        """Hands over what is new, and takes over what the others had."""
+        try:
+            client = self._client()
+            if client is None:
+                return
+            async with asyncio.timeout(TIMEOUT_S):
+                await self._lengths(client, traffic)
+                for key, pacer in list(traffic.pacers.items()):
+                    await self._multiplier(client, key, pacer)
+        except Exception as error:  # whatever a client raises, requests go on
+            self.errors += 1
+            if not self._away:
+                log.warning("p2l: shared budgets: Redis is away (%s); this proxy goes on alone", type(error).__name__)
+            self._away = True
+        else:
+            if self._away:
+                log.info("p2l: shared budgets: Redis is back")
+            self._away = False
+
+    async def _multiplier(self, client: Any, name: str, pacer: Pacer) -> None:
+        if not pacer.started:
+            return
+        key = self._key("pace", name)
+        first = pacer.shared
+        pending = pacer.take_pending()
+        try:
+            await client.set(key, repr(first), nx=True, ex=KEEP_S)
+            shared = float(await client.incrbyfloat(key, pending))
+            await client.expire(key, KEEP_S)
+        except BaseException:
+            pacer.give_back(pending)
+            raise
+        pacer.see(shared)
+
+    async def _lengths(self, client: Any, traffic: Traffic) -> None:
+        lengths = traffic.lengths
+        new = lengths.take_new()
+        models = sorted({*new, *lengths.models()})
+        if not models:
+            return
+        arguments: list[Any] = []
+        for model in models:
+            n, total = new.get(model, (0, 0.0))
+            arguments += [model, n, total, lengths.configured(model)]
+        try:
+            found = await client.eval(_ADD_LENGTHS, 1, self._key("answers", ""), *arguments, KEEP_S)
+        except BaseException:
+            lengths.give_back(new)
+            raise
+        numbers = [float(value) for value in found]
+        lengths.see({m: (int(numbers[2 * i]), numbers[2 * i + 1]) for i, m in enumerate(models)})
+
+    def _key(self, kind: str, name: str) -> str:
+        digest = hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
+        return f"{self._namespace}:{kind}:{SCHEMA}:{digest}"

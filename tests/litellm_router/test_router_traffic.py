@@ -1,0 +1,156 @@
+"""What the router remembers of its traffic, and what it reads of requests that clients may fill with anything."""
+
+import numpy as np
+import pytest
+
+from litellm_router.request import asked_of, sealed, session_of, share_of, uniform
+from litellm_router.sessions import Sessions
+from litellm_router.settings import P2LSettings, Rule
+from litellm_router.traffic import Traffic
+from litellm_router.usage import AnswerLengths, weight
+
+
+def test_lengths_start_as_configured_and_follow_the_answers():
+    lengths = AnswerLengths(lambda model: 500.0)
+    assert lengths.expected("a") == 500
+    lengths.observe("a", 79)
+    assert lengths.expected("a") == pytest.approx(500 - (500 - 79) / 21)
+    rng = np.random.default_rng(0)
+    for tokens in rng.integers(50, 151, 2000):
+        lengths.observe("a", int(tokens))
+    assert lengths.expected("a") == pytest.approx(100, rel=0.1)
+    for _ in range(2000):
+        lengths.observe("a", 1000)
+    assert lengths.expected("a") == pytest.approx(1000, rel=0.01)
+    assert lengths.expected("b") == 500
+
+
+def test_the_weight_of_answers_is_a_running_mean_first_and_exponential_later():
+    assert weight(0, 1) == pytest.approx(1 / 21)
+    assert weight(10_000, 1) == pytest.approx(0.005)
+    assert 1 - weight(7, 3) == pytest.approx((1 - weight(7, 1)) * (1 - weight(8, 1)) * (1 - weight(9, 1)))
+
+
+def test_lengths_that_could_not_be_handed_over_are_kept():
+    lengths = AnswerLengths(lambda model: 0.0)
+    lengths.observe("a", 10)
+    new = lengths.take_new()
+    lengths.observe("a", 5)
+    lengths.give_back(new)
+    assert lengths.take_new() == {"a": (2, 15.0)}
+
+
+def test_answers_seen_during_a_hand_over_are_not_lost():
+    lengths = AnswerLengths(lambda model: 100.0)
+    lengths.take_new()
+    lengths.observe("a", 200)
+    lengths.see({"a": (40, 50.0)})
+    assert lengths.expected("a") == pytest.approx(50 + weight(40, 1) * 150)
+
+
+def test_sessions_expire_and_the_oldest_go_first():
+    now = [0.0]
+    sessions = Sessions(10.0, 2, clock=lambda: now[0])
+    for name in "abc":
+        sessions.set("g", name, f"model of {name}")
+    assert [sessions.get("g", name) for name in "abc"] == [None, "model of b", "model of c"]
+    assert sessions.get("other group", "b") is None
+    now[0] = 10.0
+    assert sessions.get("g", "b") is None
+
+
+def test_a_budget_is_charged_once_per_request_and_corrected_by_the_real_cost():
+    traffic = Traffic(P2LSettings(rule="paced", budget=1.0))
+    rule, values, costs = traffic.rule_of("g"), np.array([0.1, 0.9]), np.array([0.5, 3.0])
+    pacer = traffic.pacer("g", rule, values, costs)
+    assert pacer is traffic.pacer("g", rule, values, costs)
+    assert pacer is not traffic.pacer("other", rule, values, costs)
+    for _ in range(200):
+        pacer.charge(1.0)  # until the multiplier moves by its own gain
+    start = pacer.multiplier
+    traffic.decided("id", "g", None, "m", pacer, 3.0)
+    once = pacer.multiplier
+    assert once > start
+    traffic.decided("id", "g", None, "m", pacer, 3.0)  # another attempt of the same request
+    assert pacer.multiplier == once
+    traffic.answered("id", "m", 10, 1.0)
+    assert pacer.multiplier == pytest.approx(start)
+    traffic.answered("id", "m", 10, 1.0)
+    traffic.decided("id", "g", None, "m", pacer, 3.0)
+    assert pacer.multiplier == pytest.approx(start)
+
+
+def test_a_price_that_is_unknown_is_not_charged():
+    traffic = Traffic(P2LSettings(rule="paced", budget=1.0))
+    pacer = traffic.pacer("g", traffic.rule_of("g"), np.array([0.1, 0.9]), np.full(2, np.nan))
+    traffic.decided("id", "g", None, "m", pacer, float("nan"))
+    assert pacer.multiplier == 0.0
+
+
+def test_other_rules_have_no_multiplier():
+    traffic = Traffic(P2LSettings())
+    assert traffic.pacer("g", Rule(rule="cap", budget=1.0), np.zeros(2), np.ones(2)) is None
+
+
+@pytest.mark.parametrize(
+    "chat",
+    [
+        [{"role": "assistant", "content": [{"type": "thinking", "thinking": "…", "signature": "abc"}]}],
+        [{"role": "assistant", "content": [{"type": "redacted_thinking", "data": "abc"}]}],
+        [{"role": "assistant", "content": "x", "thinking_blocks": [{"type": "thinking", "signature": "abc"}]}],
+        [{"type": "reasoning", "encrypted_content": "abc", "summary": []}, {"role": "user", "content": "hi"}],
+        [{"type": "item_reference", "id": "rs_1"}],
+        [{"type": "code_interpreter_call", "id": "ci_1", "container_id": "c"}],
+        [{"role": "assistant", "tool_calls": [{"function": {"provider_specific_fields": {"thought_signature": "x"}}}]}],
+        [{"role": "assistant", "content": [{"type": "server_tool_use", "id": "s"}]}],
+    ],
+)
+def test_state_of_one_provider_is_found(chat):
+    assert sealed(chat, {})
+
+
+@pytest.mark.parametrize(
+    "chat",
+    [
+        None,
+        "signature",
+        [{"role": "user", "content": "my signature and encrypted_content"}],
+        [{"role": "assistant", "content": "x", "tool_calls": [{"id": "1", "function": {"name": "f"}}]}],
+        [{"role": "tool", "content": "result", "tool_call_id": "1"}],
+        [{"role": "assistant", "content": [{"type": "thinking", "thinking": "plain", "signature": ""}]}],
+        [{"type": "reasoning", "encrypted_content": None, "summary": []}],
+        [None, 3, ["x"]],
+    ],
+)
+def test_what_any_provider_can_read_is_not_sealed(chat):
+    assert not sealed(chat, {})
+
+
+def test_a_response_of_before_seals_the_conversation():
+    assert sealed("and now?", {"previous_response_id": "resp_1"})
+
+
+def test_a_session_belongs_to_the_key_that_named_it():
+    one = {"metadata": {"session_id": "s", "user_api_key_hash": "k1"}}
+    assert session_of(one) == session_of({"litellm_metadata": {"session_id": "s", "user_api_key_hash": "k1"}})
+    assert session_of(one) != session_of({"metadata": {"session_id": "s", "user_api_key_hash": "k2"}})
+    assert "s" != session_of({"litellm_session_id": "s"}) is not None
+    for nothing in ({}, {"metadata": None}, {"metadata": {"session_id": 3}}, {"metadata": {"session_id": ""}}):
+        assert session_of(nothing) is None
+    session_of({"metadata": {"session_id": "\ud800"}})
+
+
+def test_what_a_client_asks_is_found_on_every_route():
+    asked = {"budget": 1.0}
+    assert asked_of({"metadata": {"p2l": asked}}) == asked
+    assert asked_of({"litellm_metadata": {}, "metadata": {"p2l": asked}}) == asked
+    assert asked_of({"litellm_metadata": {"requester_metadata": {"p2l": asked}}}) == asked
+    assert asked_of({"metadata": "x"}) is asked_of({}) is None
+
+
+def test_the_same_request_and_the_same_session_draw_the_same_numbers():
+    request = {"litellm_call_id": "id"}
+    assert uniform(request) == uniform(dict(request)) != uniform({"litellm_call_id": "other"})
+    assert share_of(request, "s") == share_of({"litellm_call_id": "other"}, "s")
+    shares = [share_of({"litellm_call_id": str(i)}, None) for i in range(2000)]
+    assert np.mean(np.array(shares) < 0.25) == pytest.approx(0.25, abs=0.04)
