@@ -14,7 +14,7 @@ def test_letters_stay_and_contents_move():
     assert len(seen) == 24
     for text in seen:
         head, *options = text.split("\n")
-        assert head == QUESTION.split("\n")[0]
+        assert head == QUESTION.split("\n", maxsplit=1)[0]
         assert [line[:3] for line in options] == ["A. ", "B. ", "C. ", "D. "]
         assert sorted(line[3:] for line in options) == ["gold", "iron", "mercury", "tin"]
 
