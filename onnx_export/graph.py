@@ -11,49 +11,46 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from p2l_plugins.outcomes import has_eta
+from onnx_export.builder import DTYPES, EXTERNAL_DATA_BYTES
+from onnx_export.config import P2LExporterConfig
 from p2l_plugins.training.checkpoint import Checkpoint
 from p2l_plugins.training.model import P2LModel
 
 PLAIN_OPSET = 20  # opset 23 breaks llama for batches above one
-EXTERNAL_DATA_BYTES = 1_500_000_000
 
 
 class _Scores(nn.Module):
-    """ids and mask → coefs (N, M) and, for families that have it, raw_eta (N,)."""
+    """ids and mask → coefs (N, M) and, where the family has it, raw_eta (N,); NaN for rows not padded on the right."""
 
     def __init__(self, model: P2LModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
-        coefs, raw_eta = self.model.scores(input_ids, attention_mask)
+        pooled = self.model.pooled(input_ids, attention_mask).float()
+        positions = torch.arange(1, input_ids.shape[1] + 1)
+        count = attention_mask.sum(dim=1)
+        valid = ((attention_mask * positions).amax(dim=1) == count) & (count > 0)
+        coefs, raw_eta = self.model.head(torch.where(valid[:, None], pooled, torch.nan))
         return (coefs,) if raw_eta is None else (coefs, raw_eta)
 
 
-def export_plain(checkpoint: Checkpoint, path: Path) -> int:
-    """Writes the fp32 graph to `path` and returns its opset.
+def export_plain(checkpoint: Checkpoint, path: Path, precision: str = "fp32") -> int:
+    """Writes the plain graph to `path` and returns its opset.
 
-    Traced with three rows of different lengths: with one row, the batch would be fixed at one.
+    In fp16 and bf16 the backbone of the checkpoint itself is rounded, so that it is not held twice.
     """
-    lengths = (7, 12, 3)
-    mask = torch.zeros(len(lengths), max(lengths), dtype=torch.int64)
-    for row, length in enumerate(lengths):
-        mask[row, :length] = 1
-    ids = torch.randint(0, 100, mask.shape, generator=torch.Generator().manual_seed(0)) * mask
-    batch = torch.export.Dim("batch", min=1, max=8192)
-    length_dim = torch.export.Dim("length", min=2, max=max(checkpoint.form.max_length, 16))
-    shape = {0: batch, 1: length_dim}
-    outputs = ["coefs", "raw_eta"] if has_eta(checkpoint.model.family) else ["coefs"]
+    config = P2LExporterConfig(checkpoint, precision)
+    checkpoint.model.model.to(DTYPES[config.float_dtype])
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
             _Scores(checkpoint.model).eval(),
-            (ids, mask),
+            tuple(config.generate_dummy_inputs().values()),
             dynamo=True,
             opset_version=PLAIN_OPSET,
-            input_names=["input_ids", "attention_mask"],
-            output_names=outputs,
-            dynamic_shapes={"input_ids": shape, "attention_mask": shape},
+            input_names=list(config.inputs),
+            output_names=list(config.outputs),
+            dynamic_shapes=config.dynamic_shapes(),
             verbose=False,
         )
     assert program is not None

@@ -123,7 +123,7 @@ def read_states(
         states (N, H), coefs (N, M) and raw_eta (N,) or None.
 
     Raises:
-        BundleError: as `find_head`.
+        BundleError: as `find_head`, or the graph does not run on the CPU (bf16).
     """
     import onnxruntime as ort
 
@@ -135,12 +135,19 @@ def read_states(
     options.log_severity_level = 3
     # a graph from memory has no folder of its own to find model.onnx.data in
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(bundle.folder))
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    try:
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
+        first = str(error).partition("\n")[0]
+        raise BundleError(
+            f"{bundle.folder}: ONNX Runtime can't run this {manifest.precision} graph on the CPU ({first}); "
+            "change the models of its fp32 bundle"
+        ) from None
     names = [head.state, "coefs", *(["raw_eta"] if has_eta(manifest.family) else [])]
     widths = [(head.weight.shape[1],), (len(manifest.models),), ()]
     results = [np.empty((len(prompts), *width), np.float32) for width, _ in zip(widths, names, strict=False)]
     ids = TextEncoder.from_folder(bundle.folder, manifest.text).encode(prompts)
-    for rows in batches([len(row) for row in ids], batch_tokens(manifest.precision)):
+    for rows in batches([len(row) for row in ids], batch_tokens(manifest.precision, manifest.route)):
         input_ids, mask = pad([ids[i] for i in rows], manifest.text.pad_id)
         outputs = session.run(names, {"input_ids": input_ids, "attention_mask": mask})
         for result, output in zip(results, outputs, strict=True):

@@ -98,7 +98,7 @@ def add_model(
         # a grounded opponent grounds the new model too: its coefficient is frozen, so every vote is against a level
         apart = manifest.family == "grk" and set(opponents) <= set(manifest.ungrounded)
         step("checking the new bundle")
-        new = _write(
+        new = write_changed(
             bundle,
             folder,
             {
@@ -132,7 +132,7 @@ def remove_models(bundle: Bundle, names: Sequence[str], output: Path) -> Bundle:
         model = load_graph(bundle.folder)
         head = find_head(model, bundle.folder)
         replace_head(model, head, head.weight[keep], head.bias[keep])
-        new = _write(
+        new = write_changed(
             bundle,
             folder,
             {
@@ -160,7 +160,7 @@ def rename_model(bundle: Bundle, old: str, new: str, output: Path, keep_alias: b
     _check_new_name(new, manifest.model_copy(update={"aliases": own}))
     aliases = {alias: new if target == old else target for alias, target in own.items()}
     with replaced_folder(output) as folder:
-        _write(
+        write_changed(
             bundle,
             folder,
             {
@@ -202,14 +202,19 @@ def paired_gain(first: Array, second: Array, weight: Array) -> tuple[float, floa
     return gain, float(np.sqrt(n / (n - 1) * (residual**2).sum())) / total
 
 
-def _write(
+def write_changed(
     bundle: Bundle,
     folder: Path,
     update: dict[str, Any],
     change: dict[str, Any],
     model: onnx.ModelProto | None = None,
 ) -> Bundle:
-    """The bundle's files in `folder`, with another manifest and, where given, another graph."""
+    """The bundle's files in `folder`, with another manifest and, where given, another graph.
+
+    Args:
+        update: fields of the manifest that change.
+        change: what is noted of it under `training.changes`.
+    """
     manifest = bundle.manifest
     files = dict(manifest.files)
     for name in files:

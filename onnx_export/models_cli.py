@@ -1,4 +1,4 @@
-"""The subcommands `p2l add-model`, `p2l remove-model` and `p2l rename-model`."""
+"""The subcommands that change a bundle: `p2l add-model`, `remove-model`, `rename-model` and `refit-head`."""
 
 from __future__ import annotations
 
@@ -105,6 +105,53 @@ def rename_model(
         return
     typer.echo(f"{old} is now {new_name}" + ("; the old name is an alias" if keep_alias else ""))
     _say(source, new, output)
+
+
+def refit_head(
+    bundle: BundleArg,
+    config: Annotated[Path, typer.Argument(help="YAML file of the training: data, split, priors.")],
+    output: NewBundle,
+    data: Annotated[Path | None, typer.Option(help="Folder of the data files. Default: that of CONFIG.")] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the prompts.", min=1)] = 15,
+    batch_size: Annotated[int, typer.Option(help="Prompts of one step.", min=1)] = 256,
+    learning_rate: Annotated[float, typer.Option(help="Of Adam; falls linearly to 0.")] = 1e-3,
+    category_prior: Annotated[
+        float | None, typer.Option(help="Least weight of the prior on categories. Default: as in CONFIG.", min=0)
+    ] = None,
+    unseen_prior: Annotated[
+        float | None,
+        typer.Option(help="Weight of the prior on models that a file lacks. Default: as in CONFIG.", min=0),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit the head of a bundle anew to votes, on frozen states of its backbone."""
+    _need_onnx()
+    from onnx_export.refit import refit_head as run
+    from p2l_plugins.training.config import read_config
+
+    source = _open(bundle)
+    settings = read_config(config)
+    with progress() as bar:
+        task = bar.add_task("scoring", total=None)
+        new = run(
+            source,
+            settings,
+            data or config.parent,
+            output,
+            epochs,
+            batch_size,
+            learning_rate,
+            category_prior,
+            unseen_prior,
+            step=lambda line: typer.echo(f"{line} …", err=True),
+            progress=lambda n: bar.advance(task, n),
+        )
+    change = new.manifest.training["changes"][-1]
+    if as_json:
+        typer.echo(json.dumps({"bundle": str(output), "fingerprint": new.manifest.fingerprint, **change}, indent=2))
+        return
+    typer.echo(f"{output}: loss {change['loss'][0]:.4f} → {change['loss'][-1]:.4f} in {epochs} epochs")
+    typer.echo(f"fingerprint {source.manifest.fingerprint} → {new.manifest.fingerprint}")
 
 
 def _need_onnx() -> Any:

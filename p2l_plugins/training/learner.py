@@ -244,15 +244,22 @@ def _marginal(
 ) -> tuple[list[str], Array, float | None]:
     """The models, their coefficients (M,) and raw_eta: the marginal leaderboards of the sources.
 
-    Sources that share models are put on one scale by `align`; raw_eta is the mean over the prompts. One leaderboard
-    fitted to all sources at once would have to explain every source's ties with a single raw_eta, and bend the
-    coefficients for it.
+    A model of several sources, and raw_eta, get the mean over their prompts; with `unseen_prior`, sources that share
+    models are put on one scale by `align` first. One leaderboard fitted to all sources at once would have to explain
+    every source's ties with a single raw_eta, and bend the coefficients for it.
     """
     names = list(models)
     parts = [part for part in sources if len(part)]
     fits = [fit_marginal(part, config.family) for part in parts]
     columns = [np.array([names.index(name) for name in part.models]) for part in parts]
     sizes = [float(len(part.prompts)) for part in parts]
-    coefs, _ = align(columns, [beta for beta, _ in fits], sizes)
+    if config.unseen_prior:
+        coefs, _ = align(columns, [beta for beta, _ in fits], sizes)
+    else:
+        total, count = np.zeros(len(names)), np.zeros(len(names))
+        for column, (beta, _), size in zip(columns, fits, sizes, strict=True):
+            total[column] += size * beta
+            count[column] += size
+        coefs = total / np.maximum(count, 1)
     eta = float(np.average([raw_eta or 0.0 for _, raw_eta in fits], weights=sizes))
     return names, coefs, eta if has_eta(config.family) else None

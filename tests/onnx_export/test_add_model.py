@@ -122,18 +122,42 @@ def test_the_manifest_says_what_was_added(without, added):
     }
 
 
-def test_an_int8_bundle_takes_a_model_too(tiny_checkpoint, tiny_bundle, votes_file, tmp_path):
-    from onnx_export.quantise import quantise_int8
+def test_an_int8_bundle_takes_a_model_too(tiny_checkpoint, votes_file, tmp_path):
+    from onnx_export.export import export
 
-    folder = tmp_path / "int8"
-    shutil.copytree(tiny_bundle, folder)
-    quantise_int8(tiny_bundle / "model.onnx", folder / "model.onnx")
-    bundle = restated(folder, Bundle.open(tiny_bundle).manifest.model_copy(update={"precision": "int8"}))
+    bundle = export(tiny_checkpoint, tmp_path / "int8", precision="int8")
+    assert (bundle.manifest.route, bundle.manifest.precision) == ("fused", "int8")
     less = remove_models(bundle, ["counter"], tmp_path / "less")
     more, _ = add_model(less, read_votes(votes_file), "counter", tmp_path / "more")
     before, after = P2L(bundle).score_turns(PROMPTS), P2L(more).score_turns(PROMPTS)
     np.testing.assert_array_equal(after.coefs[:, 0], before.coefs[:, before.index("coder")])
     assert np.corrcoef(after.coefs[:, 2], before.coefs[:, before.index("counter")])[0, 1] > 0.99
+
+
+def test_a_plain_bundle_takes_a_model_too(tiny_checkpoint, votes_file, tmp_path):
+    from onnx_export.export import export
+
+    bundle = export(tiny_checkpoint, tmp_path / "plain", route="plain")
+    less = remove_models(bundle, ["counter"], tmp_path / "less")
+    more, _ = add_model(less, read_votes(votes_file), "counter", tmp_path / "more")
+    before, after = P2L(bundle).score_turns(PROMPTS), P2L(more).score_turns(PROMPTS)
+    np.testing.assert_array_equal(after.coefs[:, 0], before.coefs[:, before.index("coder")])
+
+
+def test_a_fused_decoder_changes_its_models(public_checkpoint, tmp_path):
+    from onnx_export.export import export
+    from p2l_plugins.training.checkpoint import Checkpoint
+
+    checkpoint = Checkpoint.load(public_checkpoint)
+    checkpoint.training["max_length"] = 64
+    (tmp_path / "checkpoint").mkdir()
+    checkpoint.save(tmp_path / "checkpoint")
+    bundle = export(tmp_path / "checkpoint", tmp_path / "bundle", route="fused")
+    first, *others = bundle.manifest.models
+    less = rename_model(remove_models(bundle, [first], tmp_path / "less"), others[0], "renamed", tmp_path / "renamed")
+    assert less.manifest.models == ("renamed", *others[1:])
+    prompts = [("hi!",), ("Write a haiku.", "Shorter.")]
+    np.testing.assert_array_equal(P2L(less).score_turns(prompts).coefs, P2L(bundle).score_turns(prompts).coefs[:, 1:])
 
 
 def low_rank(bundle, folder, rank=4, cast=True):

@@ -19,6 +19,16 @@ from p2l_plugins.training.checkpoint import Checkpoint  # noqa: E402
 
 
 @pytest.fixture(scope="module")
+def short_checkpoint(public_checkpoint, tmp_path_factory):
+    """The published checkpoint with a maximum of 64 tokens, for a short gate."""
+    checkpoint = Checkpoint.load(public_checkpoint)
+    checkpoint.training["max_length"] = 64
+    folder = tmp_path_factory.mktemp("short")
+    checkpoint.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def published_bundle(public_checkpoint, tmp_path_factory):
     checkpoint = Checkpoint.load(public_checkpoint)
     folder = tmp_path_factory.mktemp("published")
@@ -35,6 +45,7 @@ def test_the_published_checkpoint_gives_its_expected_outputs(public_checkpoint, 
     scores = P2L.load(published_bundle).score([case["prompt"] for case in cases])
     np.testing.assert_allclose(scores.coefs, [case["coefs"] for case in cases], atol=1e-4)
     assert scores.raw_eta is None
+    assert Bundle.open(published_bundle).manifest.route == "fused"
     assert scores.models == tuple(json.loads((public_checkpoint / "model_list.json").read_text()))
 
 
@@ -59,7 +70,7 @@ def test_the_gate_passes_and_its_figures_are_in_the_manifest(tiny_bundle, tiny_c
     manifest = Bundle.open(tiny_bundle).manifest
     assert manifest.gate["max_error"] <= 3 * manifest.gate["torch_fp32_max_error"] + 1e-6
     assert manifest.gate["longest_tokens"] == manifest.text.max_length
-    assert manifest.route == "plain"
+    assert manifest.route == "fused"
     assert manifest.name == "tiny"
     assert manifest.aliases == {"Coder-v1": "coder"}
     assert manifest.training["data"][0]["licence"] == "CC0"
@@ -115,11 +126,70 @@ def test_the_gate_refuses_coefficients_in_another_order(tiny_checkpoint, tiny_bu
         check(session, references, "int8")
 
 
-def test_int8_of_a_decoder_is_refused(public_checkpoint, tmp_path):
-    with pytest.raises(ConfigError, match="suits encoders only"):
-        export(public_checkpoint, tmp_path / "b", precision="int8")
-    with pytest.raises(ConfigError, match="precision 'int4' is not known; valid: fp32, int8"):
-        export(public_checkpoint, tmp_path / "b", precision="int4")
+def test_int8_of_a_decoder_on_the_plain_route_is_refused(public_checkpoint, tmp_path):
+    with pytest.raises(ConfigError, match="on the plain route suits encoders only, not 'llama'"):
+        export(public_checkpoint, tmp_path / "b", precision="int8", route="plain")
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"precision": "int4"}, "precision 'int4' is not known; valid: fp32, fp16, bf16, int8"),
+        ({"route": "fast"}, "route 'fast' is not known; valid: auto, fused, plain"),
+        ({"device": "tpu"}, "device 'tpu' is not known; valid: cpu, cuda"),
+    ],
+)
+def test_options_that_are_not_known(public_checkpoint, tmp_path, option, message):
+    with pytest.raises(ConfigError, match=message):
+        export(public_checkpoint, tmp_path / "b", **option)
+
+
+def test_a_failed_gate_writes_nothing_but_with_force_a_warning(short_checkpoint, tmp_path):
+    """The fixture's random decoder is far more sensitive to 8 bits than a trained model."""
+    with pytest.raises(BundleError, match=r"does not pass the gate: .*; choose --precision fp32, or --force"):
+        export(short_checkpoint, tmp_path / "b", precision="int8")
+    assert not (tmp_path / "b").exists()
+    lines = []
+    manifest = export(short_checkpoint, tmp_path / "b", precision="int8", step=lines.append, force=True).manifest
+    assert manifest.gate["warning"].startswith("written with --force although ")
+    assert any(line.startswith("warning: ") for line in lines)
+
+
+def test_the_plain_route_on_request(tiny_checkpoint, tiny_bundle, tmp_path):
+    plain = P2L(export(tiny_checkpoint, tmp_path / "plain", route="plain"))
+    assert plain.bundle.manifest.route == "plain"
+    prompts = ["sum fig", "loop code sum", "x"]
+    fused = P2L.load(tiny_bundle)
+    np.testing.assert_allclose(plain.score(prompts).coefs, fused.score(prompts).coefs, atol=1e-5)
+    session = ort.InferenceSession(str(tmp_path / "plain" / "model.onnx"), providers=["CPUExecutionProvider"])
+    left = session.run(None, {"input_ids": np.full((2, 3), 5), "attention_mask": np.array([[1, 1, 0], [0, 1, 1]])})
+    assert np.isnan(left[0]).any(axis=1).tolist() == [False, True]
+
+
+def test_fp16_on_the_cpu(short_checkpoint, tmp_path):
+    half = export(short_checkpoint, tmp_path / "half", precision="fp16").manifest
+    assert (half.precision, half.route) == ("fp16", "fused")
+    assert 0 < half.gate["max_error_in_std"] <= 0.05
+    assert half.gate["batch_effect"] == 0
+
+
+def test_bf16_needs_a_gpu(short_checkpoint, tmp_path):
+    with pytest.raises(ConfigError, match=r"'bf16' needs a GPU, .*; export it where CUDA is, with --device cuda"):
+        export(short_checkpoint, tmp_path / "b", precision="bf16")
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        with pytest.raises(ConfigError, match="'cuda' is not available: this ONNX Runtime has no CUDA"):
+            export(short_checkpoint, tmp_path / "b", precision="bf16", device="cuda")
+
+
+def test_weights_beside_the_graph(short_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("onnx_export.builder.EXTERNAL_DATA_BYTES", 10_000)
+    large = export(short_checkpoint, tmp_path / "large")
+    assert (large.folder / "model.onnx.data").stat().st_size > 10 * (large.folder / "model.onnx").stat().st_size
+    assert "model.onnx.data" in large.manifest.files
+    assert np.isfinite(P2L(large).score(["hi"]).coefs).all()
+    (large.folder / "model.onnx.data").write_bytes(b"")
+    with pytest.raises(BundleError, match=r"model.onnx.data: the content does not match its sha256"):
+        P2L.load(large.folder)
 
 
 def test_nothing_is_overwritten(tiny_checkpoint, tiny_bundle):

@@ -1,0 +1,152 @@
+"""`p2l refit-head`: fits the head of a bundle anew to votes, on frozen states of the backbone.
+
+The backbone was trained with few passes over the votes. With its states fixed, the head can see the votes many times in
+minutes, through the same losses and priors as in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from onnx_export.head import find_head, load_graph, read_states, replace_head
+from onnx_export.models import write_changed
+from p2l_plugins.bundle import Bundle
+from p2l_plugins.errors import ConfigError, DataError
+from p2l_plugins.files import replaced_folder
+from p2l_plugins.training.batches import PromptDataset, PromptSampler, VoteCollator
+from p2l_plugins.training.categories import find_categories
+from p2l_plugins.training.config import TrainConfig
+from p2l_plugins.training.learner import Learner
+from p2l_plugins.training.model import P2LModel
+from p2l_plugins.training.train import load_sources, split
+
+
+class _Frozen(nn.Module):
+    """In place of the model: the pooled state is looked up, raw_eta stays that of the bundle, the head is fitted.
+
+    Args:
+        states: (P, H); raw_eta: (P,) or None.
+    """
+
+    def __init__(self, family: str, states: Tensor, raw_eta: Tensor | None, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.family = family
+        self._states, self._raw_eta = states, raw_eta
+        self.weight, self.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
+        self._rows = torch.zeros(0, dtype=torch.int64)
+
+    def pooled(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """States of prompts, whose numbers stand in place of their tokens: (N, 1) → (N, H)."""
+        self._rows = input_ids[:, 0]
+        return self._states[self._rows]
+
+    def head(self, state: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Coefficients (N, M) and raw_eta (N,) or None."""
+        return state @ self.weight.T + self.bias, None if self._raw_eta is None else self._raw_eta[self._rows]
+
+
+def refit_head(
+    bundle: Bundle,
+    config: TrainConfig,
+    data_dir: Path,
+    output: Path,
+    epochs: int = 15,
+    batch_size: int = 256,
+    learning_rate: float = 1e-3,
+    category_prior: float | None = None,
+    unseen_prior: float | None = None,
+    step: Callable[[str], None] = lambda message: None,
+    progress: Callable[[int], None] | None = None,
+) -> Bundle:
+    """Fits the head to the training part of a configuration's data and writes the bundle with it.
+
+    Args:
+        config: names data, aliases, split and priors; it must have trained the bundle, or a split like that one.
+        data_dir: folder of the files that it names.
+        epochs, batch_size, learning_rate: of Adam; the rate falls linearly to 0.
+        category_prior: least κ of every file, in place of the configuration's `category_prior`; None: as it is.
+        unseen_prior: in place of the configuration's; None: as it is.
+        step: called with a line at the start of each step.
+        progress: called with the number of prompts that each run finished.
+
+    Raises:
+        ConfigError: the configuration is of another family.
+        DataError: a model of the data that the bundle does not have, or the output folder holds something.
+        BundleError: the bundle's head can't be changed.
+    """
+    manifest = bundle.manifest
+    if config.family != manifest.family:
+        raise ConfigError(f"family is {config.family!r}, but the bundle is of the family {manifest.family!r}")
+    parts = split(config, load_sources(config, data_dir))
+    known = set(manifest.models)
+    unknown = [name for name in parts.training.models if name not in known]
+    if unknown:
+        raise DataError(f"model {unknown[0]!r} of the data is not in the bundle; add it with p2l add-model first")
+    votes = parts.training.renamed(manifest.models)
+    with replaced_folder(output) as folder:
+        graph = load_graph(bundle.folder)
+        head = find_head(graph, bundle.folder)
+        step(f"scoring {len(votes.prompts)} prompts")
+        states, _, raw_eta = read_states(bundle, votes.prompts, progress)
+        own = [config.category_prior if s.category_prior is None else s.category_prior for s in config.data]
+        priors = own if category_prior is None else [max(kappa, category_prior) for kappa in own]
+        categories = find_categories(parts.sources, priors, manifest.models, config.family)
+        frozen = _Frozen(
+            config.family,
+            torch.from_numpy(states),
+            None if raw_eta is None else torch.from_numpy(raw_eta),
+            torch.from_numpy(head.weight.astype(np.float32)),
+            torch.from_numpy(head.bias.astype(np.float32)),
+        )
+        kappa = config.unseen_prior if unseen_prior is None else unseen_prior
+        learner = Learner(cast(P2LModel, frozen), categories, unseen_prior=kappa).train()
+        step(f"fitting {head.weight.size + head.bias.size} numbers to {len(votes)} votes")
+        dataset = PromptDataset(votes, [[i] for i in range(len(votes.prompts))], categories.of_prompt)
+        sampler = PromptSampler([1] * len(votes.prompts), batch_size, config.seed)
+        losses = _fit(learner, dataset, sampler, VoteCollator(votes, 0), epochs, learning_rate)
+        weight, bias = frozen.weight.detach().numpy(), frozen.bias.detach().numpy()
+        if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+            raise DataError("the fitted head is not of finite numbers; lower --learning-rate")
+        replace_head(graph, head, weight, bias)
+        change: dict[str, Any] = {
+            "change": "refit-head",
+            "prompts": len(votes.prompts),
+            "votes": len(votes),
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "category_prior": category_prior,
+            "unseen_prior": kappa,
+            "loss": [round(loss, 6) for loss in losses],
+        }
+        write_changed(bundle, folder, {"quality": {}}, change, graph)
+    return Bundle.open(output)
+
+
+def _fit(
+    learner: Learner, dataset: PromptDataset, sampler: PromptSampler, collate: VoteCollator, epochs: int, rate: float
+) -> list[float]:
+    """Mean training loss of each epoch."""
+    size = min(sampler.batch_size, len(dataset))
+    steps = epochs * (len(sampler) // size)
+    optimizer = torch.optim.Adam(learner.parameters(), lr=rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: max(0.0, 1 - i / steps))
+    means = []
+    for epoch in range(epochs):
+        sampler.set_epoch(epoch)
+        order, losses = list(sampler), []
+        for first in range(0, len(order), size):
+            loss = learner(**collate([dataset[i] for i in order[first : first + size]]))["loss"]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+        means.append(float(np.mean(losses)))
+    return means
