@@ -224,12 +224,12 @@ def _sentence(error: ValidationError) -> str:
 
 def _keys_beside(location: tuple[int | str, ...]) -> str:
     models: dict[str, type[BaseModel]] = {"groups": GroupRule, "sticky": Sticky, "cache": CacheSettings}
-    model = models.get(str(location[0]), P2LSettings) if len(location) > 1 else P2LSettings
-    return ", ".join(model.model_fields)
+    model = models.get(str(location[0])) if len(location) > 1 else None
+    return _keys() if model is None else ", ".join(model.model_fields)
 
 
 def _keys() -> str:
-    return ", ".join(P2LSettings.model_fields)
+    return ", ".join(["bundle", *(key for key in P2LSettings.model_fields if key != "bundle")])
 
 
 def _short(value: Any) -> str:

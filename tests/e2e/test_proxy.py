@@ -106,7 +106,8 @@ def test_the_best_model_answers_and_the_headers_tell_why(proxy):
     assert response.headers["x-p2l-model"] == ranking[0]
     assert response.json()["choices"][0]["message"]["content"] == f"answer of {ranking[0]}"
     assert 0 < float(response.headers["x-p2l-win-rate"]) < 1
-    assert float(response.headers["x-p2l-cost"]) == pytest.approx(11e-6 + 1e-3)
+    # 11 tokens of prompt, and the length of answers that earlier ones have taught: from 500 down towards 20
+    assert 20 * 2e-6 < float(response.headers["x-p2l-cost"]) - 11e-6 <= 500 * 2e-6 + 1e-12
     assert float(response.headers["x-p2l-ms"]) > 0
 
 
