@@ -8,10 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from litellm_router.deployments import Models, p2l_model
+from litellm_router.deployments import Models, column_of, p2l_model
 from litellm_router.prices import INPUT, OUTPUT, Price, price_of
 from litellm_router.settings import KEY, P2LSettings
-from p2l_plugins.errors import BundleError
 from p2l_plugins.outcomes import Family
 
 CALLBACK = "litellm_router.p2l_router"
@@ -32,8 +31,9 @@ def candidates(deployments: Iterable[Mapping[str, Any]], bundle: Models) -> list
     found = []
     for deployment in deployments:
         name = p2l_model(deployment)
-        if name is not None and _known(bundle, name):
-            model = bundle.models[bundle.index(name)]
+        column = None if name is None else column_of(bundle, name)
+        if column is not None:
+            model = bundle.models[column]
             found.append(Candidate(_group(deployment), _label(deployment), model, price_of(deployment)))
     return found
 
@@ -47,34 +47,23 @@ def problems(
         deployments: LiteLLM's `model_list`.
         bundle: the models that deployments may name; family: its outcome model.
     """
-    says: list[str] = []
     known = f"valid: {', '.join(bundle.models)}"
-    groups: dict[str, set[int]] = defaultdict(set)
+    by_group: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for deployment in deployments:
-        where = f"model_list: {_label(deployment)} of group {_group(deployment)!r}"
-        info = deployment.get("model_info") or {}
-        name = info.get("p2l_model")
-        if name is None:
-            continue
-        if not isinstance(name, str) or not _known(bundle, name):
-            says.append(f"{where}: model_info.p2l_model = {name!r} is not in the bundle; {known}")
-            continue
-        groups[_group(deployment)].add(bundle.index(name))
-        says += [f"{where}: {problem}" for problem in _prices(deployment, info)]
-    for group, models in groups.items():
-        if len(models) < 2:
+        by_group[_group(deployment)].append(deployment)
+    says = [one for group in by_group for one in group_problems(settings, group, by_group[group], bundle, family)]
+    models = {group: {one.model for one in candidates(found, bundle)} for group, found in by_group.items()}
+    for group, named in models.items():
+        if len(named) == 1:
             says.append(
                 f"model_list: group {group!r} has one model of the bundle, so there is nothing to choose; name another "
                 "in model_info.p2l_model of a deployment of this group"
             )
-    if not groups:
+    if not any(models.values()):
         says.append(f"model_list: no deployment names a model of the bundle in model_info.p2l_model; {known}")
-    all_groups = {_group(deployment) for deployment in deployments}
     for group in settings.groups:
-        if group not in all_groups:
-            says.append(f"{KEY}.groups.{group} is not a model group; valid: {', '.join(sorted(all_groups))}")
-    for group in groups:
-        says += _rule(settings, group, deployments, bundle, family)
+        if group not in by_group:
+            says.append(f"{KEY}.groups.{group} is not a model group; valid: {', '.join(sorted(by_group))}")
     if isinstance(settings.output_tokens, dict):
         says += [
             f"{KEY}.output_tokens.{name} is not a model of the bundle; {known}"
@@ -84,9 +73,27 @@ def problems(
     return list(dict.fromkeys(says))
 
 
-def _rule(
+def group_problems(
     settings: P2LSettings, group: str, deployments: Sequence[Mapping[str, Any]], bundle: Models, family: Family
 ) -> list[str]:
+    """As `problems`, of the deployments of one group: names that the bundle does not know, prices, the group's rule."""
+    says = []
+    for deployment in deployments:
+        where = f"model_list: {_label(deployment)} of group {group!r}"
+        info = deployment.get("model_info") or {}
+        name = info.get("p2l_model")
+        if name is None:
+            continue
+        if not isinstance(name, str) or column_of(bundle, name) is None:
+            valid = ", ".join(bundle.models)
+            says.append(f"{where}: model_info.p2l_model = {name!r} is not in the bundle; valid: {valid}")
+            continue
+        says += [f"{where}: {problem}" for problem in _prices(deployment, info)]
+    found = candidates(deployments, bundle)
+    return says + _rule(settings, group, found, bundle, family) if found else says
+
+
+def _rule(settings: P2LSettings, group: str, found: Sequence[Candidate], bundle: Models, family: Family) -> list[str]:
     rule = settings.rule_of(group)
     if rule is None:
         return []
@@ -99,11 +106,11 @@ def _rule(
     if rule.objective == "usable" and family != "grk":
         says.append(f"{key('objective')} = 'usable' needs a bundle of the family grk; this one is {family}")
     for name in rule.opponents or ():
-        if not _known(bundle, name):
+        if column_of(bundle, name) is None:
             says.append(f"{key('opponents')}: {name!r} is not in the bundle; valid: {', '.join(bundle.models)}")
     if rule.rule != "best" or rule.max_cost is not None:
-        for one in candidates(deployments, bundle):
-            if one.group == group and one.price is None:
+        for one in found:
+            if one.price is None:
                 says.append(
                     f"model_list: {one.deployment} of group {group!r} has no known price, so the limit of "
                     f"{key('rule' if rule.rule != 'best' else 'max_cost')} ranks it last; set {INPUT} and {OUTPUT}"
@@ -126,14 +133,6 @@ def _is_price(value: object) -> bool:
         return not isinstance(value, bool) and 0 <= float(value) < math.inf  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return False
-
-
-def _known(bundle: Models, name: str) -> bool:
-    try:
-        bundle.index(name)
-    except BundleError:
-        return False
-    return True
 
 
 def _group(deployment: Mapping[str, Any]) -> str:

@@ -8,14 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from litellm_router.settings import Rule
+from litellm_router.deployments import Models
+from litellm_router.reasons import NotRoutedError
+from litellm_router.settings import KEY, Rule
 from p2l_plugins import routing
-from p2l_plugins.outcomes import Array
+from p2l_plugins.errors import BundleError
+from p2l_plugins.outcomes import Array, Family
+
+
+class Predicting(Models, Protocol):
+    """The models of a bundle and their outcome model."""
+
+    @property
+    def family(self) -> Family:
+        """The outcome model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +100,27 @@ def decide(
         limit = min(limit, rule.budget)
     order = _by_value(values, costs) if np.isinf(limit) else _capped(values, costs, limit)
     return Decision(models, order.tolist(), values, costs, rule)
+
+
+def opponents_of(rule: Rule, bundle: Predicting) -> tuple[tuple[int, float], ...]:
+    """Columns and weights of the opponents that a rule names.
+
+    Raises:
+        NotRoutedError: `settings`, where the rule does not fit the bundle.
+    """
+    if rule.objective == "usable" and bundle.family != "grk":
+        raise NotRoutedError(
+            "settings", f"{KEY}.objective = 'usable' needs a bundle of the family grk, not {bundle.family}"
+        )
+    if rule.objective != "win_rate" or not rule.opponents:
+        return ()
+    try:
+        found = tuple((bundle.index(name), weight) for name, weight in rule.opponents.items())
+    except BundleError as error:
+        raise NotRoutedError("settings", f"{KEY}.opponents: {error}") from None
+    if not any(weight for _, weight in found):
+        raise NotRoutedError("settings", f"{KEY}.opponents: all weights are 0; at least one must be above")
+    return found
 
 
 def kept(ranking: Sequence[int], values: Array, current: int, margin: float) -> list[int]:

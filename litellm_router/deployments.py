@@ -52,36 +52,30 @@ class Group:
     Attributes:
         models: bundle names of the group's different models, in the order of the config.
         columns: their columns in the coefficients.
-        unknown: names that the bundle does not know; their deployments are left unranked.
+        checked: whether what is wrong with these deployments was said.
 
     Args:
         deployments: as LiteLLM holds them.
-        column: the bundle's column of a name or alias, None for an unknown one.
-        names: the bundle's names.
+        bundle: the models that they may name.
     """
 
-    def __init__(
-        self, deployments: Sequence[Deployment], column: Callable[[str], int | None], names: Sequence[str]
-    ) -> None:
+    def __init__(self, deployments: Sequence[Deployment], bundle: Models) -> None:
         self.deployments = tuple(deployments)
+        self.checked = False
         candidates: dict[int, int] = {}
-        unknown = set()
         members, prices, priced = [], [], []
         for deployment in deployments:
             info, params = deployment.get("model_info") or {}, deployment["litellm_params"]
             name = p2l_model(deployment)
-            index = None if name is None else column(name)
+            index = None if name is None else column_of(bundle, name)
             candidate = None if index is None else candidates.setdefault(index, len(candidates))
-            if name is not None and index is None:
-                unknown.add(name)
             order = params.get("order")
             members.append(_Member(info.get("id"), candidate, info.get("order") if order is None else order))
             if candidate is not None:
                 prices.append(price_of(deployment) or (np.nan, np.nan))
                 priced.append(candidate)
         self.columns = list(candidates)
-        self.models = tuple(names[index] for index in candidates)
-        self.unknown = tuple(sorted(unknown))
+        self.models = tuple(bundle.models[index] for index in candidates)
         self._members = members
         self._prices = np.array(prices, np.float64).reshape(-1, 2)
         self._priced = np.array(priced, np.intp)
@@ -145,6 +139,14 @@ class Models(Protocol):
         """Column of a model, by its name or an alias."""
 
 
+def column_of(bundle: Models, name: str) -> int | None:
+    """Column of a model by name or alias; None for a name that the bundle does not know."""
+    try:
+        return bundle.index(name)
+    except BundleError:
+        return None
+
+
 class Groups:
     """What was read of the groups seen last. LiteLLM passes the same deployments with every request.
 
@@ -158,16 +160,9 @@ class Groups:
         self._clock = clock
         self._groups: dict[tuple[int, ...], tuple[float, Group]] = {}
 
-    def column(self, name: str) -> int | None:
-        """Column of a model by name or alias; None for a name that the bundle does not know."""
-        try:
-            return self.bundle.index(name)
-        except BundleError:
-            return None
-
     def canonical(self, name: str) -> str | None:
         """The bundle's own name of a model; None for a name that it does not know."""
-        index = self.column(name)
+        index = column_of(self.bundle, name)
         return None if index is None else self.bundle.models[index]
 
     def of(self, deployments: Sequence[Deployment]) -> Group:
@@ -180,6 +175,6 @@ class Groups:
             return kept[1]
         if len(self._groups) >= 256:
             self._groups.clear()
-        group = Group(deployments, self.column, self.bundle.models)
+        group = Group(deployments, self.bundle)
         self._groups[key] = (now, group)
         return group

@@ -8,7 +8,8 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from litellm_router.scoring import NotRoutedError
+from litellm_router import metrics
+from litellm_router.reasons import NotRoutedError
 
 log = logging.getLogger("litellm_router")
 
@@ -68,6 +69,7 @@ class Health:
             if sentence in self._errors or len(self._errors) >= 1000:
                 return
             self._errors.add(sentence)
+        metrics.misconfigured()
         log.error("p2l: %s", sentence)
 
     def _log(self, topic: str, level: int, sentence: str) -> None:

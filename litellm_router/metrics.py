@@ -5,8 +5,11 @@ Without the package prometheus-client there are none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import threading
+import time
+from collections import Counter as Counts
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 try:
     from prometheus_client import Counter, Gauge, Histogram
@@ -18,6 +21,7 @@ else:
     _ALL = {
         "decisions": Counter("p2l_decisions", "Requests that P2L ranked, by first model", ["group", "model", "mode"]),
         "not_routed": Counter("p2l_not_routed", "Requests left to LiteLLM's own strategy, by reason", ["reason"]),
+        "problems": Counter("p2l_config_problems", "What an operator has to correct, each sentence of the log once"),
         "cache": Counter("p2l_cache_requests", "Lookups of a prompt's scores", ["result"]),
         "latency": Histogram("p2l_latency_seconds", "Time that routing added to a request", buckets=_BUCKETS),
         "multiplier": Gauge(
@@ -27,7 +31,26 @@ else:
             multiprocess_mode="mostrecent",
         ),
         "cost": Counter("p2l_expected_cost_usd", "Expected cost of the models ranked first", ["group"]),
+        "hits": Counter("p2l_cache_hits", "Scores that a tier of the cache had", ["tier"]),
+        "misses": Counter("p2l_cache_misses", "Scores that no tier had"),
+        "skipped": Counter("p2l_cache_skipped", "Looks into Redis that were left out or given up at the deadline"),
+        "unreadable": Counter("p2l_cache_unreadable", "Values in Redis that are no scores, by kind", ["kind"]),
+        "errors": Counter("p2l_cache_errors", "Failures of Redis, by kind", ["kind"]),
+        "writes": Counter("p2l_cache_writes", "Scores for Redis", ["result"]),
+        "trips": Counter("p2l_cache_round_trips", "Answered reads, by the least bound in ms that they kept", ["ms"]),
+        "trip_seconds": Counter("p2l_cache_round_trip_seconds", "Time of all answered reads"),
+        "breaker": Gauge(
+            "p2l_cache_breaker",
+            "Whether Redis is left alone: 0 no, 1 probing, 2 yes",
+            ["direction"],
+            multiprocess_mode="max",
+        ),
     }
+
+#: Seconds between two looks at the counters of the cache.
+EVERY_S = 1.0
+
+_BREAKER = {"closed": 0, "half-open": 1, "open": 2}
 
 
 def observe(group: str, record: Mapping[str, Any], seconds: float) -> None:
@@ -45,3 +68,68 @@ def observe(group: str, record: Mapping[str, Any], seconds: float) -> None:
         _ALL["cost"].labels(group).inc(cost)
     if "multiplier" in record:
         _ALL["multiplier"].labels(group).set(record["multiplier"])
+
+
+def misconfigured() -> None:
+    """Counts something that an operator has to correct."""
+    if _ALL:
+        _ALL["problems"].inc()
+
+
+class Counted(Protocol):
+    """A cache that counts, such as `p2l_plugins.cache.tiered.TieredCache`."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """The counters so far, and the state of the breakers."""
+
+
+class CacheCounters:
+    """Carries the counters of a cache over to Prometheus, behind the requests.
+
+    Args:
+        clock: seconds, never going back.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._next = 0.0
+        self._cache: Counted | None = None
+        self._seen: Counts[tuple[str, str]] = Counts()
+        self._lock = threading.Lock()
+
+    def carry(self, cache: Counted) -> None:
+        """Adds what the cache counted since the last time, at most once a second."""
+        now = self._clock()
+        if now < self._next or not _ALL or not self._lock.acquire(blocking=False):
+            return
+        try:
+            self._next = now + EVERY_S
+            if cache is not self._cache:  # another one counts from 0
+                self._cache, self._seen = cache, Counts()
+            snapshot = cache.snapshot()
+            counts = _flat(snapshot)
+            for (name, label), n in counts.items():
+                new = n - self._seen[name, label]
+                if new > 0:
+                    (_ALL[name].labels(label) if label else _ALL[name]).inc(new)
+            self._seen = counts
+            for direction, state in (snapshot.get("breakers") or {}).items():
+                _ALL["breaker"].labels(direction).set(_BREAKER[state])
+        finally:
+            self._lock.release()
+
+
+def _flat(snapshot: Mapping[str, Any]) -> Counts[tuple[str, str]]:
+    """Each counter by the name of its metric and its label."""
+    trips = snapshot["round_trips"]
+    flat: dict[tuple[str, str], float] = {
+        ("misses", ""): snapshot["misses"],
+        ("skipped", ""): snapshot["skipped"],
+        ("writes", "written"): snapshot["written"],
+        ("writes", "lost"): snapshot["lost"],
+        ("trip_seconds", ""): trips["total_ms"] / 1e3,
+    }
+    for name in ("hits", "unreadable", "errors"):
+        flat |= {(name, label): n for label, n in snapshot[name].items()}
+    flat |= {("trips", bound): n for bound, n in trips["buckets_ms"].items()}
+    return Counts(flat)  # type: ignore[arg-type]

@@ -6,10 +6,17 @@ of its own, and may replace it; so it is looked for at each use. It belongs to L
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import sys
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import litellm
+
+log = logging.getLogger("litellm_router")
+
+_closing: set[asyncio.Task[None]] = set()
 
 
 def litellm_redis(router: Any = None) -> Any:
@@ -32,6 +39,24 @@ def litellm_client(router: Any = None) -> Any:
     """The redis-py asyncio client of the running event loop, or None; an argument of `CacheSettings.build`."""
     cache = litellm_redis(router)
     return None if cache is None else cache.init_async_client()
+
+
+def close_soon(aclose: Callable[[], Awaitable[None]]) -> None:
+    """Closes connections behind the requests of the running event loop; without one, they go with what holds them."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return
+
+    async def close() -> None:
+        try:
+            await aclose()
+        except Exception as error:  # whatever a client raises while a connection breaks
+            log.debug("p2l: closing a connection to Redis: %s", type(error).__name__)
+
+    task = loop.create_task(close())
+    _closing.add(task)
+    task.add_done_callback(_closing.discard)
 
 
 def _store(router: Any) -> Any:

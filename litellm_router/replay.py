@@ -16,7 +16,6 @@ import numpy as np
 
 from litellm_router.decision import decide
 from litellm_router.settings import Rule
-from p2l_plugins import routing
 from p2l_plugins.errors import ConfigError, DataError
 from p2l_plugins.outcomes import Array
 from p2l_plugins.pacing import Pacer
@@ -151,10 +150,8 @@ def _policy(rule: Rule, values: Array, costs: Array) -> Array:
         there = np.flatnonzero(np.isfinite(values[row]))
         v, c = values[row, there], costs[row, there]
         known = np.isfinite(c)
-        if pacer is not None and not pacer.started and known.any():
-            first = routing.first_multiplier(v[known], c[known], pacer.budget)
-            if first:
-                pacer.start(first)
+        if pacer is not None:
+            pacer.start_from(v, c)
         names = [str(i) for i in there]
         decision = decide(names, v, c, rule, 0.0, 0.0 if pacer is None else pacer.multiplier)
         if decision.mixture:

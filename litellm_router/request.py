@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from litellm_router.scoring import NotRoutedError
+from litellm_router.reasons import NotRoutedError
 from p2l_plugins.errors import PromptError
 from p2l_plugins.prompts import Turns, as_turns, user_turns
 

@@ -6,7 +6,6 @@ on with the deployments as they were, and LiteLLM's own strategy decides.
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -18,12 +17,15 @@ import numpy as np
 from litellm.integrations.custom_logger import CustomLogger
 
 from litellm_router import metrics
-from litellm_router.decision import decide, kept
+from litellm_router.check import group_problems
+from litellm_router.decision import decide, kept, opponents_of
 from litellm_router.deployments import Deployment, Group, Groups, takes_part
 from litellm_router.headers import headers_of
 from litellm_router.health import Health
+from litellm_router.loading import Scorer, load_scorer
 from litellm_router.prices import prompt_tokens
-from litellm_router.redis_client import litellm_client
+from litellm_router.reasons import NotRoutedError
+from litellm_router.redis_client import close_soon, litellm_client
 from litellm_router.request import (
     RECORD,
     SPEND_LOGS,
@@ -37,15 +39,13 @@ from litellm_router.request import (
     turns_of,
     uniform,
 )
-from litellm_router.scoring import NotRoutedError, Scorer, Scoring, load_bundle
-from litellm_router.settings import KEY, P2LSettings, Rule, tightened
+from litellm_router.scoring import Scoring
+from litellm_router.settings import KEY, P2LSettings, tightened
 from litellm_router.shared import SharedTraffic
+from litellm_router.startup import warm_up_in_proxy
 from litellm_router.traffic import Traffic
-from p2l_plugins.errors import BundleError, ConfigError
+from p2l_plugins.errors import ConfigError
 from p2l_plugins.outcomes import Array
-
-#: Seconds that the proxy may take to read its config before the bundle is no longer loaded ahead of the first request.
-STARTUP_S = 120.0
 
 
 class P2LRouter(CustomLogger):
@@ -57,7 +57,7 @@ class P2LRouter(CustomLogger):
     """
 
     def __init__(
-        self, settings: P2LSettings | None = None, load: Callable[[P2LSettings], Scorer] = load_bundle
+        self, settings: P2LSettings | None = None, load: Callable[[P2LSettings], Scorer] = load_scorer
     ) -> None:
         super().__init__()
         self.health = Health()
@@ -69,6 +69,7 @@ class P2LRouter(CustomLogger):
         self._traffic: Traffic | None = None
         self._groups: Groups | None = None
         self._shared: SharedTraffic | None = None
+        self._cache_counters = metrics.CacheCounters()
         self._lock = threading.Lock()
 
     def settings(self) -> P2LSettings:
@@ -109,16 +110,11 @@ class P2LRouter(CustomLogger):
             return traffic
         with self._lock:
             if self._traffic is None or self._traffic.settings != settings:
+                if self._shared is not None:
+                    close_soon(self._shared.aclose)
                 self._traffic = Traffic(settings)
                 self._shared = _shared(settings)
             return self._traffic
-
-    def warm_up(self) -> None:
-        """Begins to load the bundle, so that the first request finds it; a wrong setting is logged."""
-        try:
-            self.scoring(self.settings()).start()
-        except ConfigError as error:
-            self.health.not_routed(NotRoutedError("settings", str(error)))
 
     async def async_filter_deployments(
         self,
@@ -142,6 +138,8 @@ class P2LRouter(CustomLogger):
             seconds = time.monotonic() - started
             note(request, record, 1e3 * seconds)
             metrics.observe(model, record, seconds)
+            if self._scoring is not None:
+                self._cache_counters.carry(self._scoring.cache)
         except Exception as error:  # metadata of an unknown form costs the headers, not the request
             self._failed(error)
         return ranked
@@ -166,8 +164,8 @@ class P2LRouter(CustomLogger):
         scoring = self.scoring(settings)
         deadline = started + settings.timeout_ms / 1e3
         scorer = await scoring.scorer(deadline)
-        group = self._group(model, deployments, scorer)
-        opponents = _opponents(rule, scorer)
+        group = self._group(settings, model, deployments, scorer)
+        opponents = opponents_of(rule, scorer)
         current = traffic.current(model, session)
         bound = sealed(chat, request)
         if bound and current not in group.models:
@@ -207,16 +205,15 @@ class P2LRouter(CustomLogger):
         request.pop("_target_order", None)
         return ranked, record
 
-    def _group(self, name: str, deployments: list[Deployment], scorer: Scorer) -> Group:
+    def _group(self, settings: P2LSettings, name: str, deployments: list[Deployment], scorer: Scorer) -> Group:
         groups = self._groups
         if groups is None or groups.bundle is not scorer:
             groups = self._groups = Groups(scorer)
         group = groups.of(deployments)
-        if group.unknown:
-            self.health.misconfigured(
-                f"model group {name!r}: model_info.p2l_model = {', '.join(map(repr, group.unknown))} is not in the "
-                f"bundle and is left unranked; valid: {', '.join(scorer.models)}"
-            )
+        if not group.checked:
+            group.checked = True
+            for sentence in group_problems(settings, name, deployments, scorer, scorer.family):
+                self.health.misconfigured(sentence)
         if len(group.models) < 2:
             raise NotRoutedError("models")
         return group
@@ -279,27 +276,6 @@ class P2LRouter(CustomLogger):
         return self._groups.canonical(name) if isinstance(name, str) and self._groups is not None else None
 
 
-def _opponents(rule: Rule, scorer: Scorer) -> tuple[tuple[int, float], ...]:
-    """Columns and weights of the opponents that a rule names.
-
-    Raises:
-        NotRoutedError: `settings`, where the rule does not fit the bundle.
-    """
-    if rule.objective == "usable" and scorer.family != "grk":
-        raise NotRoutedError(
-            "settings", f"{KEY}.objective = 'usable' needs a bundle of the family grk, not {scorer.family}"
-        )
-    if rule.objective != "win_rate" or not rule.opponents:
-        return ()
-    try:
-        found = tuple((scorer.index(name), weight) for name, weight in rule.opponents.items())
-    except BundleError as error:
-        raise NotRoutedError("settings", f"{KEY}.opponents: {error}") from None
-    if not any(weight for _, weight in found):
-        raise NotRoutedError("settings", f"{KEY}.opponents: all weights are 0; at least one must be above")
-    return found
-
-
 def _shared(settings: P2LSettings) -> SharedTraffic | None:
     try:
         client = settings.cache.client(litellm_client)
@@ -312,28 +288,12 @@ def _known(costs: Array) -> Array:
     return np.nan_to_num(costs, nan=0.0)
 
 
+#: What a change of makes the scoring start anew.
+_OF_THE_SCORING = ("bundle", "endpoint", "endpoint_key", "threads", "timeout_ms", "cache")
+
+
 def _same_scoring(a: P2LSettings, b: P2LSettings) -> bool:
-    return all(getattr(a, key) == getattr(b, key) for key in ("bundle", "threads", "cache"))
-
-
-def warm_up_in_proxy(router: P2LRouter) -> None:
-    """Loads the bundle as soon as the proxy that imports this has read its config, ahead of the first request.
-
-    LiteLLM calls no hook at start, and imports callbacks before it reads their settings; it makes its router after
-    both. So a daemon thread looks for that router, and gives up after a while: then the first request starts the load.
-    """
-    if "litellm.proxy.proxy_server" not in sys.modules:
-        return
-
-    def wait() -> None:
-        end = time.monotonic() + STARTUP_S
-        while time.monotonic() < end:
-            if getattr(sys.modules.get("litellm.proxy.proxy_server"), "llm_router", None) is not None:
-                router.warm_up()
-                return
-            time.sleep(0.05)
-
-    threading.Thread(target=wait, name="p2l-warm-up", daemon=True).start()
+    return all(getattr(a, key) == getattr(b, key) for key in _OF_THE_SCORING)
 
 
 #: The callback that `litellm_router.p2l_router` names.

@@ -1,9 +1,9 @@
 """Scores of a prompt within a deadline, and never on the event loop.
 
-The bundle is loaded once, in a thread of its own. A prompt's scores come from the cache in this process, else from the
-one in Redis that services share, else from an engine, whose threads score in batches. Identical prompts in flight are
-scored once. Whoever waits gives up at the deadline; the scoring goes on and fills the cache, so that the next request
-finds it.
+The bundle is loaded once, in a thread of its own, or an HTTP scorer is asked what it has. A prompt's scores come from
+the cache in this process, else from the one in Redis that services share, else from an engine, whose threads score in
+batches. Identical prompts in flight are scored once. Whoever waits gives up at the deadline; the scoring goes on and
+fills the cache, so that the next request finds it.
 """
 
 from __future__ import annotations
@@ -12,22 +12,24 @@ import asyncio
 import logging
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
+from litellm_router.loading import Scorer, load_scorer
+from litellm_router.reasons import NotRoutedError
+from litellm_router.redis_client import close_soon
 from litellm_router.settings import P2LSettings
-from p2l_plugins import routing
+from litellm_router.values import Scored, Values
 from p2l_plugins.cache import Entry, cache_key
 from p2l_plugins.cache.lease import Leases
 from p2l_plugins.engine import Busy, Engine
 from p2l_plugins.errors import ConfigError, P2LError
-from p2l_plugins.outcomes import Array, Family, has_eta
+from p2l_plugins.outcomes import has_eta
 from p2l_plugins.prompts import Turns
-from p2l_plugins.scorer import P2L, Scores
+from p2l_plugins.scorer import Scores
 
 log = logging.getLogger("litellm_router")
 
@@ -37,65 +39,10 @@ MAX_PENDING = 64
 #: Seconds until a bundle that could not be loaded is tried again: a hub may come back.
 RELOAD_AFTER_S = 60.0
 
-#: Prompts whose values are kept for a group: in a large group they cost more than all else in a decision.
-KEPT_VALUES = 1024
+#: The same of an endpoint, which is asked in an instant.
+ASK_AFTER_S = 2.0
 
 T = TypeVar("T")
-
-
-class NotRoutedError(P2LError):
-    """P2L does not decide this request, for a reason that counters, logs and the header `x-p2l-error` name.
-
-    Attributes:
-        reason: one word.
-        detail: a sentence for the log, without any text of the prompt.
-    """
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.detail = detail
-
-
-class Scored(NamedTuple):
-    """Scores of a prompt, the key under which they are cached, and whether they were there."""
-
-    key: str
-    entry: Entry
-    hit: bool
-
-
-class Scorer(Protocol):
-    """What the router needs of `p2l_plugins.P2L`."""
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """Names in the order of the coefficients."""
-
-    @property
-    def family(self) -> Family:
-        """The outcome model."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash over all that changes a score."""
-
-    def index(self, model: str) -> int:
-        """Column of a model, by its name or an alias."""
-
-    def score_turns(self, prompts: Sequence[Turns]) -> Scores:
-        """Coefficients of prompts."""
-
-
-def load_bundle(settings: P2LSettings) -> Scorer:
-    """The bundle that the settings name, ready to score.
-
-    Raises:
-        P2LError: no such bundle, a damaged one, or no ONNX Runtime.
-    """
-    p2l = P2L.load(settings.bundle, threads=settings.threads)
-    p2l.warm_up()
-    return p2l
 
 
 class Scoring:
@@ -110,12 +57,13 @@ class Scoring:
 
     Attributes:
         cache: of scores.
+        values: of a group's models for a prompt, see `Values.of`.
     """
 
     def __init__(
         self,
         settings: P2LSettings,
-        load: Callable[[P2LSettings], Scorer] = load_bundle,
+        load: Callable[[P2LSettings], Scorer] = load_scorer,
         workers: int = 2,
         max_pending: int = MAX_PENDING,
         client: Callable[[], Any] | None = None,
@@ -132,22 +80,29 @@ class Scoring:
         self._namespace = cache.namespace
         shared = self.cache.shared
         self._leases = Leases(shared, cache.lease_ms / 1e3) if cache.lease_ms and shared is not None else None
-        self._engine: Engine | None = None
+        self._engine: tuple[Engine, Scorer] | None = None
         self._closed = False
         self._lock = threading.Lock()
         self._pending: dict[str, Future[Entry]] = {}
-        self._values: OrderedDict[tuple[object, ...], Array] = OrderedDict()
+        self.values = Values().of
         self._loading: Future[Scorer] | None = None
         self._load_failed_at = 0.0
 
     def start(self) -> Future[Scorer]:
-        """Begins to load the bundle, unless that was done; a failed load is tried again after a while."""
+        """Begins to load the bundle, unless that was done; a failed load is tried again after a while.
+
+        An endpoint that was found to have another bundle is asked anew.
+        """
         with self._lock:
             loading = self._loading
-            if loading is not None and loading.done() and loading.exception() is not None:
-                if time.monotonic() - self._load_failed_at < RELOAD_AFTER_S:
-                    return loading
-                loading = None
+            if loading is not None and loading.done():
+                if loading.exception() is not None:
+                    again = RELOAD_AFTER_S if self.settings.endpoint is None else ASK_AFTER_S
+                    if time.monotonic() - self._load_failed_at < again:
+                        return loading
+                    loading = None
+                elif getattr(loading.result(), "stale", False):
+                    loading = None
             if loading is None:
                 loading = self._loading = Future()
                 # a daemon thread, not the pool: a download that hangs must not hold up the process's exit
@@ -168,54 +123,23 @@ class Scoring:
             deadline: on the clock `time.monotonic`.
 
         Raises:
-            NotRoutedError: `loading` at the deadline, `bundle` where it can't be loaded.
+            NotRoutedError: `loading` at the deadline; `bundle`, or `endpoint`, where it can't be loaded.
         """
         loading = self.start()
         if not loading.done() and not await _finished(loading, deadline):
             raise NotRoutedError("loading", "the bundle is being loaded")
         error = loading.exception()
         if error is not None:
-            detail = str(error) if isinstance(error, P2LError) else f"{type(error).__name__}: {error}"
-            raise NotRoutedError("bundle", f"p2l_settings.bundle = {self.settings.bundle!r}: {detail}")
+            reason = "bundle" if self.settings.endpoint is None else "endpoint"
+            raise NotRoutedError(reason, f"{self.settings.scored_by}: {sentence_of(error)}")
         return loading.result()
-
-    def values(
-        self,
-        scorer: Scorer,
-        scored: Scored,
-        columns: Sequence[int],
-        objective: str,
-        opponents: tuple[tuple[int, float], ...] = (),
-    ) -> Array:
-        """Value of each model of a group for a prompt.
-
-        Args:
-            columns: of the group's models.
-            opponents: column and weight of each opponent of a win rate; none: the group's own models, all alike.
-        """
-        key = (scored.key, objective, tuple(columns), opponents)
-        with self._lock:
-            values = self._values.get(key)
-            if values is not None:
-                self._values.move_to_end(key)
-                return values
-        rows, weights = list(columns), None
-        if opponents and objective == "win_rate":
-            rows += [column for column, _ in opponents]
-            weights = [0.0] * len(columns) + [weight for _, weight in opponents]
-        values = routing.values(objective, scorer.family, scored.entry.coefs[rows], scored.entry.raw_eta, weights)
-        values = values[: len(columns)]
-        with self._lock:
-            self._values[key] = values
-            if len(self._values) > KEPT_VALUES:
-                self._values.popitem(last=False)
-        return values
 
     async def score(self, scorer: Scorer, turns: Turns, deadline: float) -> Scored:
         """Scores of a prompt.
 
         Raises:
-            NotRoutedError: `busy` when too many prompts wait, `deadline`, or `scorer` where scoring failed.
+            NotRoutedError: `busy` when too many prompts wait, `deadline`, `scorer` where scoring failed, or what a
+                scorer elsewhere gave as its reason.
         """
         key = cache_key(scorer.fingerprint, turns, self._namespace, self._secret)
         cached = await self._cached(key, len(scorer.models), deadline)
@@ -227,8 +151,8 @@ class Scoring:
         error = scoring.exception()
         if error is not None:
             # the message of an unknown error could hold text of the prompt: its type has to do
-            detail = error.detail if isinstance(error, NotRoutedError) else type(error).__name__
-            raise NotRoutedError("scorer", f"scoring failed: {detail}")
+            why = error if isinstance(error, NotRoutedError) else NotRoutedError("scorer", type(error).__name__)
+            raise NotRoutedError(why.reason, f"scoring failed: {why.detail}")
         return Scored(key, scoring.result(), hit=False)
 
     async def _cached(self, key: str, models: int, deadline: float) -> Entry | None:
@@ -256,18 +180,30 @@ class Scoring:
                 return scoring
             if self._closed:
                 raise NotRoutedError("busy", "the router is closed")
-            if self._engine is None:
-                # a scorer that does not say how much it can take at once gets one prompt at a time
-                tokens = getattr(scorer, "batch_tokens", 1)
-                self._engine = Engine(scorer, self._workers, self._max_pending, tokens)
+            engine, replaced = self._engine_of(scorer)
             try:
-                asked = self._engine.submit(turns)
+                asked = engine.submit(turns)
             except Busy as busy:
                 raise NotRoutedError("busy", str(busy)) from None
             self._pending[key] = scoring
-        # without the lock: a call-back of what is done already runs at once
+        # without the lock: a call-back of what is done already, or dropped, runs at once
+        if replaced is not None:
+            replaced[0].close()
+            _close(replaced[1])
         asked.add_done_callback(lambda done: self._finish(scorer, key, scoring, done, loop))
         return scoring
+
+    def _engine_of(self, scorer: Scorer) -> tuple[Engine, tuple[Engine, Scorer] | None]:
+        """The engine of a scorer, and the one that it takes the place of, with its scorer."""
+        found = self._engine
+        if found is not None and found[1] is scorer:
+            return found[0], None
+        # a scorer that does not say how much it can take at once gets one prompt at a time
+        tokens, workers = getattr(scorer, "batch_tokens", 1), getattr(scorer, "workers", self._workers)
+        longest = getattr(scorer, "max_length", 2**31)
+        engine = Engine(scorer, workers, self._max_pending, tokens, longest)
+        self._engine = (engine, scorer)
+        return engine, found
 
     def _finish(
         self,
@@ -295,12 +231,29 @@ class Scoring:
             scoring.set_result(entry)
 
     def close(self) -> None:
-        """Takes no more prompts; those that wait are dropped."""
+        """Takes no more prompts; those that wait are dropped, and connections to Redis of our own are closed."""
         with self._lock:
             self._closed = True
-            engine = self._engine
+            engine, loading = self._engine, self._loading
         if engine is not None:
-            engine.close()
+            engine[0].close()
+        close_soon(self.cache.aclose)
+        if loading is not None:
+            loading.add_done_callback(lambda done: _close(None if done.exception() else done.result()))
+
+
+def _close(scorer: Scorer | None) -> None:
+    """Closes the connections of a scorer elsewhere."""
+    close = getattr(scorer, "close", None)
+    if close is not None:
+        close()
+
+
+def sentence_of(error: BaseException) -> str:
+    """What went wrong with a load, for the log."""
+    if isinstance(error, NotRoutedError):
+        return error.detail
+    return str(error) if isinstance(error, P2LError) else f"{type(error).__name__}: {error}"
 
 
 def _checked(scores: Scores, n_models: int) -> Entry:

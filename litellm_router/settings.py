@@ -8,10 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from p2l_plugins.cache.settings import CacheSettings
+from p2l_plugins.cache.settings import CacheSettings, resolved
 from p2l_plugins.errors import ConfigError
 
 KEY = "p2l_settings"
@@ -106,6 +116,9 @@ class P2LSettings(Rule):
 
     Attributes:
         bundle: a bundle's folder, a Hugging Face hub id, or `starter`, the one that ships with the package.
+        endpoint: address of an HTTP scorer (`p2l serve`) in place of a bundle, such as http://scorer:8000, so that the
+            proxy holds no model.
+        endpoint_key: of its `Authorization: Bearer` header, or os.environ/NAME.
         groups: rule of single model groups, by name; mode `off` leaves a group to LiteLLM.
         client_rules: what `metadata.p2l` of a request may do: `tighten` limits only, `any`thing, or be ignored (`off`).
         timeout_ms: longest time that routing may add to a request; past it LiteLLM's own strategy decides.
@@ -119,6 +132,8 @@ class P2LSettings(Rule):
     """
 
     bundle: str = Field(default="starter", min_length=1)
+    endpoint: str | None = None
+    endpoint_key: SecretStr | None = Field(default=None, min_length=1)
     groups: dict[str, GroupRule] = {}
     client_rules: Annotated[Literal["tighten", "any", "off"], _OFF] = "tighten"
     timeout_ms: float = Field(default=200.0, gt=0, le=60_000, allow_inf_nan=False)
@@ -128,6 +143,49 @@ class P2LSettings(Rule):
     cache: CacheSettings = CacheSettings()
     threads: int = Field(default=1, ge=0)
     headers: bool = True
+
+    @field_validator("endpoint")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        if value is None:
+            raise ValueError("is empty: the environment variable that it names is not set")
+        try:
+            parts = urlsplit(value)
+            valid = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1) > 0
+        except ValueError:
+            valid = False
+        if not valid or parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("must be http://HOST:PORT or https://HOST:PORT, without user and password")
+        return value.rstrip("/")
+
+    @field_validator("endpoint_key")
+    @classmethod
+    def _set_where_named(cls, value: SecretStr | None) -> SecretStr | None:
+        # LiteLLM puts null in the place of an environment variable that is not set
+        if value is None:
+            raise ValueError("is empty: the environment variable that it names is not set")
+        return value
+
+    @model_validator(mode="after")
+    def _one_scorer(self) -> P2LSettings:
+        if self.endpoint is not None and "bundle" in self.model_fields_set:
+            raise ValueError("bundle and endpoint are both set, but one of them scores; remove the other")
+        if self.endpoint is None and self.endpoint_key is not None:
+            raise ValueError("endpoint_key is set, but no endpoint that it would be for")
+        return self
+
+    def endpoint_secret(self) -> str | None:
+        """The key of the HTTP scorer, or None.
+
+        Raises:
+            ConfigError: the environment variable is not set.
+        """
+        return None if self.endpoint_key is None else resolved(self.endpoint_key, f"{KEY}.endpoint_key")
+
+    @property
+    def scored_by(self) -> str:
+        """The setting that says what scores, and its value, for messages."""
+        return f"{KEY}.bundle = {self.bundle!r}" if self.endpoint is None else f"{KEY}.endpoint = {self.endpoint!r}"
 
     @model_validator(mode="after")
     def _groups_make_rules(self) -> P2LSettings:
@@ -215,7 +273,7 @@ def _sentence(error: ValidationError) -> str:
         return f"{KEY}: {message}"
     key = f"{KEY}.{'.'.join(str(part) for part in first['loc'])}"
     # an address or a secret, also one that stands under a wrong key, stays unsaid
-    unsaid = first["loc"][0] == "cache" or "key" in str(first["loc"][-1])
+    unsaid = first["loc"][0] in ("cache", "endpoint") or "key" in str(first["loc"][-1])
     shown = "" if unsaid else f" = {_short(first['input'])}"
     if first["type"] == "extra_forbidden":
         return f"{key}{shown} is not a setting; valid: {_keys_beside(first['loc'])}"

@@ -15,6 +15,7 @@ from typing import Any
 
 from litellm_router.traffic import Traffic
 from litellm_router.usage import NEWEST, PRIOR_ANSWERS
+from p2l_plugins.cache.address import Clients
 from p2l_plugins.pacing import Pacer
 
 log = logging.getLogger("litellm_router")
@@ -79,6 +80,13 @@ class SharedTraffic:
             return
         self._next = now + EVERY_S
         self._task = asyncio.get_running_loop().create_task(self.exchange(traffic))
+
+    async def aclose(self) -> None:
+        """Ends a hand-over that goes on, and closes a client of our own."""
+        if self._task is not None:
+            self._task.cancel()
+        if isinstance(self._client, Clients):
+            await self._client.aclose()
 
     async def exchange(self, traffic: Traffic) -> None:
         """Hands over what is new, and takes over what the others had."""

@@ -12,7 +12,6 @@ import numpy as np
 from litellm_router.sessions import Sessions
 from litellm_router.settings import P2LSettings, Rule
 from litellm_router.usage import AnswerLengths
-from p2l_plugins import routing
 from p2l_plugins.outcomes import Array
 from p2l_plugins.pacing import Pacer
 
@@ -61,11 +60,7 @@ class Traffic:
             pacer = self.pacers.get(key)
             if pacer is None:
                 pacer = self.pacers[key] = Pacer(rule.budget)
-        known = ~np.isnan(costs)
-        if not pacer.started and known.any():
-            first = routing.first_multiplier(values[known], costs[known], rule.budget)
-            if first:
-                pacer.start(first)
+        pacer.start_from(values, costs)
         return pacer
 
     def current(self, group: str, session: str | None) -> str | None:

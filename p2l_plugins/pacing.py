@@ -16,6 +16,11 @@ from __future__ import annotations
 import math
 import threading
 
+import numpy as np
+
+from p2l_plugins import routing
+from p2l_plugins.outcomes import Array
+
 #: How far λ may fall and rise from where it started: near the lower end costs hardly matter any more, and the way back,
 #: which is paid for with what is spent too much, stays short.
 FALL, RISE = 30.0, 1e6
@@ -58,6 +63,18 @@ class Pacer:
             if self._log is None:
                 self._log = math.log(multiplier * self.budget)
                 self._limits = (self._log - math.log(FALL), self._log + math.log(RISE))
+
+    def start_from(self, value: Array, cost: Array) -> None:
+        """Sets the first λ from a request, unless there is one; a request without two priced choices gives none.
+
+        Args:
+            value: (M,) of each choice; cost: (M,) expected USD, NaN where unknown.
+        """
+        known = ~np.isnan(cost)
+        if not self.started and known.any():
+            first = routing.first_multiplier(value[known], cost[known], self.budget)
+            if first:
+                self.start(first)
 
     def charge(self, cost: float, requests: int = 1) -> None:
         """Books the cost of requests, in USD; nothing before the start.

@@ -36,6 +36,7 @@ class Breaker:
         first_s: pause before the first probe; each failed probe doubles it.
         longest_s: longest pause.
         clock: seconds, never going back.
+        topic: first words of a line in the log.
     """
 
     def __init__(
@@ -45,9 +46,10 @@ class Breaker:
         first_s: float = 0.5,
         longest_s: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
+        topic: str = "p2l cache",
     ) -> None:
         self.state: State = "closed"
-        self._what = what
+        self._what, self._topic = what, topic
         self._limit = failures
         self._first_s, self._longest_s = first_s, longest_s
         self._clock = clock
@@ -82,7 +84,7 @@ class Breaker:
             self.state, self._failures, self._pause_s = "closed", 0, self._first_s
             said, self._said = self._said, False
         if said:
-            log.info("p2l cache: %s works again", self._what)
+            log.info("%s: %s works again", self._topic, self._what)
 
     def failed(self, kind: str, seconds: float = 0.0) -> None:
         """The store did not answer, or refused.
@@ -109,7 +111,8 @@ class Breaker:
         if say:
             remedy = REMEDIES.get(kind)
             log.warning(
-                "p2l cache: %s is paused after %d failures in a row (%s)%s; requests go on without it",
+                "%s: %s is paused after %d failures in a row (%s)%s; requests go on without it",
+                self._topic,
                 self._what,
                 self._limit,
                 kind,

@@ -69,7 +69,7 @@ class CacheSettings(BaseModel):
         Raises:
             ConfigError: the environment variable is not set.
         """
-        return b"" if self.secret is None else derive_secret(_resolved(self.secret, "cache.secret"))
+        return b"" if self.secret is None else derive_secret(resolved(self.secret, "cache.secret"))
 
     def build(self, fallback: Callable[[], Any] | None = None) -> TieredCache:
         """The cache of these settings.
@@ -92,7 +92,7 @@ class CacheSettings(BaseModel):
         """
         if not self.shared:
             return None
-        return fallback if self.url is None else Clients(_resolved(self.url, "cache.url"))
+        return fallback if self.url is None else Clients(resolved(self.url, "cache.url"))
 
 
 def derive_secret(secret: str) -> bytes:
@@ -100,7 +100,15 @@ def derive_secret(secret: str) -> bytes:
     return hashlib.blake2b(secret.encode(), digest_size=32, person=b"p2l cache keys").digest()
 
 
-def _resolved(value: SecretStr, key: str) -> str:
+def resolved(value: SecretStr, key: str) -> str:
+    """The text of a setting, or of the environment variable that it names as os.environ/NAME.
+
+    Args:
+        key: of the setting, for the message.
+
+    Raises:
+        ConfigError: the variable is not set.
+    """
     text = value.get_secret_value()
     if not text.startswith(ENVIRON):
         return text

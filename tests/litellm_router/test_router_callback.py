@@ -13,7 +13,7 @@ import litellm
 import pytest
 
 from litellm_router import P2LRouter, P2LSettings
-from litellm_router.router import warm_up_in_proxy
+from litellm_router.startup import warm_up_in_proxy
 
 SECRET = "xyzzy-plugh-my-secret"
 

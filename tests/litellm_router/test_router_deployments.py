@@ -5,14 +5,23 @@ import numpy as np
 
 from litellm_router.deployments import Group, Groups, takes_part
 from litellm_router.request import failed_ids
+from p2l_plugins.bundle import resolve_model
 
-COLUMNS = {"alpha": 0, "a": 0, "beta": 1, "gamma": 2}
-MODELS = ("alpha", "beta", "gamma")
+
+class Names:
+    """The models of a bundle."""
+
+    models = ("alpha", "beta", "gamma")
+
+    def index(self, model):
+        return resolve_model(model, self.models, {"a": "alpha"})
+
+
 PREFERENCE = ("beta", "alpha", "gamma")
 
 
 def ordered(deployments, failed=(), target=None):
-    group = Group(deployments, COLUMNS.get, MODELS)
+    group = Group(deployments, Names())
     ranking = sorted(range(len(group.models)), key=lambda i: PREFERENCE.index(group.models[i]))
     return group.ordered(ranking, failed, target)
 
@@ -94,10 +103,9 @@ def test_a_model_costs_as_much_as_its_dearest_deployment(deployment):
             deployment("v", "typo"),
             deployment("z", "gamma", price=0.0),
         ],
-        COLUMNS.get,
-        MODELS,
+        Names(),
     )
-    assert (group.models, group.columns, group.unknown) == (("alpha", "beta", "gamma"), [0, 1, 2], ("typo",))
+    assert (group.models, group.columns) == (("alpha", "beta", "gamma"), [0, 1, 2])
     np.testing.assert_array_equal(group.costs(10, np.full(3, 20.0)), [60.0, np.nan, 0.0])
 
 

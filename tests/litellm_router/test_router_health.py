@@ -3,7 +3,7 @@ import logging
 import pytest
 
 from litellm_router.health import QUIET_S, Health
-from litellm_router.scoring import NotRoutedError
+from litellm_router.reasons import NotRoutedError
 
 
 class Clock:

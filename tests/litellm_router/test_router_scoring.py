@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from litellm_router import P2LSettings
-from litellm_router.scoring import NotRoutedError, Scoring, load_bundle
+from litellm_router.loading import load_scorer
+from litellm_router.reasons import NotRoutedError
+from litellm_router.scoring import Scoring
 from p2l_plugins import BundleError, routing
 from p2l_plugins.scorer import Scores
 
@@ -28,7 +30,7 @@ async def reason_of(awaitable):
 
 
 async def test_scores_are_those_of_the_bundle_and_hit_the_cache_the_second_time(tiny, tiny_bundle):
-    scoring = Scoring(P2LSettings(bundle=str(tiny_bundle)), load_bundle)
+    scoring = Scoring(P2LSettings(bundle=str(tiny_bundle)), load_scorer)
     scorer = await scoring.scorer(soon())
     first = await scoring.score(scorer, MATH, soon())
     again = await scoring.score(scorer, MATH, soon())

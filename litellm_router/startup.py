@@ -1,0 +1,84 @@
+"""At the start of a proxy: the bundle is loaded and the configuration checked, ahead of the first request."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from litellm_router.check import problems
+from litellm_router.loading import Scorer
+from litellm_router.scoring import sentence_of
+from p2l_plugins.errors import ConfigError
+
+if TYPE_CHECKING:
+    from litellm_router.router import P2LRouter
+
+log = logging.getLogger("litellm_router")
+
+#: Seconds that the proxy may take to read its config before the bundle is no longer loaded ahead of the first request.
+STARTUP_S = 120.0
+
+
+def warm_up_in_proxy(router: P2LRouter) -> None:
+    """Loads the bundle as soon as the proxy that imports this has read its config, ahead of the first request.
+
+    LiteLLM calls no hook at start, and imports callbacks before it reads their settings; it makes its router after
+    both. So a daemon thread looks for that router, and gives up after a while: then the first request starts the load.
+    """
+    if "litellm.proxy.proxy_server" not in sys.modules:
+        return
+
+    def wait() -> None:
+        end = time.monotonic() + STARTUP_S
+        while time.monotonic() < end:
+            llm_router = getattr(sys.modules.get("litellm.proxy.proxy_server"), "llm_router", None)
+            if llm_router is not None:
+                warm_up(router, deployments_of(llm_router))
+                return
+            time.sleep(0.05)
+
+    threading.Thread(target=wait, name="p2l-warm-up", daemon=True).start()
+
+
+def warm_up(router: P2LRouter, deployments: Sequence[Mapping[str, Any]]) -> None:
+    """Begins to load the bundle, and says what is wrong with the configuration, each problem once.
+
+    Args:
+        deployments: of all groups.
+    """
+    say = router.health.misconfigured
+    try:
+        settings = router.settings()
+        loading = router.scoring(settings).start()
+    except ConfigError as error:
+        say(f"{error}; LiteLLM's own strategy decides")
+        return
+
+    def check(loaded: Future[Scorer]) -> None:
+        error = loaded.exception()
+        if error is not None:
+            say(f"{settings.scored_by}: {sentence_of(error)}; LiteLLM's own strategy decides")
+            return
+        scorer = loaded.result()
+        try:
+            found = problems(settings, deployments, scorer, scorer.family)
+        except Exception as odd:  # deployments of an unknown form, which requests may do without
+            found = [f"model_list could not be checked ({type(odd).__name__})"]
+        for sentence in found:
+            say(sentence)
+
+    loading.add_done_callback(check)
+
+
+def deployments_of(llm_router: Any) -> list[Mapping[str, Any]]:
+    """All deployments of a LiteLLM router; none where it does not say."""
+    try:
+        return [one for one in llm_router.get_model_list() or [] if isinstance(one, Mapping)]
+    except Exception as error:  # of a LiteLLM that has another router
+        log.debug("p2l: model_list could not be read (%s)", type(error).__name__)
+        return []

@@ -1,0 +1,117 @@
+"""A real HTTP scorer for tests, that speaks the contract of `litellm_router.endpoint` and can misbehave."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class HttpScorer(ThreadingHTTPServer):
+    """Scores with a `P2L`.
+
+    Attributes:
+        mode: `ok`, `busy`, `raise`, `hang` (until `released`), `nan`, `short`, `no_eta`, `odd`, `huge`, `other`.
+        asked: prompts of each call; connections: how many were opened.
+    """
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, p2l, key=None, port=0):
+        super().__init__(("127.0.0.1", port), Handler)
+        self.p2l, self.key, self.mode = p2l, key, "ok"
+        self.asked, self.connections = [], 0
+        self.released = threading.Event()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def process_request(self, request, client_address):
+        self.connections += 1
+        super().process_request(request, client_address)
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: HttpScorer
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        p2l = self.server.p2l
+        self._answer(
+            self._status("/v1/bundle"),
+            {
+                "name": "tiny",
+                "fingerprint": p2l.fingerprint,
+                "family": p2l.family,
+                "models": p2l.models,
+                "aliases": p2l.bundle.manifest.aliases,
+                "ungrounded": [],
+                "max_length": p2l.bundle.manifest.text.max_length,
+            },
+        )
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        p2l, mode = self.server.p2l, self.server.mode
+        prompts = [tuple(turns) for turns in body["prompts"]]
+        self.server.asked.append(prompts)
+        if mode == "hang":
+            self.server.released.wait(20)
+        if mode == "odd":
+            return self._send(200, b"<html>")
+        if mode == "huge":
+            return self._send(200, b'{"coefs": [' + b" " * 2**25)
+        scores = p2l.score_turns(prompts)
+        coefs, eta = scores.coefs.tolist(), None if scores.raw_eta is None else scores.raw_eta.tolist()
+        reply = {
+            "fingerprint": "f" * 32 if mode == "other" else p2l.fingerprint,
+            "family": p2l.family,
+            "models": p2l.models,
+            "coefs": [[float("nan")] * len(row) for row in coefs] if mode == "nan" else coefs,
+            "raw_eta": None if mode == "no_eta" else eta,
+            "truncated": scores.truncated.tolist(),
+        }
+        if mode == "short":
+            reply["coefs"] = [row[:-1] for row in coefs]
+        return self._answer(self._status("/v1/scores"), reply)
+
+    def _status(self, path):
+        if self.server.key and self.headers.get("Authorization") != f"Bearer {self.server.key}":
+            return 401
+        if self.path != path:
+            return 404
+        return {"busy": 429, "raise": 500}.get(self.server.mode, 200)
+
+    def _answer(self, status, content):
+        self._send(status, json.dumps(content if status == 200 else {"error": "no"}).encode())
+
+    def _send(self, status, body):
+        with contextlib.suppress(OSError):  # the other side may have left
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+
+@contextlib.contextmanager
+def http_scorer(p2l, key=None, port=0) -> Iterator[HttpScorer]:
+    """A scorer on a free loopback port while the block runs."""
+    server = HttpScorer(p2l, key, port)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.released.set()
+        server.shutdown()
+        server.server_close()
+        thread.join(10)
