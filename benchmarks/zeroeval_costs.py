@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from p2l_plugins.cli.common import request_costs
+from p2l_plugins.choice import request_costs
 from p2l_plugins.evaluation.choices import candidates
 from p2l_plugins.evaluation.evaluate import evaluate_votes
 from p2l_plugins.evaluation.figures import check_figure, cost_score_figure

@@ -161,6 +161,20 @@ def _edge(v: Array, c: Array, budget: float, top: int) -> tuple[int, int]:
     return fits, dear
 
 
+def frontier(value: ArrayLike, cost: ArrayLike) -> list[int]:
+    """The corners of the upper concave hull of the points (c_i, v_i), from the cheapest model to the best one.
+
+    `lp` mixes two neighbours among them at most, so that they are the curve of value over budget.
+    """
+    v, c = _checked(value, cost)
+    corners = [_top(-c, -v)]
+    while (ahead := np.flatnonzero((v > v[corners[-1]]) & (c > c[corners[-1]]))).size:
+        slope = (v[ahead] - v[corners[-1]]) / (c[ahead] - c[corners[-1]])
+        steepest = ahead[slope == slope.max()]
+        corners.append(int(steepest[c[steepest].argmax()]))
+    return corners
+
+
 def lp_multiplier(value: ArrayLike, cost: ArrayLike, budget: float) -> float:
     """The multiplier λ of the budget in `lp`: what one more USD would add to the value. 0 where the budget is no limit.
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 
-from p2l_plugins.cli.common import BundleArg, JsonOption, progress, request_costs
+from p2l_plugins.choice import request_costs
+from p2l_plugins.cli.common import BundleArg, JsonOption, progress
 from p2l_plugins.errors import ConfigError, DataError
 
 if TYPE_CHECKING:

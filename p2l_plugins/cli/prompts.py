@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 
-from p2l_plugins.cli.common import BundleArg, JsonOption, PromptsArg, request_costs, score_prompts
+from p2l_plugins.cli.common import BundleArg, JsonOption, PromptsArg, score_prompts
 from p2l_plugins.errors import ConfigError, DataError
 
 
@@ -104,9 +103,8 @@ def route(
     as_json: JsonOption = False,
 ) -> None:
     """Route one prompt among the models in COSTS, and explain the choice."""
-    from p2l_plugins import routing
+    from p2l_plugins.choice import estimated_input_tokens, explain, request_costs
     from p2l_plugins.files import read_json_object
-    from p2l_plugins.outcomes import win_matrix
     from p2l_plugins.scorer import P2L
 
     p2l = P2L.load(bundle)
@@ -114,44 +112,15 @@ def route(
     table = read_json_object(costs)
     if not table:
         raise DataError(f"{costs}: the file names no models")
-    columns = [p2l.index(name) for name in table]
-    price = request_costs(table, costs, max(len(text) // 4, 1), output_tokens)
-    scores = p2l.score([text])
-    coefs = scores.coefs[0, columns].astype(np.float64)
-    raw_eta = None if scores.raw_eta is None else scores.raw_eta[0]
-    value = routing.values(objective, p2l.family, coefs, raw_eta)
-    choice = routing.decide(rule, value, price, budget)
-    win_rate = routing.policy_win_rate(choice.probabilities(len(columns)), win_matrix(p2l.family, coefs, raw_eta))
-    share = choice.probabilities(len(columns))
-    names = list(table)
-    rows = [
-        {
-            "model": names[i],
-            "coef": round(float(coefs[i]), 6),
-            "value": round(float(value[i]), 6),
-            "cost": float(price[i]),
-            "share": round(float(share[i]), 6),
-        }
-        for i in np.argsort(-value, kind="stable")
-    ]
-    result = {
-        "rule": rule,
-        "objective": objective,
-        "budget": budget,
-        "choice": {names[i]: w for i, w in zip(choice.models, choice.weights, strict=True)},
-        "expected_cost": choice.cost,
-        "value": choice.value,
-        "win_rate": win_rate,
-        "coefficient": routing.policy_coefficient(win_rate, coefs),
-        "fingerprint": p2l.fingerprint,
-        "models": rows,
-    }
+    price = request_costs(table, costs, estimated_input_tokens(len(text)), output_tokens)
+    result = explain(p2l.score([text]), list(table), price, rule, budget, objective)
+    result["fingerprint"] = p2l.fingerprint
     if as_json:
         typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
         return
     typer.echo(f"| model | coefficient | {objective} | cost (USD) | share |\n|:---|---:|---:|---:|---:|")
-    for row in rows:
+    for row in result["models"]:
         line = f"| {row['model']} | {row['coef']:+.3f} | {row['value']:.1%} | {row['cost']:.6f} | {row['share']:.0%} |"
         typer.echo(line)
-    chosen = " or ".join(names[i] for i in choice.models)
-    typer.echo(f"\n{rule}: {chosen}; expected cost {choice.cost:.6f} USD, {objective} {choice.value:.1%}")
+    chosen, cost = " or ".join(result["choice"]), result["expected_cost"]
+    typer.echo(f"\n{rule}: {chosen}; expected cost {cost:.6f} USD, {objective} {result['value']:.1%}")

@@ -99,3 +99,26 @@ def test_the_routers_own_win_rate_and_coefficient():
 def test_bad_input_is_a_sentence(call, message):
     with pytest.raises(P2LError, match=message):
         call()
+
+
+def test_the_frontier_is_the_upper_concave_hull_and_lp_lies_on_it():
+    from scipy.spatial import ConvexHull
+
+    rng = np.random.default_rng(7)
+    for _ in range(50):
+        value, cost = rng.uniform(size=12), rng.uniform(size=12)
+        corners = routing.frontier(value, cost)
+        steps = np.diff(value[corners]) / np.diff(cost[corners])
+        assert (np.diff(steps) < 0).all()
+        assert (steps > 0).all()
+        assert set(corners) <= set(ConvexHull(np.column_stack([cost, value])).vertices)
+        assert corners[0] == cost.argmin()
+        assert corners[-1] == value.argmax()
+        budget = rng.uniform(cost.min(), 1.0)
+        expected = np.interp(budget, cost[corners], value[corners])
+        assert routing.lp(value, cost, budget).value == pytest.approx(expected)
+
+
+def test_of_models_that_cost_the_same_the_frontier_takes_the_best():
+    assert routing.frontier([0.1, 0.4, 0.4, 0.7], [1.0, 1.0, 2.0, 3.0]) == [1, 3]
+    assert routing.frontier([0.5], [1.0]) == [0]

@@ -1,0 +1,122 @@
+"""One routing decision with what explains it: each candidate's value and cost, the choice, the cost–value curve.
+
+Behind `p2l route` and `POST /v1/route`. Costs and scores come in, a JSON-ready record goes out; nothing is read here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from p2l_plugins import routing
+from p2l_plugins.errors import DataError, P2LError
+from p2l_plugins.outcomes import Array, win_matrix
+from p2l_plugins.scorer import Scores
+
+
+def estimated_input_tokens(characters: int) -> int:
+    """About how many tokens a model is paid for to read a prompt: four characters make one."""
+    return max(characters // 4, 1)
+
+
+def request_costs(table: Mapping[str, Any], source: object, input_tokens: ArrayLike, output_tokens: int) -> Array:
+    """USD per request of each entry of a cost table: (M,) for one prompt, (N, M) for N.
+
+    Args:
+        table: model → USD per request, or {input_price, output_price} in USD per million tokens and, where the model
+            differs from `output_tokens`, the expected length of its answers as output_tokens.
+        source: the file's path, or another name of the table, for messages.
+        input_tokens: of the prompt, or (N,).
+        output_tokens: expected length of an answer.
+
+    Raises:
+        DataError: an entry that is neither; the message names it.
+    """
+    length = np.asarray(input_tokens, np.float64)
+    costs = []
+    for name, entry in table.items():
+        priced = isinstance(entry, dict) and {"input_price", "output_price"} <= entry.keys()
+        numbers = [entry["input_price"], entry["output_price"]] if priced else [entry]
+        if priced:
+            numbers.append(entry.get("output_tokens", output_tokens))
+        if not all(isinstance(p, int | float) and not isinstance(p, bool) and 0 <= p < float("inf") for p in numbers):
+            raise DataError(
+                f"{source}: {name}: {entry!r} is not a cost; valid: a number (USD per request) or input_price and "
+                "output_price (USD per million tokens; optional: output_tokens), at least 0"
+            )
+        per_token, fixed = (numbers[0] / 1e6, numbers[1] * numbers[2] / 1e6) if priced else (0.0, numbers[0])
+        costs.append(per_token * length + fixed)
+    return np.stack(costs, axis=-1)
+
+
+def explain(
+    scores: Scores,
+    names: list[str],
+    price: Array,
+    rule: str = "best",
+    budget: float | None = None,
+    objective: str = "win_rate",
+    opponents: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """Applies a rule to one prompt, and says what it was decided from.
+
+    Args:
+        scores: of the prompt, (1, M).
+        names: the candidates, by name or alias.
+        price: (len(names),) USD per request of each.
+        rule: `best`, `cap` or `lp`.
+        budget: USD per request, for `cap` and `lp`.
+        objective: `win_rate`, or `usable` (grk only).
+        opponents: weight of each model that a win rate is against; None: the candidates, all alike.
+
+    Returns:
+        rule, objective, budget; `choice` (model → probability), `expected_cost` and `value` of the choice; `win_rate`
+        and `coefficient` of the router itself (None where infinite); `models`, highest value first; `curve`, the
+        corners of the upper concave hull over cost, cheapest first: between them lie the choices of `lp`.
+
+    Raises:
+        P2LError: no candidates, an unknown model, rule or objective, a missing budget, or one that no model fits.
+    """
+    if not names:
+        raise P2LError("there are no candidates: the costs name no models")
+    columns = [scores.index(name) for name in names]
+    rows, weights = columns, None
+    if opponents is not None:
+        rows = columns + [scores.index(name) for name in opponents]
+        weights = [0.0] * len(columns) + list(opponents.values())
+    coefs = scores.coefs[0, rows].astype(np.float64)
+    raw_eta = None if scores.raw_eta is None else scores.raw_eta[0]
+    value = routing.values(objective, scores.family, coefs, raw_eta, weights)[: len(columns)]
+    choice = routing.decide(rule, value, price, budget)
+    share = choice.probabilities(len(columns))
+    win = win_matrix(scores.family, coefs, raw_eta)
+    win_rate = routing.policy_win_rate(np.append(share, np.zeros(len(rows) - len(columns))), win, weights)
+    coefficient = routing.policy_coefficient(win_rate, coefs, weights)
+    return {
+        "rule": rule,
+        "objective": objective,
+        "budget": budget,
+        "choice": {names[i]: weight for i, weight in zip(choice.models, choice.weights, strict=True)},
+        "expected_cost": choice.cost,
+        "value": choice.value,
+        "win_rate": win_rate,
+        "coefficient": coefficient if math.isfinite(coefficient) else None,
+        "models": [
+            {
+                "model": names[i],
+                "coef": round(float(coefs[i]), 6),
+                "value": round(float(value[i]), 6),
+                "cost": float(price[i]),
+                "share": round(float(share[i]), 6),
+            }
+            for i in np.argsort(-value, kind="stable")
+        ],
+        "curve": [
+            {"model": names[i], "cost": float(price[i]), "value": round(float(value[i]), 6)}
+            for i in routing.frontier(value, price)
+        ],
+    }
