@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from p2l_plugins.leaderboard import fit
+from p2l_plugins.fit import fit
 from p2l_plugins.outcomes import BAD, OUTCOMES, TIE, A, Array, B, Family, has_eta
 from p2l_plugins.training.data import Votes
 

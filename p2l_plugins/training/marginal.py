@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from p2l_plugins.leaderboard import fit
+from p2l_plugins.fit import fit
 from p2l_plugins.outcomes import BAD, TIE, Array, Family
 from p2l_plugins.training.data import Votes
 

@@ -1,0 +1,78 @@
+"""Leaderboards as markdown: one table per board, and the table of models by categories."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from p2l_plugins.leaderboard import Leaderboard
+
+
+def markdown_table(board: Leaderboard, top: int | None = None) -> str:
+    """A board's table, best model first; `top` limits its rows."""
+    from p2l_plugins.leaderboard import UNGROUNDED
+
+    rows = board.rows()[:top]
+    columns = table_columns(board)
+    lines = [
+        "| " + " | ".join(head for head, _ in columns) + " |",
+        "|" + "".join(":---|" if head == "model" else "---:|" for head, _ in columns),
+    ]
+    for row in rows:
+        lines.append("| " + " | ".join(cell(row).replace("|", "\\|") for _, cell in columns) + " |")
+    if any(not row.get("grounded", True) for row in rows):
+        lines.append(f"\n† {UNGROUNDED}")
+    return "\n".join(lines)
+
+
+def table_columns(board: Leaderboard) -> list[tuple[str, Any]]:
+    """Headings of a board's columns, and what gives a row's cell."""
+    spans = board.intervals is not None
+    columns: list[tuple[str, Any]] = [
+        ("rank", lambda row: str(row["rank"])),
+        ("model", lambda row: row["model"] + ("" if row.get("grounded", True) else " †")),
+        ("coefficient", lambda row: f"{row['coef']:+.3f}"),
+    ]
+    if board.intervals is not None:
+        columns += [
+            (f"{board.intervals.level:.0%} interval", lambda row: span(row, "coef", "+.2f")),
+            ("ranks", lambda row: ranks(row["rank_low"], row["rank_high"])),
+        ]
+    columns.append(("win rate", lambda row: share(row["win_rate"]) + (plus_minus(row, "win_rate") if spans else "")))
+    if board.family == "grk":
+        columns.append(("P(usable)", lambda row: share(row["usable"])))
+    if board.difference is not None:
+        columns.append((f"− {board.difference.reference}", gap))
+    return columns
+
+
+def share(value: float | None) -> str:
+    """A share in per cent; a dash where there is none."""
+    return "–" if value is None else f"{value:.1%}"
+
+
+def ranks(low: int, high: int) -> str:
+    """A range of ranks."""
+    return str(low) if low == high else f"{low}–{high}"
+
+
+def span(row: dict[str, Any], key: str, form: str) -> str:
+    """The interval of a row's figure."""
+    low, high = row[f"{key}_low"], row[f"{key}_high"]
+    return "–" if low is None or high is None else f"{low:{form}} … {high:{form}}"
+
+
+def plus_minus(row: dict[str, Any], key: str) -> str:
+    """Half the width of the interval of a share, in per cent."""
+    low, high = row[f"{key}_low"], row[f"{key}_high"]
+    return "" if low is None or high is None else f" ± {50 * (high - low):.1f}"
+
+
+def gap(row: dict[str, Any]) -> str:
+    """A difference with its interval; a star where it holds among all that were tested."""
+    if row["difference"] is None:
+        return "–"
+    text = f"{row['difference']:+.2f}"
+    if row["difference_low"] is not None:
+        text += f" ({row['difference_low']:+.2f} … {row['difference_high']:+.2f})"
+    return text + (" *" if row.get("holds") else "")

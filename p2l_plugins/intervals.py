@@ -1,0 +1,252 @@
+"""Intervals of a leaderboard over prompts: a bootstrap of the mean pair probabilities, refitted from the optimum.
+
+What is uncertain is which prompts were drawn: the intervals say how the leaderboard would vary with other prompts of
+the same kind. They do not say how good the bundle's predictions are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from p2l_plugins.fit import fit, gradients, hessian, targets
+from p2l_plugins.outcomes import Array, has_eta
+from p2l_plugins.pair_means import Indices, PairMeans
+
+LEVEL = 0.95
+REPLICATES = 200
+
+_TOGETHER = 16  # replicates refitted at once: their (M, M) matrices stay near the processor
+_STEPS = 12  # of Newton's method with the Hessian of the optimum; what has not settled by then is fitted in full
+_SETTLED = 1e-4  # far below any standard error
+
+
+@dataclass(frozen=True)
+class Replicates:
+    """The leaderboard refitted to R resamples of the units.
+
+    Attributes:
+        coefs: (R, M); NaN where a resample holds no prompt.
+        win_rate: (R, M) against the opponents.
+        units: prompts, groups of prompts, or blocks of them that were drawn.
+    """
+
+    coefs: Array
+    win_rate: Array
+    units: int
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Intervals of a leaderboard's figures over prompts, each (M,).
+
+    Attributes:
+        level: 0.95.
+        units: what was drawn: prompts, groups, or blocks of them.
+        stderr: of the coefficient less the mean of the comparable models: what moves all models alike is left out.
+        coef_low, coef_high: of the coefficient.
+        win_low, win_high: of the win rate.
+        rank_low, rank_high: best and worst rank; models whose intervals overlap share ranks. They compare the
+            coefficient less the mean of the comparable models: that prompts are hard for all changes no rank.
+    """
+
+    level: float
+    units: int
+    stderr: Array
+    coef_low: Array
+    coef_high: Array
+    win_low: Array
+    win_high: Array
+    rank_low: Indices
+    rank_high: Indices
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How a leaderboard differs from another one, each (M,); NaN for models that only one of them has.
+
+    Attributes:
+        reference: what it is compared with.
+        value: difference of the coefficients less the mean of the comparable models.
+        low, high: its interval; NaN where there is none.
+        p_value: two-sided, of no difference.
+        holds: where differences of several leaderboards were tested together: which ones are real, at a false
+            discovery rate; None else.
+    """
+
+    reference: str
+    value: Array
+    low: Array
+    high: Array
+    p_value: Array
+    holds: NDArray[np.bool_] | None = None
+
+
+def bootstrap_weights(counts: Indices, replicates: int = REPLICATES, seed: int = 0) -> Array:
+    """(R, B) how often each block is drawn: as many as hold prompts, with replacement, among those."""
+    used = np.flatnonzero(counts)
+    weights = np.zeros((replicates, len(counts)))
+    draws = np.random.default_rng(seed).multinomial(len(used), np.full(len(used), 1.0 / len(used)), replicates)
+    weights[:, used] = draws
+    return weights
+
+
+def refit(means: PairMeans, coefs: Array, raw_eta: float | None, weights: Array, opponents: Array) -> Replicates | None:
+    """The leaderboard of each resample, by Newton's method from the optimum with its Hessian.
+
+    Args:
+        means: with blocks.
+        coefs, raw_eta: fitted to them.
+        weights: (R, B) from `bootstrap_weights`.
+        opponents: (M, M) weight of each opponent in each model's win rate.
+
+    Returns:
+        None where fewer than two units hold prompts.
+    """
+    units = int((means.counts > 0).sum())
+    if units < 2:
+        return None
+    family, m = means.family, len(coefs)
+    x = np.append(coefs, raw_eta) if raw_eta is not None else coefs
+    inverse = np.linalg.inv(hessian(family, x, *targets(family, means.win, means.tie, means.bad)))
+    found, rates = np.full((len(weights), m), np.nan), np.full((len(weights), m), np.nan)
+    drawn = np.flatnonzero(weights @ means.counts)
+    for start in range(0, len(drawn), _TOGETHER):
+        rows = drawn[start : start + _TOGETHER]
+        sums = means.resampled(weights[rows])
+        aims = targets(family, *sums)
+        xs = np.tile(x, (len(rows), 1))
+        step = np.zeros_like(xs)
+        for _ in range(_STEPS):
+            step = gradients(family, xs, *aims) @ inverse
+            xs = xs - np.clip(np.nan_to_num(step), -10.0, 10.0)
+            if np.abs(step).max() < _SETTLED:
+                break
+        for i in np.flatnonzero(~(np.abs(step).max(axis=1) < _SETTLED)):
+            beta, raw = fit(family, *(mean[i] for mean in sums), (coefs, raw_eta or 0.0))
+            xs[i] = np.append(beta, raw) if has_eta(family) else beta
+        found[rows] = xs[:, :m] - (0.0 if family == "grk" else xs[:, :m].mean(axis=1, keepdims=True))
+        rates[rows] = (sums[0] * opponents).sum(axis=2)
+    return Replicates(found, rates, units)
+
+
+def relative(coefs: Array, apart: NDArray[np.bool_]) -> Array:
+    """Coefficients (..., M) less the mean of the models that each can be compared with; apart: (M,)."""
+    out = np.empty_like(coefs)
+    for side in (apart, ~apart):
+        if side.any():
+            out[..., side] = coefs[..., side] - coefs[..., side].mean(axis=-1, keepdims=True)
+    return out
+
+
+def intervals(
+    coefs: Array, win_rate: Array, replicates: Replicates, apart: NDArray[np.bool_], level: float = LEVEL
+) -> Intervals:
+    """Estimate ± t · standard error, with as many degrees of freedom as units less one.
+
+    Args:
+        coefs, win_rate: (M,) of the leaderboard.
+        replicates: of it.
+        apart: (M,) models that compare among themselves only, and stand after the others.
+        level: of the intervals.
+    """
+    t = student_t_quantile(0.5 + level / 2, replicates.units - 1)
+    spread = t * standard_error(replicates.coefs, replicates.units)
+    spread_win = t * standard_error(replicates.win_rate, replicates.units)
+    stderr = standard_error(relative(replicates.coefs, apart), replicates.units)
+    centre = relative(coefs, apart)
+    low, high = centre - t * stderr, centre + t * stderr
+    same = apart[:, None] == apart[None, :]
+    behind = np.where(apart, (~apart).sum(), 0)  # all grounded models stand before the ungrounded ones
+    better = (same & (low[None, :] > high[:, None])).sum(axis=1)
+    worse = (same & (high[None, :] < low[:, None])).sum(axis=1)
+    return Intervals(
+        level=level,
+        units=replicates.units,
+        stderr=stderr,
+        coef_low=coefs - spread,
+        coef_high=coefs + spread,
+        win_low=np.clip(win_rate - spread_win, 0.0, 1.0),
+        win_high=np.clip(win_rate + spread_win, 0.0, 1.0),
+        rank_low=behind + 1 + better,
+        rank_high=behind + same.sum(axis=1) - worse,
+    )
+
+
+def difference(reference: str, value: Array, stderr: Array | None, units: int, level: float = LEVEL) -> Difference:
+    """A difference (M,) with its interval and p-value from its standard error (M,)."""
+    if stderr is None:
+        unknown = np.full_like(value, np.nan)
+        return Difference(reference, value, unknown, unknown, unknown)
+    spread = student_t_quantile(0.5 + level / 2, units - 1) * stderr
+    ratio = np.abs(value) / np.maximum(stderr, 1e-12)
+    p_value = np.where(np.isnan(value), np.nan, 2 * student_t_tail(ratio, units - 1))
+    return Difference(reference, value, value - spread, value + spread, p_value)
+
+
+def standard_error(replicates: Array, units: int) -> Array:
+    """(M,) of replicates (R, M); a bootstrap of G units underestimates a variance by (G − 1) / G."""
+    there = ~np.isnan(replicates)
+    n = there.sum(axis=0)
+    centre = np.where(there, replicates, 0.0).sum(axis=0) / np.maximum(n, 1)
+    squares = np.where(there, (replicates - centre) ** 2, 0.0).sum(axis=0)
+    variance = np.where(n > 1, squares / np.maximum(n - 1, 1), np.nan) * units / (units - 1)
+    spread: Array = np.sqrt(variance)
+    return spread
+
+
+def false_discovery(p_values: ArrayLike, rate: float = 0.05) -> NDArray[np.bool_]:
+    """Which of the tests hold when at most `rate` of those that do may be false (Benjamini & Hochberg 1995).
+
+    Args:
+        p_values: any shape; NaN is no test.
+        rate: false discovery rate.
+    """
+    p = np.asarray(p_values, np.float64)
+    ordered = np.sort(p[~np.isnan(p)])
+    passing = ordered[ordered <= rate * np.arange(1, len(ordered) + 1) / max(len(ordered), 1)]
+    return p <= passing[-1] if len(passing) else np.zeros(p.shape, np.bool_)
+
+
+def student_t_tail(t: ArrayLike, df: int) -> Array:
+    """P(T > t) of Student's t for t ≥ 0: with T = √df tan θ, the density of θ is cos(θ)^(df − 1) up to its norm."""
+    angle, tail = _t_table(df)
+    return np.interp(np.arctan(np.asarray(t, np.float64) / math.sqrt(df)), angle, tail)
+
+
+def student_t_quantile(p: float, df: int) -> float:
+    """The t that T stays below with probability p ≥ 0.5."""
+    angle, tail = _t_table(df)
+    return math.sqrt(df) * math.tan(float(np.interp(p - 1.0, -tail, angle)))
+
+
+def _t_table(df: int) -> tuple[Array, Array]:
+    """θ from 0 to π/2 and P(T > √df tan θ), by the trapezoid rule from the far end."""
+    angle = np.linspace(0.0, math.pi / 2, 20001)
+    density = np.cos(angle) ** (df - 1)
+    steps = 0.5 * (density[1:] + density[:-1])
+    tail = np.append(np.cumsum(steps[::-1])[::-1], 0.0)
+    return angle, 0.5 * tail / tail[0]
+
+
+def opponent_weights(
+    models: tuple[str, ...], ungrounded: frozenset[str], opponents: Mapping[str, float] | None = None
+) -> Array:
+    """(M, M) weight of each opponent in each model's win rate: rows sum to 1, or hold NaN where there is no opponent.
+
+    Args:
+        models: names.
+        ungrounded: compare among themselves only.
+        opponents: weight of each; default: all models alike. A model is no opponent of itself.
+    """
+    apart = np.array([name in ungrounded for name in models])
+    comparable = (apart[:, None] == apart[None, :]) & ~np.eye(len(models), dtype=bool)
+    q = np.array([1.0 if opponents is None else opponents.get(name, 0.0) for name in models])
+    weights = comparable * q
+    total = weights.sum(axis=1, keepdims=True)
+    # a model alone in its group has always had the win rate 0; one without a chosen opponent has none
+    return np.where(total > 0, weights / np.maximum(total, 1e-300), 0.0 if opponents is None else np.nan)
