@@ -1,4 +1,5 @@
-"""Does a recipe's result hold for other splits? Trains it with several seeds, each with a held-out fifth of its own.
+"""Does the starter's result hold for other splits? Makes it with several seeds, each with a held-out fifth of its own:
+trained, exported, head refitted.
 
     python benchmarks/seeds.py --data FOLDER --work FOLDER [--recipe examples/starter.yaml] [--seeds 0,1,2]
 
@@ -17,6 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from onnx_export.export import export
+from onnx_export.refit import refit_head
+from p2l_plugins.bundle import Bundle
 from p2l_plugins.evaluation.evaluate import Evaluation, evaluate_votes
 from p2l_plugins.evaluation.quality import vote_log_probabilities, vote_quality
 from p2l_plugins.scorer import P2L
@@ -57,6 +60,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--recipe", type=Path, default=ROOT / "examples" / "starter.yaml")
     parser.add_argument("--precision", default="int8")
+    parser.add_argument("--category-prior", type=float, default=3.0, help="of the head's refit")
     parser.add_argument("--seeds", default="0,1,2")
     options = parser.parse_args()
     gains: dict[str, list[tuple[float, float]]] = defaultdict(list)
@@ -70,8 +74,11 @@ def main() -> None:
         checkpoint, bundle = options.work / f"seed{seed}", options.work / f"seed{seed}-{options.precision}"
         if not checkpoint.is_dir():
             train(config, options.data, checkpoint, resume=True)
+        exported = bundle.with_name(f"{bundle.name}-exported")
+        if not exported.is_dir():
+            export(checkpoint, exported, options.precision)
         if not bundle.is_dir():
-            export(checkpoint, bundle, options.precision)
+            refit_head(Bundle.open(exported), config, options.data, bundle, category_prior=options.category_prior)
         for name, (report, one) in judge(config, bundle, options.data).items():
             r, c = report.routed, report.calibration["p2l"]
             cells = ["–"] * 4

@@ -14,7 +14,7 @@ from onnx_export.quantise import quantise_int8
 from p2l_plugins.bundle import SCORING_FILES, Bundle, Manifest, sha256
 from p2l_plugins.errors import BundleError, ConfigError, P2LError
 from p2l_plugins.files import replaced_folder
-from p2l_plugins.session import DEVICES
+from p2l_plugins.session import DEVICES, open_graph, require_device
 from p2l_plugins.training.checkpoint import Checkpoint
 from p2l_plugins.training.model import ENCODERS
 
@@ -58,7 +58,7 @@ def export(
             "precision 'bf16' needs a GPU, because ONNX Runtime has no bfloat16 products on the CPU; "
             "export it where CUDA is, with --device cuda"
         )
-    _require_device(device)
+    require_device(device)
     step("loading the checkpoint")
     checkpoint = Checkpoint.load(source)
     routes = _routes(checkpoint, precision, route)
@@ -137,7 +137,7 @@ def _attempt(
     step("checking against torch in float64")
     session = _open(graph, precision, device)
     try:
-        figures = measure(session, references, precision, route)
+        figures = measure(session, references, precision)
     except P2LError:
         raise
     except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
@@ -151,29 +151,13 @@ def _attempt(
     return opset, figures
 
 
-def _require_device(device: str) -> None:
-    import onnxruntime as ort
-
-    if DEVICES[device] not in ort.get_available_providers():
-        raise ConfigError(
-            f"device {device!r} is not available: this ONNX Runtime has no {DEVICES[device]}; "
-            "pip uninstall onnxruntime, then pip install 'p2l-plugins[gpu]'"
-        )
-
-
 def _open(graph: Path, precision: str, device: str) -> Any:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    provider = DEVICES[device]
     try:
-        session = ort.InferenceSession(str(graph), options, providers=[provider], enable_fallback=0)
-    except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
+        return open_graph(graph, device)
+    except ConfigError:
+        raise
+    except Exception as error:
         raise BundleError(f"ONNX Runtime can't run this {precision} graph on {device!r} ({_first(error)})") from None
-    if session.get_providers()[0] != provider:
-        raise ConfigError(f"device {device!r} is not available: ONNX Runtime fell back to the CPU")
-    return session
 
 
 def _first(error: Exception) -> str:

@@ -88,26 +88,26 @@ def run_onnx(session: Any, rows: Sequence[Sequence[int]], pad_id: int, tokens: i
     return np.stack(out)
 
 
-def check(session: Any, references: References, precision: str, route: str = "plain") -> dict[str, Any]:
+def check(session: Any, references: References, precision: str) -> dict[str, Any]:
     """The figures of a graph that passes the gate; see `measure` and `failure`.
 
     Raises:
         BundleError: the figure that fails and its limit.
     """
-    figures = measure(session, references, precision, route)
+    figures = measure(session, references, precision)
     problem = failure(figures, precision)
     if problem is not None:
         raise BundleError(f"the export does not pass the gate: {problem}")
     return figures
 
 
-def measure(session: Any, references: References, precision: str, route: str = "plain") -> dict[str, Any]:
+def measure(session: Any, references: References, precision: str) -> dict[str, Any]:
     """Compares a graph with the references, in batches and one prompt at a time.
 
     Raises:
         BundleError: values that are not numbers.
     """
-    tokens = batch_tokens(precision, route, BATCH_TOKENS)
+    tokens = batch_tokens(precision, BATCH_TOKENS)
     batched = run_onnx(session, references.ids, references.pad_id, tokens)
     single = batched.copy()
     shared = [i for i, row in enumerate(references.ids) if 2 * len(row) <= tokens]  # the others ran alone already

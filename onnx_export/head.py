@@ -147,7 +147,7 @@ def read_states(
     widths = [(head.weight.shape[1],), (len(manifest.models),), ()]
     results = [np.empty((len(prompts), *width), np.float32) for width, _ in zip(widths, names, strict=False)]
     ids = TextEncoder.from_folder(bundle.folder, manifest.text).encode(prompts)
-    for rows in batches([len(row) for row in ids], batch_tokens(manifest.precision, manifest.route)):
+    for rows in batches([len(row) for row in ids], batch_tokens(manifest.precision)):
         input_ids, mask = pad([ids[i] for i in rows], manifest.text.pad_id)
         outputs = session.run(names, {"input_ids": input_ids, "attention_mask": mask})
         for result, output in zip(results, outputs, strict=True):

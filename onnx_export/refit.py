@@ -6,7 +6,8 @@ minutes, through the same losses and priors as in training.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -109,7 +110,8 @@ def refit_head(
         step(f"fitting {head.weight.size + head.bias.size} numbers to {len(votes)} votes")
         dataset = PromptDataset(votes, [[i] for i in range(len(votes.prompts))], categories.of_prompt)
         sampler = PromptSampler([1] * len(votes.prompts), batch_size, config.seed)
-        losses = _fit(learner, dataset, sampler, VoteCollator(votes, 0), epochs, learning_rate)
+        with _one_thread():
+            losses = _fit(learner, dataset, sampler, VoteCollator(votes, 0), epochs, learning_rate)
         weight, bias = frozen.weight.detach().numpy(), frozen.bias.detach().numpy()
         if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
             raise DataError("the fitted head is not of finite numbers; lower --learning-rate")
@@ -127,6 +129,17 @@ def refit_head(
         }
         write_changed(bundle, folder, {"quality": {}}, change, graph)
     return Bundle.open(output)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Torch's operations are small here: threads would wait for each other longer than they compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _fit(

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from p2l_plugins.errors import DataError
 from p2l_plugins.prompts import Prompt
 
@@ -81,6 +83,23 @@ def read_json_object(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(value, dict):
         raise DataError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def read_yaml_object(path: Path) -> dict[str, Any]:
+    """The keys and values in a YAML file.
+
+    Raises:
+        DataError: no such file, not YAML, or not keys with values.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file")
+    try:
+        value = yaml.safe_load(_text(path))
+    except yaml.YAMLError as error:
+        raise DataError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: expected keys and values, found {type(value).__name__}")
     return value
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from p2l_plugins.bundle import Bundle, find_bundle, resolve_model
 from p2l_plugins.errors import PromptError
 from p2l_plugins.leaderboard import Leaderboard, aggregate, win_rate_over_others
 from p2l_plugins.outcomes import Array, Family, has_eta, win_matrix
+from p2l_plugins.pair_means import BLOCKS
 from p2l_plugins.prompts import Prompt, TextEncoder, Turns, as_turns, pad
 from p2l_plugins.session import Floats, Ids, Session
 
@@ -58,9 +59,27 @@ class Scores:
         """(N, M) mean P(beats another model) on each prompt, as in `Leaderboard.win_rate`; ties are not wins."""
         return win_rate_over_others(win_matrix(self.family, self.coefs, self.raw_eta), self.models, self.ungrounded)
 
-    def leaderboard(self) -> Leaderboard:
-        """The aggregate leaderboard of these prompts."""
-        return aggregate(self.models, self.family, self.coefs, self.raw_eta, self.ungrounded)
+    def leaderboard(
+        self,
+        intervals: bool = True,
+        groups: Sequence[object] | None = None,
+        opponents: Mapping[str, float] | None = None,
+        seed: int = 0,
+    ) -> Leaderboard:
+        """The aggregate leaderboard of these prompts.
+
+        Args:
+            intervals: over prompts, by a bootstrap: it takes a fraction of a second, the rest milliseconds.
+            groups: (N,) what each prompt belongs to, where prompts come in groups that are alike.
+            opponents: model → weight in the win rate; default: all other comparable models alike.
+            seed: of the bootstrap.
+
+        Raises:
+            BundleError: an opponent's name is unknown.
+        """
+        q = None if opponents is None else {self.models[self.index(name)]: w for name, w in opponents.items()}
+        blocks = BLOCKS if intervals else 0
+        return aggregate(self.models, self.family, self.coefs, self.raw_eta, self.ungrounded, q, groups, blocks, seed)
 
 
 class P2L:
@@ -116,7 +135,7 @@ class P2L:
     @property
     def batch_tokens(self) -> int:
         """Padded tokens of one run; 1 where each prompt runs alone."""
-        return batch_tokens(self.bundle.manifest.precision, self.bundle.manifest.route)
+        return batch_tokens(self.bundle.manifest.precision)
 
     def warm_up(self) -> None:
         """Scores one word, so that the first request does not pay for what is done once."""
@@ -181,7 +200,7 @@ class P2L:
         return Scores(manifest.models, coefs, raw_eta, manifest.family, manifest.aliases, apart, truncated)
 
 
-def batch_tokens(precision: str, route: str = "plain", tokens: int = BATCH_TOKENS) -> int:
+def batch_tokens(precision: str, tokens: int = BATCH_TOKENS) -> int:
     """Padded tokens of one run; 1 runs each prompt alone.
 
     int8 does, so that no score depends on a prompt's neighbours, and no cache on who came first. On the plain route the

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +187,8 @@ def bucket(n: int, length: int, max_length: int) -> tuple[int, int]:
     return rows, max(length, min(columns, max_length))
 
 
-def _open(bundle: Bundle, device: str, threads: int, cuda_graphs: bool) -> Any:
+def require_device(device: str) -> None:
+    """Raises a ConfigError where the device is not known, or this ONNX Runtime was built without it."""
     if device not in DEVICES:
         raise ConfigError(f"device {device!r} is not known; valid: {', '.join(DEVICES)}")
     try:
@@ -196,27 +197,48 @@ def _open(bundle: Bundle, device: str, threads: int, cuda_graphs: bool) -> Any:
         raise ConfigError(
             "scoring needs ONNX Runtime: pip install 'p2l-plugins[cpu]' (or 'p2l-plugins[gpu]' with CUDA)"
         ) from None
-    provider = DEVICES[device]
-    if provider not in ort.get_available_providers():
+    if DEVICES[device] not in ort.get_available_providers():
         raise ConfigError(
-            f"device {device!r} is not available: this ONNX Runtime has no {provider}; "
+            f"device {device!r} is not available: this ONNX Runtime has no {DEVICES[device]}; "
             "pip uninstall onnxruntime, then pip install 'p2l-plugins[gpu]'"
         )
+
+
+def open_graph(path: Path, device: str = "cpu", threads: int = 0, settings: Mapping[str, str] | None = None) -> Any:
+    """An ONNX Runtime session of a graph, on this device and no other.
+
+    Args:
+        threads: threads of one run on the CPU; 0 lets ONNX Runtime choose.
+        settings: of the provider.
+
+    Raises:
+        ConfigError: the device is there, but did not take the graph.
+        Exception: whatever ONNX Runtime raises; its exceptions have no common base of their own.
+    """
+    import onnxruntime as ort
+
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
-    settings = {"enable_cuda_graph": "1"} if cuda_graphs else {}
-    path = bundle.folder / "model.onnx"
-    try:
-        # without enable_fallback=0 ONNX Runtime goes to the CPU, and prints to stdout, when a provider fails
-        session = ort.InferenceSession(str(path), options, providers=[(provider, settings)], enable_fallback=0)
-    except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
-        raise _refused(path, bundle.manifest, device, error) from None
-    if session.get_providers()[0] != provider:
+    provider = (DEVICES[device], dict(settings or {}))
+    # without enable_fallback=0 ONNX Runtime goes to the CPU, and prints to stdout, when a provider fails
+    session = ort.InferenceSession(str(path), options, providers=[provider], enable_fallback=0)
+    if session.get_providers()[0] != DEVICES[device]:
         raise ConfigError(
             f"device {device!r} is not available: ONNX Runtime chose {session.get_providers()[0]}; {_CUDA_REMEDY}"
         )
     return session
+
+
+def _open(bundle: Bundle, device: str, threads: int, cuda_graphs: bool) -> Any:
+    require_device(device)
+    path = bundle.folder / "model.onnx"
+    try:
+        return open_graph(path, device, threads, {"enable_cuda_graph": "1"} if cuda_graphs else None)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise _refused(path, bundle.manifest, device, error) from None
 
 
 def _refused(path: Path, manifest: Manifest, device: str, error: Exception) -> P2LError:

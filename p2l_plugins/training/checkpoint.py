@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate import init_empty_weights
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -120,10 +121,11 @@ class Checkpoint:
                 f"{folder}/training_config.json: head_type {family!r} is not known; valid: {', '.join(FAMILIES)}, bag"
             )
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        backbone = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
         encoder = config.model_type in ENCODERS
         pooling = training.get("pooling", "mean" if encoder else "cls")
-        model = P2LModel(backbone, len(models), family, pooling)
+        with init_empty_weights():  # so that the file's weights are the only ones in memory
+            backbone = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
+            model = P2LModel(backbone, len(models), family, pooling)
         _load_weights(model, folder, len(models))
         tokenizer = load_tokenizer(folder)
         limit = int(getattr(config, "max_position_embeddings", 8192))
@@ -189,7 +191,7 @@ def _load_weights(model: P2LModel, folder: Path, n_models: int) -> None:
     if rows != n_models:
         raise BundleError(f"{folder}: the head has {rows} rows, but model_list.json names {n_models} models")
     try:
-        missing, unexpected = model.load_state_dict(state, strict=False)
+        missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
     except RuntimeError as error:
         raise BundleError(
             f"{folder}: the weights do not fit config.json ({str(error).splitlines()[1].strip()})"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from p2l_plugins.errors import ConfigError, first_problem
+from p2l_plugins.errors import ConfigError, DataError, first_problem
+from p2l_plugins.files import read_yaml_object
 from p2l_plugins.outcomes import Family
 
 Schedule = Literal["linear", "cosine", "constant"]
@@ -93,15 +93,9 @@ def read_config(path: Path) -> TrainConfig:
     Raises:
         ConfigError: no such file, not YAML, or the first wrong key or value with what is valid.
     """
-    if not path.is_file():
-        raise ConfigError(f"{path}: there is no such file")
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from None
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path}: expected keys and values; valid keys: {', '.join(TrainConfig.model_fields)}")
-    try:
-        return TrainConfig.model_validate(value)
+        return TrainConfig.model_validate(read_yaml_object(path))
+    except DataError as error:
+        raise ConfigError(str(error)) from None
     except ValidationError as error:
         raise ConfigError(f"{path}: {first_problem(error, TrainConfig)}") from None
