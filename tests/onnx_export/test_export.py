@@ -166,6 +166,22 @@ def test_the_plain_route_on_request(tiny_checkpoint, tiny_bundle, tmp_path):
     assert np.isnan(left[0]).any(axis=1).tolist() == [False, True]
 
 
+def test_the_plain_route_where_the_fused_one_fails_the_gate(tiny_checkpoint, tmp_path):
+    """Attention scores in the thousands get past what keeps padding out of the fused graph of an encoder."""
+    checkpoint = Checkpoint.load(tiny_checkpoint)
+    with torch.no_grad():
+        for layer in checkpoint.model.model.encoder.layer:
+            for part in (layer.attention.self.query, layer.attention.self.key):
+                part.weight.mul_(300)
+    (tmp_path / "checkpoint").mkdir()
+    checkpoint.save(tmp_path / "checkpoint")
+    with pytest.raises(BundleError, match="does not pass the gate"):
+        export(tmp_path / "checkpoint", tmp_path / "fused", route="fused")
+    lines = []
+    assert export(tmp_path / "checkpoint", tmp_path / "b", step=lines.append).manifest.route == "plain"
+    assert any(line.startswith("the fused route is not used: ") for line in lines)
+
+
 def test_fp16_on_the_cpu(short_checkpoint, tmp_path):
     half = export(short_checkpoint, tmp_path / "half", precision="fp16").manifest
     assert (half.precision, half.route) == ("fp16", "fused")
