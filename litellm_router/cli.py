@@ -18,14 +18,19 @@ def check(
     config: Annotated[Path, typer.Argument(help="The proxy's config.yaml.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Check a LiteLLM proxy's configuration for P2L; exit status 1 where something is wrong."""
+    """Check a LiteLLM proxy's configuration for P2L; exit status 1 where something is wrong.
+
+    Offline, unless the settings name an HTTP scorer: that is asked for its models.
+    """
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # offline: the prices that LiteLLM ships
+
+    content = _mapping(config)  # before what takes seconds to import
     from litellm_router.check import CALLBACK, candidates, problems
+    from litellm_router.loading import load_scorer
+    from litellm_router.scoring import sentence_of
     from litellm_router.settings import KEY, P2LSettings
     from p2l_plugins.errors import P2LError
-    from p2l_plugins.scorer import P2L
 
-    content = _mapping(config)
     settings_part = content.get("litellm_settings") or {}
     deployments = content.get("model_list") or []
     if not isinstance(settings_part, dict) or not isinstance(deployments, list):
@@ -39,8 +44,8 @@ def check(
     settings = None
     try:
         settings = P2LSettings.read(settings_part.get(KEY))
-        p2l = P2L.load(settings.bundle)
-        says += problems(settings, deployments, p2l, p2l.family)
+        scorer = load_scorer(settings)
+        says += problems(settings, deployments, scorer, scorer.family)
         rows = [
             {
                 "group": one.group,
@@ -49,12 +54,12 @@ def check(
                 "input_price": None if one.price is None else 1e6 * one.price.input,
                 "output_price": None if one.price is None else 1e6 * one.price.output,
             }
-            for one in candidates(deployments, p2l)
+            for one in candidates(deployments, scorer)
         ]
     except ConfigError as error:
         says.append(str(error))
     except P2LError as error:
-        says.append(f"{KEY}.bundle = {settings.bundle if settings else None!r}: {error}")
+        says.append(f"{settings.scored_by}: {sentence_of(error)}" if settings else sentence_of(error))
     if as_json:
         typer.echo(json.dumps({"config": str(config), "candidates": rows, "problems": says}, indent=2))
     else:

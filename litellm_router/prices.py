@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import litellm
 
-#: UTF-8 bytes per token: about right for English text and code, a little high for other scripts, and cheap.
-BYTES_PER_TOKEN = 4
+from p2l_plugins.choice import estimated_input_tokens
+from p2l_plugins.prompts import text_bytes
 
 INPUT, OUTPUT = "input_cost_per_token", "output_cost_per_token"
 
@@ -49,12 +49,12 @@ def price_of(deployment: Mapping[str, Any]) -> Price | None:
 
 def prompt_tokens(messages: object) -> int:
     """Estimated tokens of all text in a request: UTF-8 bytes / 4, rounded up. Images, audio and tools do not count."""
-    return -(-_text_bytes(messages) // BYTES_PER_TOKEN)
+    return estimated_input_tokens(_text_bytes(messages))
 
 
 def _text_bytes(value: object) -> int:
     if isinstance(value, str):
-        return len(value) if value.isascii() else len(value.encode("utf-8", "surrogatepass"))
+        return text_bytes(value)
     if isinstance(value, (list, tuple)):
         return sum(_text_bytes(part) for part in value if isinstance(part, (str, Mapping)))
     if isinstance(value, Mapping):

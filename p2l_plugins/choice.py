@@ -13,14 +13,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from p2l_plugins import routing
-from p2l_plugins.errors import DataError, P2LError
+from p2l_plugins.errors import ConfigError, DataError, P2LError
 from p2l_plugins.outcomes import Array, win_matrix
 from p2l_plugins.scorer import Scores
 
+#: UTF-8 bytes per token: about right for English text and code, a little high for other scripts, and cheap.
+BYTES_PER_TOKEN = 4
 
-def estimated_input_tokens(characters: int) -> int:
-    """About how many tokens a model is paid for to read a prompt: four characters make one."""
-    return max(characters // 4, 1)
+
+def estimated_input_tokens(n_bytes: int) -> int:
+    """About how many tokens a model is paid for to read a prompt of so many bytes (`prompts.text_bytes`)."""
+    return -(-n_bytes // BYTES_PER_TOKEN)
 
 
 def request_costs(table: Mapping[str, Any], source: object, input_tokens: ArrayLike, output_tokens: int) -> Array:
@@ -61,6 +64,7 @@ def explain(
     budget: float | None = None,
     objective: str = "win_rate",
     opponents: Mapping[str, float] | None = None,
+    multiplier: float | None = None,
 ) -> dict[str, Any]:
     """Applies a rule to one prompt, and says what it was decided from.
 
@@ -68,15 +72,16 @@ def explain(
         scores: of the prompt, (1, M).
         names: the candidates, by name or alias.
         price: (len(names),) USD per request of each.
-        rule: `best`, `cap` or `lp`.
-        budget: USD per request, for `cap` and `lp`.
+        rule: `best`, `cap`, `lp` or `paced`.
+        budget: USD per request, for all but `best`.
         objective: `win_rate`, or `usable` (grk only).
         opponents: weight of each model that a win rate is against; None: the candidates, all alike.
+        multiplier: λ of `paced`, in value per USD; None takes the one with which a `pacing.Pacer` begins here.
 
     Returns:
-        rule, objective, budget; `choice` (model → probability), `expected_cost` and `value` of the choice; `win_rate`
-        and `coefficient` of the router itself (None where infinite); `models`, highest value first; `curve`, the
-        corners of the upper concave hull over cost, cheapest first: between them lie the choices of `lp`.
+        rule, objective, budget, multiplier; `choice` (model → probability), `expected_cost` and `value` of the choice;
+        `win_rate` and `coefficient` of the router itself (None where infinite); `models`, highest value first; `curve`,
+        the corners of the upper concave hull over cost, cheapest first: between them lie the choices of `lp`.
 
     Raises:
         P2LError: no candidates, an unknown model, rule or objective, a missing budget, or one that no model fits.
@@ -91,7 +96,16 @@ def explain(
     coefs = scores.coefs[0, rows].astype(np.float64)
     raw_eta = None if scores.raw_eta is None else scores.raw_eta[0]
     value = routing.values(objective, scores.family, coefs, raw_eta, weights)[: len(columns)]
-    choice = routing.decide(rule, value, price, budget)
+    if rule not in ("best", "cap", "lp", "paced"):
+        raise ConfigError(f"rule {rule!r} is not known; valid: best, cap, lp, paced")
+    if rule == "paced" and multiplier is None:
+        if budget is None:
+            raise ConfigError("the rule 'paced' needs a budget, or a multiplier")
+        multiplier = routing.first_multiplier(value, price, budget) or 0.0
+    if rule != "paced" and multiplier is not None:
+        raise ConfigError(f"a multiplier belongs to the rule 'paced', not to {rule!r}")
+    paced = rule == "paced" and multiplier is not None
+    choice = routing.paced(value, price, multiplier) if paced else routing.decide(rule, value, price, budget)
     share = choice.probabilities(len(columns))
     win = win_matrix(scores.family, coefs, raw_eta)
     win_rate = routing.policy_win_rate(np.append(share, np.zeros(len(rows) - len(columns))), win, weights)
@@ -100,6 +114,7 @@ def explain(
         "rule": rule,
         "objective": objective,
         "budget": budget,
+        "multiplier": multiplier,
         "choice": {names[i]: weight for i, weight in zip(choice.models, choice.weights, strict=True)},
         "expected_cost": choice.cost,
         "value": choice.value,

@@ -50,6 +50,11 @@ def clean(text: str) -> str:
     return text
 
 
+def text_bytes(text: str) -> int:
+    """Bytes of a text in UTF-8; a lone surrogate has three."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
 def as_turns(prompt: Prompt) -> Turns:
     """The user turns of a prompt, cleaned.
 

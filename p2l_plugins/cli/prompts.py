@@ -96,8 +96,15 @@ def route(
         Path,
         typer.Option(help="JSON: model → USD per request, or {input_price, output_price} in USD per million tokens."),
     ],
-    rule: Annotated[str, typer.Option(help="best, cap (hard limit) or lp (limit on the expected cost).")] = "best",
-    budget: Annotated[float | None, typer.Option(help="USD per request, for cap and lp.")] = None,
+    rule: Annotated[
+        str,
+        typer.Option(help="best, cap (hard limit), lp (limit on the expected cost), paced (one multiplier for all)."),
+    ] = "best",
+    budget: Annotated[float | None, typer.Option(help="USD per request, for cap, lp and paced.")] = None,
+    multiplier: Annotated[
+        float | None,
+        typer.Option(help="For paced: value per USD, as a proxy logs it; else the one with which it begins.", min=0),
+    ] = None,
     objective: Annotated[str, typer.Option(help="win_rate (against the models in COSTS) or usable.")] = "win_rate",
     output_tokens: Annotated[int, typer.Option(help="Expected length of an answer, in tokens.", min=0)] = 500,
     as_json: JsonOption = False,
@@ -105,6 +112,7 @@ def route(
     """Route one prompt among the models in COSTS, and explain the choice."""
     from p2l_plugins.choice import estimated_input_tokens, explain, request_costs
     from p2l_plugins.files import read_json_object
+    from p2l_plugins.prompts import text_bytes
     from p2l_plugins.scorer import P2L
 
     p2l = P2L.load(bundle)
@@ -112,8 +120,8 @@ def route(
     table = read_json_object(costs)
     if not table:
         raise DataError(f"{costs}: the file names no models")
-    price = request_costs(table, costs, estimated_input_tokens(len(text)), output_tokens)
-    result = explain(p2l.score([text]), list(table), price, rule, budget, objective)
+    price = request_costs(table, costs, estimated_input_tokens(text_bytes(text)), output_tokens)
+    result = explain(p2l.score([text]), list(table), price, rule, budget, objective, multiplier=multiplier)
     result["fingerprint"] = p2l.fingerprint
     if as_json:
         typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
@@ -123,4 +131,5 @@ def route(
         line = f"| {row['model']} | {row['coef']:+.3f} | {row['value']:.1%} | {row['cost']:.6f} | {row['share']:.0%} |"
         typer.echo(line)
     chosen, cost = " or ".join(result["choice"]), result["expected_cost"]
-    typer.echo(f"\n{rule}: {chosen}; expected cost {cost:.6f} USD, {objective} {result['value']:.1%}")
+    pace = "" if result["multiplier"] is None else f", multiplier {result['multiplier']:.6g} per USD"
+    typer.echo(f"\n{rule}: {chosen}; expected cost {cost:.6f} USD, {objective} {result['value']:.1%}{pace}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from http_scorer import http_scorer
 from typer.testing import CliRunner
 
 from litellm_router.replay import parse_rule, read_records, replayed
@@ -31,7 +32,7 @@ def config(tiny_bundle, tmp_path):
             ],
             "litellm_settings": {
                 "callbacks": list(callbacks),
-                "p2l_settings": {"bundle": str(tiny_bundle)} | settings,
+                "p2l_settings": settings if "endpoint" in settings else {"bundle": str(tiny_bundle)} | settings,
             },
         }
         path = tmp_path / "config.yaml"
@@ -74,6 +75,18 @@ def test_a_wrong_one_is_a_sentence_and_status_1(config, options, says):
     code, report = checked(config(**options))
     assert code == 1
     assert any(all(part in sentence for part in says) for sentence in report["problems"]), report["problems"]
+
+
+def test_an_endpoint_is_asked_for_its_models(config, tiny):
+    with http_scorer(tiny) as scorer:
+        path = config(models=("alpha", "delta", "beta"), endpoint=scorer.url)
+        code, report = checked(path)
+        assert (code, len(report["problems"])) == (1, 1)
+        assert "valid: alpha, beta, gamma" in report["problems"][0]
+    code, report = checked(path)
+    assert code == 1
+    assert f"p2l_settings.endpoint = '{scorer.url}'" in report["problems"][0]
+    assert "ConnectError" in report["problems"][0]
 
 
 def test_usable_needs_a_grounded_bundle(config, bt_bundle):
