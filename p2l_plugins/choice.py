@@ -96,16 +96,18 @@ def explain(
     coefs = scores.coefs[0, rows].astype(np.float64)
     raw_eta = None if scores.raw_eta is None else scores.raw_eta[0]
     value = routing.values(objective, scores.family, coefs, raw_eta, weights)[: len(columns)]
-    if rule not in ("best", "cap", "lp", "paced"):
+    if rule == "paced":
+        if multiplier is None:
+            if budget is None:
+                raise ConfigError("the rule 'paced' needs a budget, or a multiplier")
+            multiplier = routing.first_multiplier(value, price, budget) or 0.0
+        choice = routing.paced(value, price, multiplier)
+    elif rule not in ("best", "cap", "lp"):
         raise ConfigError(f"rule {rule!r} is not known; valid: best, cap, lp, paced")
-    if rule == "paced" and multiplier is None:
-        if budget is None:
-            raise ConfigError("the rule 'paced' needs a budget, or a multiplier")
-        multiplier = routing.first_multiplier(value, price, budget) or 0.0
-    if rule != "paced" and multiplier is not None:
+    elif multiplier is not None:
         raise ConfigError(f"a multiplier belongs to the rule 'paced', not to {rule!r}")
-    paced = rule == "paced" and multiplier is not None
-    choice = routing.paced(value, price, multiplier) if paced else routing.decide(rule, value, price, budget)
+    else:
+        choice = routing.decide(rule, value, price, budget)
     share = choice.probabilities(len(columns))
     win = win_matrix(scores.family, coefs, raw_eta)
     win_rate = routing.policy_win_rate(np.append(share, np.zeros(len(rows) - len(columns))), win, weights)
