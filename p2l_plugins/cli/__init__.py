@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from p2l_plugins.cli import cache, evaluate, prompts, training, votes
+from p2l_plugins.cli import cache, evaluate, prompts, serve, training, votes
 from p2l_plugins.cli.common import stderr
 from p2l_plugins.errors import ConfigError, P2LError
 
@@ -50,6 +50,7 @@ def _global(debug: Annotated[bool, typer.Option("--debug", help="Show the traceb
 
 for command in (prompts.score, prompts.leaderboard, prompts.route, training.train, training.scaling, evaluate.evaluate):
     app.command()(command)
+app.command()(serve.serve)
 
 
 app.add_typer(votes.app, name="votes")

@@ -1,0 +1,135 @@
+"""The command `serve`: the HTTP scorer and its page."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from p2l_plugins.cli.common import BundleArg
+from p2l_plugins.errors import ConfigError, DataError
+
+
+def serve(
+    bundle: BundleArg = "starter",
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)] = 8080,
+    workers: Annotated[int, typer.Option(help="Processes, each with the bundle in memory.", min=1)] = 1,
+    threads: Annotated[int, typer.Option(help="Threads of one run of the model.", min=0)] = 1,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    api_key_env: Annotated[
+        str | None, typer.Option(help="Environment variable that holds the key; several keys with commas.")
+    ] = None,
+    api_key_file: Annotated[Path | None, typer.Option(help="File that holds the keys, one per line.")] = None,
+    cache_url: Annotated[
+        str | None, typer.Option(help="Redis that services share, as for `p2l cache`. Default: $P2L_CACHE_URL.")
+    ] = None,
+    cache_namespace: Annotated[str, typer.Option(help="First part of its keys.")] = "p2l",
+    max_pending: Annotated[
+        int, typer.Option(help="Prompts that may wait, per process; more are refused with 429.", min=1)
+    ] = 1024,
+    max_batch: Annotated[int, typer.Option(help="Most prompts of a request.", min=1)] = 256,
+    max_body_bytes: Annotated[int, typer.Option(help="Most bytes of a request's body.", min=1024)] = 4 * 2**20,
+    costs: Annotated[
+        Path | None,
+        typer.Option(help="JSON as for `p2l route`: costs for requests that bring none, and for the page."),
+    ] = None,
+    overall: Annotated[
+        Path | None,
+        typer.Option(help="Prompts of the board that others are compared with. Default: 32 everyday ones."),
+    ] = None,
+    drain: Annotated[
+        float, typer.Option(help="Seconds to go on after SIGTERM, while /readyz says no.", min=0, max=3600)
+    ] = 0.0,
+    grace: Annotated[
+        float, typer.Option(help="Seconds that requests under way may then take.", min=0, max=3600)
+    ] = 60.0,
+    access_log: Annotated[
+        bool, typer.Option("--access-log", help="Log a line per request: method, path, status, time.")
+    ] = False,
+) -> None:
+    """Serve a bundle over HTTP: scores, leaderboards, routing, and a page. A cache's secret: $P2L_CACHE_SECRET."""
+    try:
+        from p2l_plugins.service.run import serve as run
+        from p2l_plugins.service.settings import ServiceSettings
+    except ImportError as error:
+        raise ConfigError(f"p2l serve needs {error.name}: pip install 'p2l-plugins[serve]'") from None
+    from pydantic import ValidationError
+
+    from p2l_plugins.errors import first_problem
+    from p2l_plugins.files import read_json_object
+
+    table = None if costs is None else read_json_object(costs)
+    if table is not None and not table:
+        raise DataError(f"{costs}: the file names no models")
+    try:
+        settings = ServiceSettings(
+            bundle=bundle,
+            device=device,  # type: ignore[arg-type] # pydantic checks it
+            threads=threads,
+            workers=workers,
+            keys=_keys(api_key_env, api_key_file),  # type: ignore[arg-type] # pydantic makes secrets of them
+            cache=_cache(cache_url, cache_namespace),  # type: ignore[arg-type]
+            max_pending=max_pending,
+            max_batch=max_batch,
+            max_body_bytes=max_body_bytes,
+            costs=table,
+            overall=_overall(overall),
+            drain_s=drain,
+            grace_s=grace,
+            access_log=access_log,
+        )
+    except ValidationError as error:
+        raise ConfigError(first_problem(error, ServiceSettings)) from None
+    run(settings, host, port)
+
+
+def _keys(variable: str | None, path: Path | None) -> tuple[str, ...]:
+    """Keys of a variable or a file: not of the command line, which other users of the machine can read."""
+    if variable is not None and path is not None:
+        raise ConfigError("give --api-key-env or --api-key-file, not both")
+    if variable is not None:
+        keys = [key.strip() for key in os.environ.get(variable, "").split(",")]
+        source = f"--api-key-env {variable}: the environment variable"
+    elif path is not None:
+        if not path.is_file():
+            raise ConfigError(f"--api-key-file {path}: there is no such file")
+        keys = [key.strip() for key in path.read_text(encoding="utf-8").splitlines()]
+        source = f"--api-key-file {path}: the file"
+    else:
+        return ()
+    found = tuple(key for key in keys if key)
+    if not found:
+        raise ConfigError(f"{source} holds no key")
+    return found
+
+
+def _cache(url: str | None, namespace: str) -> dict[str, Any]:
+    from p2l_plugins.cli.cache import SECRET, URL
+
+    cache: dict[str, Any] = {"namespace": namespace}
+    if address := url or os.environ.get(URL):
+        cache["url"] = address
+    if secret := os.environ.get(SECRET):
+        cache["secret"] = secret
+    return cache
+
+
+def _overall(path: Path | None) -> tuple[tuple[str, ...], ...]:
+    from importlib.resources import files
+
+    from p2l_plugins.errors import PromptError
+    from p2l_plugins.files import read_prompts
+    from p2l_plugins.prompts import as_turns
+
+    source = path or Path(str(files("p2l_plugins.service"))) / "everyday.txt"
+    texts, _ = read_prompts(source)
+    turns = []
+    for i, text in enumerate(texts):
+        try:
+            turns.append(as_turns(text))
+        except PromptError as error:
+            raise DataError(f"{source}: prompt {i + 1}: {error}") from None
+    return tuple(turns)

@@ -1,0 +1,5 @@
+"""The HTTP scorer (`p2l serve`, extra `serve`): scores, leaderboards and routing over a bundle, and a page for people.
+
+`settings` is what an operator sets, `run` starts processes, `app` assembles the application, `guard` and `watch` stand
+before it, `routes` and `models` are the interface, `scoring` asks the cache before the engine.
+"""

@@ -1,0 +1,63 @@
+"""Prometheus metrics of the service, also over several processes (`PROMETHEUS_MULTIPROC_DIR`, set before this import).
+
+No label holds anything that a client sent: paths are the interface's own, everything else is `other`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_PROMPTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+REQUESTS = Counter("p2l_service_requests", "Requests, by path and status", ["path", "status"])
+SECONDS = Histogram("p2l_service_request_seconds", "Time of a request", ["path"], buckets=_SECONDS)
+PROMPTS = Counter(
+    "p2l_service_prompts",
+    "Prompts, by where their scores came from: cached, joined (asked already), scored",
+    ["source"],
+)
+REQUEST_PROMPTS = Histogram("p2l_service_request_prompts", "Prompts of a request", buckets=_PROMPTS)
+RUN_PROMPTS = Histogram("p2l_service_run_prompts", "Prompts that the model scored at once", buckets=_PROMPTS)
+RUN_SECONDS = Histogram("p2l_service_run_seconds", "Time that the model took for them", buckets=_SECONDS)
+WAITING = Gauge(
+    "p2l_service_waiting_prompts", "Different prompts that wait or are being scored", multiprocess_mode="livesum"
+)
+IN_FLIGHT = Gauge("p2l_service_requests_in_flight", "Requests under way", multiprocess_mode="livesum")
+READY = Gauge("p2l_service_ready_processes", "Processes that take requests", multiprocess_mode="livesum")
+
+
+def exposition() -> tuple[bytes, str]:
+    """The metrics in Prometheus' text form, and its content type."""
+    if FOLDER not in os.environ:
+        return generate_latest(REGISTRY), CONTENT_TYPE_LATEST
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return generate_latest(registry), CONTENT_TYPE_LATEST
+
+
+def forget_dead_processes(alive: Sequence[int] = ()) -> None:
+    """Drops the gauges of processes that were killed: what waited there waits no more."""
+    folder = os.environ.get(FOLDER)
+    if folder is None:
+        return
+    for path in Path(folder).glob("gauge_live*.db"):
+        found = re.search(r"_(\d+)\.db$", path.name)
+        if found and int(found[1]) not in alive and not Path(f"/proc/{found[1]}").exists():
+            mark_process_dead(int(found[1]))  # type: ignore[no-untyped-call]

@@ -1,0 +1,179 @@
+"""Requests and responses of the interface; the OpenAPI document is made from them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from p2l_plugins.outcomes import Family
+
+#: Most user turns of a prompt, models of a cost table, and characters of a model's name.
+MAX_TURNS = 1024
+MAX_COSTS = 1024
+MAX_NAME = 256
+
+Turns = Annotated[list[str], Field(min_length=1, max_length=MAX_TURNS)]
+Prompt = Annotated[str | Turns, Field(description="One user turn, or the user turns of a conversation, oldest first.")]
+Prompts = Annotated[list[Prompt], Field(min_length=1)]
+Name = Annotated[str, StringConstraints(max_length=MAX_NAME)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Tokens = Annotated[int, Field(ge=0, le=10_000_000)]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ScoresRequest(_Request):
+    """Prompts to score."""
+
+    prompts: Prompts
+
+
+class ScoresResponse(BaseModel):
+    """Coefficients of N prompts for M models."""
+
+    bundle: str
+    fingerprint: str
+    family: Family
+    models: list[str] = Field(description="M names, in the order of the coefficients")
+    coefs: list[list[float]] = Field(description="N × M")
+    raw_eta: list[float] | None = Field(description="N, for the families rk and grk; null for bt and bt-tie")
+    truncated: list[bool] = Field(
+        description="N: whether the prompt was longer than max_length, so that its end counts"
+    )
+    cached: list[bool] = Field(description="N: whether the scores were in the cache")
+
+
+class BundleResponse(BaseModel):
+    """The bundle that is served."""
+
+    name: str
+    fingerprint: str = Field(description="changes with everything that changes a score")
+    family: Family
+    models: list[str]
+    aliases: dict[str, str] = Field(description="other names of models")
+    ungrounded: list[str] = Field(description="models that compare among themselves only")
+    max_length: int = Field(description="tokens of a prompt that count")
+
+
+class PredictRequest(BaseModel):
+    """A prompt in the research endpoint's form: the user turns of one conversation. Other keys are ignored."""
+
+    prompt: Prompt
+
+
+class PredictResponse(BaseModel):
+    """Its scores in that form."""
+
+    coefs: list[float]
+    eta: float | None = Field(
+        description="rk: the tie threshold η; grk: log(θ − 1.000001), the published head's output; bt, bt-tie: null"
+    )
+
+
+class ModelsResponse(BaseModel):
+    """The models, in the order of the coefficients."""
+
+    models: list[str]
+
+
+class Price(_Request):
+    """USD per million tokens, and the expected length of an answer where it is another one than the request's."""
+
+    input_price: Amount
+    output_price: Amount
+    output_tokens: Tokens | None = None
+
+
+Costs = Annotated[dict[Name, Amount | Price], Field(min_length=1, max_length=MAX_COSTS)]
+
+
+class CostsResponse(BaseModel):
+    """The costs that `/v1/route` uses where a request brings none."""
+
+    costs: dict[str, Any] | None
+
+
+class RouteRequest(_Request):
+    """A prompt, and between which models to choose how."""
+
+    prompt: Prompt
+    costs: Costs | None = Field(default=None, description="of the candidates; null: those the service was started with")
+    rule: Literal["best", "cap", "lp", "paced"] = Field(
+        default="best", description="cap: budget for each request; lp: for the mean; paced: highest value − λ cost"
+    )
+    budget: Amount | None = Field(default=None, description="USD per request, for all rules but best")
+    multiplier: Amount | None = Field(default=None, description="λ of paced, in value per USD; null: from the budget")
+    objective: Literal["win_rate", "usable"] = "win_rate"
+    opponents: Annotated[dict[Name, Amount], Field(min_length=1, max_length=MAX_COSTS)] | None = Field(
+        default=None, description="weight of each model that a win rate is against; null: the candidates, all alike"
+    )
+    output_tokens: Tokens = Field(default=500, description="expected length of an answer")
+
+
+class Candidate(BaseModel):
+    """A model that could be chosen."""
+
+    model: str
+    coef: float
+    value: float = Field(description="the objective: win rate, or P(usable)")
+    cost: float
+    share: float = Field(description="probability with which it is chosen")
+
+
+class Corner(BaseModel):
+    """A corner of the curve of value over budget."""
+
+    model: str
+    cost: float
+    value: float
+
+
+class RouteResponse(BaseModel):
+    """The decision, and what it was made from."""
+
+    fingerprint: str
+    rule: str
+    objective: str
+    budget: float | None
+    multiplier: float | None
+    choice: dict[str, float] = Field(description="probability of each model that is chosen: one, or two under lp")
+    expected_cost: float
+    value: float
+    win_rate: float = Field(description="of the router itself")
+    coefficient: float | None = Field(description="of the router itself; null where infinite")
+    models: list[Candidate] = Field(description="highest value first")
+    curve: list[Corner] = Field(description="corners of the upper concave hull, cheapest first")
+
+
+class LeaderboardRequest(_Request):
+    """Prompts whose leaderboard is asked for."""
+
+    prompts: Prompts
+
+
+class LeaderboardResponse(BaseModel):
+    """The leaderboard of a set of prompts, best model first."""
+
+    model_config = ConfigDict(extra="allow")
+
+    bundle: str
+    fingerprint: str
+    family: Family
+    n_prompts: int
+    raw_eta: float | None
+    leaderboard: list[dict[str, Any]]
+
+
+class StatusResponse(BaseModel):
+    """Whether the process lives, or takes requests."""
+
+    status: str
+
+
+class Problem(BaseModel):
+    """Why there is no answer: one sentence, without anything of the prompts."""
+
+    detail: str

@@ -1,0 +1,221 @@
+"""The interface: each function is one path. What it needs of the process is `Service`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Annotated, Any, TypeVar
+
+import pydantic_core
+from fastapi import APIRouter, Depends, HTTPException, Request, Response, Security
+from fastapi.security import APIKeyHeader, HTTPBearer
+
+from p2l_plugins import choice
+from p2l_plugins.errors import ConfigError, PromptError
+from p2l_plugins.outcomes import rk_eta
+from p2l_plugins.prompts import Prompt, Turns, as_turns, text_bytes
+from p2l_plugins.service import metrics, models
+from p2l_plugins.service.service import NotReady, Service
+
+#: Prompts of a leaderboard, in batches.
+BOARD_BATCHES = 16
+
+Result = TypeVar("Result")
+
+
+class ClientLeft(Exception):
+    """Nobody waits for the answer any more."""
+
+
+def service_of(request: Request) -> Service:
+    """The process's service."""
+    service: Service = request.app.state.service
+    return service
+
+
+Serving = Annotated[Service, Depends(service_of)]
+
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"model": models.Problem, "description": "the body is not JSON"},
+    401: {"model": models.Problem, "description": "no valid key"},
+    413: {"model": models.Problem, "description": "the body is too large"},
+    422: {"model": models.Problem, "description": "a wrong key or value, an empty prompt, or too many"},
+    429: {"model": models.Problem, "description": "too many prompts wait; see Retry-After"},
+    503: {"model": models.Problem, "description": "the bundle is being loaded; see Retry-After"},
+}
+_KEYS = [
+    Security(APIKeyHeader(name="api-key", auto_error=False, scheme_name="api-key")),
+    Security(HTTPBearer(auto_error=False, scheme_name="bearer")),
+]
+
+api = APIRouter(dependencies=_KEYS, responses=_PROBLEMS)
+probes = APIRouter()
+
+
+@api.post("/v1/scores", response_model=models.ScoresResponse)
+async def scores(asked: models.ScoresRequest, request: Request, service: Serving) -> Response:
+    """Coefficients of prompts, one row each."""
+    p2l = service.p2l
+    prompts = _turns(asked.prompts, service.settings.max_batch)
+    scored = await _unless_left(request, service.score(prompts))
+    entries = [entry for entry, _ in scored]
+    return _json(
+        {
+            "bundle": p2l.bundle.manifest.name,
+            "fingerprint": p2l.fingerprint,
+            "family": p2l.family,
+            "models": p2l.models,
+            "coefs": [entry.coefs.tolist() for entry in entries],
+            "raw_eta": None if entries[0].raw_eta is None else [entry.raw_eta for entry in entries],
+            "truncated": [entry.truncated for entry in entries],
+            "cached": [cached for _, cached in scored],
+        }
+    )
+
+
+@api.get("/v1/bundle", response_model=models.BundleResponse)
+async def bundle(service: Serving) -> Response:
+    """The bundle that is served."""
+    manifest = service.p2l.bundle.manifest
+    return _json(
+        {
+            "name": manifest.name,
+            "fingerprint": manifest.fingerprint,
+            "family": manifest.family,
+            "models": manifest.models,
+            "aliases": manifest.aliases,
+            "ungrounded": manifest.ungrounded,
+            "max_length": manifest.text.max_length,
+        }
+    )
+
+
+@api.post("/predict", response_model=models.PredictResponse)
+async def predict(asked: models.PredictRequest, request: Request, service: Serving) -> Response:
+    """Coefficients of one prompt, in the form of the research endpoint."""
+    ((entry, _),) = await _unless_left(request, service.score(_turns([asked.prompt], 1)))
+    eta = entry.raw_eta
+    if eta is not None and service.p2l.family == "rk":
+        eta = float(rk_eta(eta))
+    return _json({"coefs": entry.coefs.tolist(), "eta": eta})
+
+
+@api.get("/models", response_model=models.ModelsResponse)
+async def names(service: Serving) -> Response:
+    """The models in the order of the coefficients, in the form of the research endpoint."""
+    return _json({"models": service.p2l.models})
+
+
+@api.get("/v1/costs", response_model=models.CostsResponse)
+async def costs(service: Serving) -> Response:
+    """The costs that `/v1/route` uses where a request brings none."""
+    return _json({"costs": service.settings.costs})
+
+
+@api.post("/v1/route", response_model=models.RouteResponse)
+async def route(asked: models.RouteRequest, request: Request, service: Serving) -> Response:
+    """Which model answers a prompt under a rule, and why."""
+    table = service.settings.costs
+    if asked.costs is not None:
+        table = {
+            name: cost.model_dump(exclude_none=True) if isinstance(cost, models.Price) else cost
+            for name, cost in asked.costs.items()
+        }
+    if table is None:
+        raise ConfigError("there are no costs: give costs in the request, or start the service with --costs")
+    prompts = _turns([asked.prompt], 1)
+    tokens = choice.estimated_input_tokens(text_bytes(prompts[0]))
+    price = choice.request_costs(table, "costs", tokens, asked.output_tokens)
+    scored = await _unless_left(request, service.scores(prompts, 1))
+    decision = choice.explain(
+        scored,
+        list(table),
+        price,
+        asked.rule,
+        asked.budget,
+        asked.objective,
+        asked.opponents,
+        asked.multiplier,
+    )
+    return _json({"fingerprint": service.p2l.fingerprint, **decision})
+
+
+@api.post("/v1/leaderboard", response_model=models.LeaderboardResponse)
+async def leaderboard(asked: models.LeaderboardRequest, request: Request, service: Serving) -> Response:
+    """The leaderboard of a set of prompts: up to 16 batches of them."""
+    step = service.settings.max_batch
+    prompts = _turns(asked.prompts, BOARD_BATCHES * step)
+    board = await _unless_left(request, service.leaderboard(prompts, step))
+    return _json(_named(service, board))
+
+
+@api.get("/v1/leaderboard", response_model=models.LeaderboardResponse)
+async def overall(service: Serving) -> Response:
+    """The board that others are compared with: of everyday prompts, or of those that the service was started with."""
+    if service.overall is None:
+        raise NotReady("the overall board is being made")
+    return _json(_named(service, service.overall))
+
+
+@probes.get("/healthz", response_model=models.StatusResponse)
+async def healthz() -> Response:
+    """Whether the process lives."""
+    return _json({"status": "ok"})
+
+
+@probes.get(
+    "/readyz",
+    response_model=models.StatusResponse,
+    responses={503: {"model": models.StatusResponse, "description": "loading or stopping"}},
+)
+async def readyz(service: Serving) -> Response:
+    """Whether requests are welcome: the bundle is loaded and warm, and no signal to stop has come."""
+    return _json({"status": "ready"}) if service.ready else _json({"status": "not ready"}, 503)
+
+
+@api.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+async def metrics_text() -> Response:
+    """Prometheus metrics of all processes."""
+    content, media_type = metrics.exposition()
+    return Response(content, media_type=media_type)
+
+
+def _turns(prompts: Sequence[Prompt], most: int) -> list[Turns]:
+    if len(prompts) > most:
+        raise HTTPException(422, f"prompts: {len(prompts)} are more than {most}")
+    metrics.REQUEST_PROMPTS.observe(len(prompts))
+    turns = []
+    for i, prompt in enumerate(prompts):
+        try:
+            turns.append(as_turns(prompt))
+        except PromptError as error:
+            raise HTTPException(422, f"prompt {i + 1}: {error}") from None
+    return turns
+
+
+async def _unless_left(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """The result of `work`, which is cancelled when the client goes: what nobody waits for need not be scored."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientLeft
+    finally:
+        working.cancel()
+        leaving.cancel()
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _named(service: Service, board: dict[str, Any]) -> dict[str, Any]:
+    return {"bundle": service.p2l.bundle.manifest.name, "fingerprint": service.p2l.fingerprint, **board}
+
+
+def _json(content: dict[str, Any], status: int = 200) -> Response:
+    # pydantic's encoder: a batch is a hundred thousand numbers, which would hold up the event loop for long in json
+    return Response(pydantic_core.to_json(content, inf_nan_mode="null"), status, media_type="application/json")

@@ -1,0 +1,129 @@
+"""Runs the service: one process, or several that share a socket; ends when told to, with what it accepted done."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.supervisors import Multiprocess
+
+from p2l_plugins.errors import ConfigError, P2LError
+from p2l_plugins.service.settings import ServiceSettings
+
+#: Connections that may wait to be accepted, and requests at the same time; beyond it, uvicorn answers 503 at once.
+BACKLOG = 2048
+MAX_REQUESTS = 2048
+
+LOGGING: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "stream": "ext://sys.stderr"}},
+    "root": {"level": "WARNING", "handlers": ["stderr"]},
+    "loggers": {"p2l_plugins": {"level": "INFO"}, "uvicorn.error": {"level": "WARNING"}},
+}
+
+
+def serve(settings: ServiceSettings, host: str, port: int) -> None:
+    """Serves until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigError: the address can't be listened on.
+        P2LError: the bundle can't be served.
+    """
+    listening = _listen(host, port)
+    # before uvicorn has its handlers, and after it has restored these: the end is no failure
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    address = listening.getsockname()
+    shown = f"[{address[0]}]" if listening.family == socket.AF_INET6 else address[0]
+    print(f"p2l serve: http://{shown}:{address[1]}", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory(prefix="p2l-metrics-") as folder, listening:
+        if settings.workers > 1:
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+            _several(settings, listening)
+        else:
+            _one(settings, listening)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except (OSError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ConfigError(f"--host {host} --port {port}: can't listen there ({reason})") from None
+
+
+def _config(app: Any, settings: ServiceSettings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        factory=True,
+        workers=settings.workers,
+        lifespan="on",
+        log_config=LOGGING,
+        access_log=False,  # it would log queries; `Watch` logs what it may
+        server_header=False,
+        backlog=BACKLOG,
+        limit_concurrency=MAX_REQUESTS,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=max(1, round(settings.grace_s)),
+    )
+
+
+def _one(settings: ServiceSettings, listening: socket.socket) -> None:
+    from p2l_plugins.service.app import create_app
+
+    app = create_app(settings)
+    server = uvicorn.Server(_config(lambda: app, settings))
+    try:
+        server.run([listening])
+    except (SystemExit, KeyboardInterrupt):
+        failure = app.state.service.failure
+        if failure is None:
+            raise
+        known = isinstance(failure, P2LError | OSError)
+        raise P2LError(str(failure) if known else f"{type(failure).__name__}: {failure}") from failure
+
+
+class _Supervisor(Multiprocess):
+    """uvicorn's, which at the end holds the socket open, so that clients connect to nobody, until all have stopped."""
+
+    def terminate_all(self) -> None:
+        for listening in self.sockets:
+            listening.close()
+        super().terminate_all()
+
+
+def _several(settings: ServiceSettings, listening: socket.socket) -> None:
+    config = _config(functools.partial(_worker_app, settings), settings)
+    supervisor = _Supervisor(config, [listening])
+    supervisor.run()
+    from p2l_plugins.service.service import LOAD_FAILURE
+
+    if any(process.exitcode == LOAD_FAILURE for process in supervisor.processes):
+        raise P2LError("the processes can't serve the bundle; their log says why")
+
+
+def _worker_app(settings: ServiceSettings) -> FastAPI:
+    """The application of one process of several."""
+    from p2l_plugins.service.app import create_app
+
+    threading.Thread(target=_end_with_parent, name="p2l-parent", daemon=True).start()
+    return create_app(settings)
+
+
+def _end_with_parent() -> None:
+    """Without it, a process whose supervisor was killed would hold the port for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
