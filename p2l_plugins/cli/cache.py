@@ -113,6 +113,36 @@ def warm(
     typer.echo(json.dumps(result) if as_json else line)
 
 
+@app.command("forget-user")
+def forget_user(
+    user: Annotated[str, typer.Argument(help="The user's name or id, as the router saw it.")],
+    url: UrlOption = None,
+    namespace: NamespaceOption = "p2l",
+    as_json: JsonOption = False,
+) -> None:
+    """Remove all that is kept of a user. The secret that keys the hash of names: $P2L_CACHE_SECRET."""
+    from p2l_plugins.cache.users import forget
+
+    key = own_key(user, namespace)
+    found = _run(lambda client: forget(client, key), url, namespace)
+    typer.echo(json.dumps({"found": found}) if as_json else "forgotten" if found else "nothing is kept of this user")
+
+
+def own_key(user: str, namespace: str) -> str:
+    """Key of a user's boards, by the secret in the environment.
+
+    Raises:
+        ConfigError: there is no secret, or an empty name.
+    """
+    from p2l_plugins.cache.settings import derive_secret
+    from p2l_plugins.cache.users import user_key
+
+    secret = os.environ.get(SECRET)
+    if not secret:
+        raise ConfigError(f"set {SECRET} to the secret of the services: names of users are kept as a keyed hash only")
+    return user_key(user, derive_secret(secret), namespace)
+
+
 def _address(url: str | None) -> str:
     address = url or os.environ.get(URL)
     if not address:
