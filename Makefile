@@ -30,7 +30,8 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not alone'
+	$(BIN)/python -m pytest -m alone
 
 starter: $(VENV)/.dev
 	@test -n "$(DATA)" || { echo "name the folder of the data files: make starter DATA=folder"; exit 2; }

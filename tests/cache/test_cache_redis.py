@@ -272,6 +272,7 @@ async def test_one_process_of_two_takes_the_lease_and_the_other_gets_its_scores(
     assert (await waiting).coefs[0] == 6.0
 
 
+@pytest.mark.alone
 async def test_a_process_that_dies_holds_the_others_up_for_the_lease_only(redis_cache, fresh, tmp_path):
     leases = Leases(redis_cache(fresh.url), 0.2)
     assert await leases.take(KEYS[0])

@@ -79,6 +79,7 @@ async def test_without_a_store_boards_live_in_the_process():
     assert (await boards.get(KEY)).prompts == 1.0
 
 
+@pytest.mark.alone
 async def test_a_store_that_hangs_or_dies_costs_the_deadline_and_no_exception(tmp_path):
     with server(tmp_path) as store:
         clients = Clients(store.url)

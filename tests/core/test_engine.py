@@ -96,6 +96,7 @@ def test_scores_are_those_of_the_bundle_whatever_the_batch(tiny_bundle):
         assert row.raw_eta.shape == (1,)
 
 
+@pytest.mark.alone
 def test_a_full_engine_refuses_at_once_and_has_room_again_with_the_first_result(gate):
     engine = Engine(gate, workers=1, max_pending=3)
     futures = [engine.submit(turns) for turns in numbered(3)]
@@ -267,6 +268,7 @@ print("left", sum(not future.done() for future in futures) > 0)
 """
 
 
+@pytest.mark.alone
 def test_a_process_ends_at_once_while_prompts_wait(tiny_bundle):
     started = time.perf_counter()
     done = subprocess.run(

@@ -105,6 +105,7 @@ def test_fitting_counts_matches_choix():
     np.testing.assert_allclose(ours, theirs - theirs.mean(), atol=1e-4)
 
 
+@pytest.mark.alone
 def test_1000_prompts_of_130_models_in_grk_take_at_most_0_13_seconds():
     coefs, raw_eta = random_scores("grk", 1000, 130)
     times = []

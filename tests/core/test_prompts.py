@@ -205,6 +205,7 @@ def test_a_prompt_cut_before_tokenising_has_the_ids_of_the_whole(limited, seed, 
     assert encoder.encode([("a",), (text,)])[1] == found.ids
 
 
+@pytest.mark.alone
 def test_a_prompt_of_a_megabyte_is_encoded_in_milliseconds(limited):
     encoder = limited(512)
     text = "It was the best of times, it was the worst of times. " * 20_000

@@ -42,6 +42,7 @@ def test_lp_is_optimal_on_1000_random_instances():
     assert min(seen.values()) > 50
 
 
+@pytest.mark.alone
 def test_a_budgeted_choice_over_130_models_takes_at_most_40_microseconds():
     rng = np.random.default_rng(0)
     cost = rng.gamma(2, 1, (300, 130))

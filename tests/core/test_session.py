@@ -249,6 +249,7 @@ def test_a_family_that_the_graph_has_no_outputs_for_is_refused(tiny_bundle, tmp_
         P2L.load(folder)
 
 
+@pytest.mark.alone
 def test_the_starter_loads_in_half_a_second():
     seconds = []
     for _ in range(3):
