@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from p2l_plugins.by_category import CategoryBoards
     from p2l_plugins.leaderboard import Leaderboard
+
+DIFFERENCES = (
+    "Less the mean of all models, so that hard prompts make no model look weak. * holds at a false discovery rate of "
+    "5 % over all cells."
+)
 
 
 def markdown_table(board: Leaderboard, top: int | None = None) -> str:
@@ -19,7 +25,7 @@ def markdown_table(board: Leaderboard, top: int | None = None) -> str:
         "|" + "".join(":---|" if head == "model" else "---:|" for head, _ in columns),
     ]
     for row in rows:
-        lines.append("| " + " | ".join(cell(row).replace("|", "\\|") for _, cell in columns) + " |")
+        lines.append("| " + " | ".join(escaped(cell(row)) for _, cell in columns) + " |")
     if any(not row.get("grounded", True) for row in rows):
         lines.append(f"\n† {UNGROUNDED}")
     return "\n".join(lines)
@@ -76,3 +82,32 @@ def gap(row: dict[str, Any]) -> str:
     if row["difference_low"] is not None:
         text += f" ({row['difference_low']:+.2f} … {row['difference_high']:+.2f})"
     return text + (" *" if row.get("holds") else "")
+
+
+def category_tables(boards: CategoryBoards, top: int | None) -> str:
+    """The overall table, that of the differences, and one table per category."""
+    parts = [f"## All prompts ({boards.overall.n_prompts})", markdown_table(boards.overall, top)]
+    names = list(boards.boards)
+    parts += ["## Difference of the coefficient from all prompts", DIFFERENCES]
+    lines = ["| model | " + " | ".join(map(escaped, names)) + " |", "|:---|" + "---:|" * len(names)]
+    for i in boards.overall.order[:top]:
+        cells = [difference_cell(boards.boards[name], i) for name in names]
+        lines.append(f"| {escaped(boards.overall.models[i])} | " + " | ".join(cells) + " |")
+    parts.append("\n".join(lines))
+    for name, board in boards.boards.items():
+        inside = f": {'; '.join(boards.parents[name])}" if name in boards.parents else ""
+        parts += [f"## {name} ({board.n_prompts}){inside}", markdown_table(board, top)]
+    return "\n\n".join(parts)
+
+
+def difference_cell(board: Leaderboard, i: int) -> str:
+    """A model's difference from the overall board, with a star where it holds."""
+    gap = board.difference
+    if gap is None:
+        return "–"
+    return f"{gap.value[i]:+.2f}" + (" *" if gap.holds is not None and gap.holds[i] else "")
+
+
+def escaped(text: str) -> str:
+    """Text in a cell of a markdown table."""
+    return " ".join(text.replace("|", "\\|").split())

@@ -123,6 +123,15 @@ def replaced_folder(target: Path) -> Iterator[Path]:
         os.rename(work, target)
 
 
+@contextmanager
+def replaced_file(target: Path) -> Iterator[Path]:
+    """A temporary file beside `target` that takes its place at the end; an error leaves what was there before."""
+    with tempfile.TemporaryDirectory(dir=target.absolute().parent, prefix=f".{target.name}-") as temporary:
+        work = Path(temporary) / target.name
+        yield work
+        os.replace(work, target)
+
+
 def _text(path: Path) -> str:
     try:
         return (sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()).decode("utf-8-sig")

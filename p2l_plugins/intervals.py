@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from p2l_plugins.fit import fit, gradients, hessian, targets
-from p2l_plugins.outcomes import Array, has_eta
+from p2l_plugins.outcomes import Array
 from p2l_plugins.pair_means import Indices, PairMeans
 
 LEVEL = 0.95
@@ -127,8 +127,8 @@ def refit(means: PairMeans, coefs: Array, raw_eta: float | None, weights: Array,
             if np.abs(step).max() < _SETTLED:
                 break
         for i in np.flatnonzero(~(np.abs(step).max(axis=1) < _SETTLED)):
-            beta, raw = fit(family, *(mean[i] for mean in sums), (coefs, raw_eta or 0.0))
-            xs[i] = np.append(beta, raw) if has_eta(family) else beta
+            beta, raw = fit(family, sums[0][i], sums[1][i], sums[2][i], (coefs, raw_eta or 0.0))
+            xs[i] = beta if raw is None else np.append(beta, raw)
         found[rows] = xs[:, :m] - (0.0 if family == "grk" else xs[:, :m].mean(axis=1, keepdims=True))
         rates[rows] = (sums[0] * opponents).sum(axis=2)
     return Replicates(found, rates, units)

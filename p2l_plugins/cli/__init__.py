@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from p2l_plugins.cli import cache, evaluate, prompts, serve, training, votes
+from p2l_plugins.cli import cache, evaluate, leaderboard, prompts, score, serve, training, votes
 from p2l_plugins.cli.common import stderr
 from p2l_plugins.errors import ConfigError, P2LError
 
@@ -48,7 +48,15 @@ def _global(debug: Annotated[bool, typer.Option("--debug", help="Show the traceb
     """Options that stand before the command."""
 
 
-for command in (prompts.score, prompts.leaderboard, prompts.route, training.train, training.scaling, evaluate.evaluate):
+for command in (
+    score.score,
+    leaderboard.leaderboard,
+    leaderboard.strengths,
+    prompts.route,
+    training.train,
+    training.scaling,
+    evaluate.evaluate,
+):
     app.command()(command)
 app.command()(serve.serve)
 

@@ -1,9 +1,9 @@
-"""What the commands share: argument types, progress, scoring with a progress bar."""
+"""What the commands share: argument types and a progress bar."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -35,13 +35,3 @@ def progress() -> Progress:
         return _Silent(console=stderr, disable=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=stderr, transient=True)
-
-
-def score_prompts(bundle: str, prompts: list[Any]) -> Any:
-    """Scores of prompts by a bundle, with a progress bar."""
-    from p2l_plugins.scorer import P2L
-
-    p2l = P2L.load(bundle)
-    with progress() as bar:
-        task = bar.add_task("scoring", total=len(prompts))
-        return p2l.score(prompts, progress=lambda n: bar.advance(task, n))

@@ -1,0 +1,176 @@
+"""Leaderboards as a page in HTML: one file, no scripts, nothing fetched; light and dark; all text escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from p2l_plugins.board_tables import DIFFERENCES, difference_cell, gap, plus_minus, ranks, share, span
+
+if TYPE_CHECKING:
+    from p2l_plugins.by_category import CategoryBoards
+    from p2l_plugins.leaderboard import Leaderboard
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c1e21; --soft: #5b616a; --line: #d9dce1; --page: #fff; --mark: #1f5fa8; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e8eb; --soft: #a3a9b2; --line: #3a3f47; --page: #15171a; --mark: #6fb0ff; }
+}
+body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 72rem; background: var(--page); color: var(--ink);
+  font: 15px/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.5rem; margin: 0 0 .25rem; } h2 { font-size: 1.15rem; margin: 2.25rem 0 .5rem; }
+p { margin: .4rem 0; max-width: 50rem; } .soft { color: var(--soft); }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .2rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
+th.name, td.name { text-align: left; } td.name { font-weight: 500; }
+table.heat td { text-align: center; min-width: 3.4rem; padding: .2rem .3rem; }
+table.heat th { white-space: normal; max-width: 7rem; text-align: center; overflow-wrap: anywhere; }
+table.heat th.name { text-align: left; } td.holds { font-weight: 700; }
+table.heat td.name { text-align: left; padding-right: .8rem; }
+svg.span { display: block; } svg.span line { stroke: var(--mark); stroke-width: 2; }
+svg.span circle { fill: var(--mark); } svg.span .zero { stroke: var(--line); stroke-width: 1; }
+blockquote { margin: .2rem 0 .6rem; padding: .1rem .8rem; border-left: 3px solid var(--line); max-width: 50rem;
+  white-space: pre-wrap; overflow-wrap: anywhere; }
+details summary { cursor: pointer; margin: .3rem 0; } a { color: var(--mark); }
+"""
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+_WIDTH = 170  # pixels of the drawing of an interval
+
+
+def page(title: str, body: str) -> str:
+    """A whole document around a body in HTML; the title is text."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f"<h1>{escape(title)}</h1>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def leaderboard_page(board: Leaderboard, title: str, top: int | None) -> str:
+    """The page of one leaderboard."""
+    return page(title, f"{_about(board)}\n{board_table(board, top)}")
+
+
+def category_page(boards: CategoryBoards, title: str, top: int | None) -> str:
+    """The page of all prompts' leaderboard, the heat map and a leaderboard per category."""
+    parts = [_about(boards.overall)]
+    parts += ["<h2>Difference from all prompts</h2>", f'<p class="soft">{escape(DIFFERENCES)}</p>', _heat(boards, top)]
+    if boards.parents:
+        parts.append(_tree(boards))
+    parts += [f"<h2>All prompts ({boards.overall.n_prompts})</h2>", board_table(boards.overall, top)]
+    for name, board in boards.boards.items():
+        inside = f"<summary>{escape(name)} ({board.n_prompts} prompts)</summary>"
+        parts.append(f"<details>{inside}{board_table(board, top)}</details>")
+    return page(title, "\n".join(parts))
+
+
+def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]], name: int = 0, kind: str = "") -> str:
+    """A table. Headings are text; cells are HTML, or begin with `<td` themselves; column `name` stands on the left."""
+
+    def cell(i: int, content: str) -> str:
+        if content.startswith("<td"):
+            return content
+        return f'<td class="name">{content}</td>' if i == name else f"<td>{content}</td>"
+
+    head = "".join(
+        f'<th scope="col"{" class=name" if i == name else ""}>{escape(text)}</th>' for i, text in enumerate(heads)
+    )
+    body = "\n".join("<tr>" + "".join(cell(i, c) for i, c in enumerate(row)) + "</tr>" for row in rows)
+    return (
+        f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
+    )
+
+
+def board_table(board: Leaderboard, top: int | None) -> str:
+    """A leaderboard's table with its intervals drawn."""
+    from p2l_plugins.leaderboard import UNGROUNDED
+
+    rows = board.rows()[:top]
+    heads = ["rank", "model", "coefficient"]
+    if board.intervals is not None:
+        heads += [f"{board.intervals.level:.0%} interval", "", "ranks"]
+    heads += ["win rate"] + (["P(usable)"] if board.family == "grk" else [])
+    if board.difference is not None:
+        heads.append(f"difference from {board.difference.reference}")
+    ends = [row[key] for row in rows for key in ("coef_low", "coef_high", "coef") if row.get(key) is not None]
+    table = []
+    for row in rows:
+        mark = "" if row.get("grounded", True) else " †"
+        cells = [str(row["rank"]), escape(row["model"]) + mark, f"{row['coef']:+.3f}"]
+        if board.intervals is not None:
+            cells += [span(row, "coef", "+.2f"), _drawn(row, min(ends), max(ends))]
+            cells.append(ranks(row["rank_low"], row["rank_high"]))
+        cells.append(share(row["win_rate"]) + (plus_minus(row, "win_rate") if board.intervals is not None else ""))
+        if board.family == "grk":
+            cells.append(share(row["usable"]))
+        if board.difference is not None:
+            cells.append(gap(row))
+        table.append(cells)
+    note = f'<p class="soft">† {escape(UNGROUNDED)}</p>' if any(not r.get("grounded", True) for r in rows) else ""
+    more = len(board.models) - len(rows)
+    note += f'<p class="soft">and {more} more models</p>' if more else ""
+    return html_table(heads, table, name=1) + note
+
+
+def _about(board: Leaderboard) -> str:
+    text = f"{board.n_prompts:,} prompts, {len(board.models)} models, outcome model {board.family}."
+    if board.intervals is not None:
+        text += (
+            f" Intervals ({board.intervals.level:.0%}) say how the figures would vary with other prompts of the same"
+            f" kind; they are from {board.intervals.units} units. Models whose intervals overlap share ranks."
+        )
+    return f'<p class="soft">{escape(text)}</p>'
+
+
+def _drawn(row: dict[str, Any], low: float, high: float) -> str:
+    """A row's interval as a drawing; the numbers stand beside it, so that it is hidden from screen readers."""
+
+    def x(value: float) -> float:
+        return round(6 + (value - low) / max(high - low, 1e-9) * (_WIDTH - 12), 1)
+
+    zero = f'<line class="zero" x1="{x(0)}" x2="{x(0)}" y1="0" y2="18"/>' if low < 0 < high else ""
+    ends = ""
+    if row["coef_low"] is not None and row["coef_high"] is not None:
+        ends = f'<line x1="{x(row["coef_low"])}" x2="{x(row["coef_high"])}" y1="9" y2="9"/>'
+    dot = f'<circle cx="{x(row["coef"])}" cy="9" r="3.5"/>'
+    return f'<svg class="span" width="{_WIDTH}" height="18" aria-hidden="true">{zero}{ends}{dot}</svg>'
+
+
+def _heat(boards: CategoryBoards, top: int | None) -> str:
+    shown = boards.overall.order[:top]
+    values = [np.abs(b.difference.value[shown]) for b in boards.boards.values() if b.difference is not None]
+    limit = max(float(np.nanmax(values)), 1e-9)
+    rows = []
+    for i in shown:
+        cells = [escape(boards.overall.models[i])]
+        for name, board in boards.boards.items():
+            cells.append(_heat_cell(board, i, limit, f"{boards.overall.models[i]}, {name}"))
+        rows.append(cells)
+    return html_table(["model", *boards.boards], rows, kind="heat")
+
+
+def _heat_cell(board: Leaderboard, i: int, limit: float, what: str) -> str:
+    if board.difference is None or not np.isfinite(board.difference.value[i]):
+        return "<td>–</td>"
+    gap = board.difference
+    strength = min(abs(float(gap.value[i])) / limit, 1.0) * 0.6  # text stays readable on it, light and dark
+    colour = "31,95,168" if gap.value[i] > 0 else "217,110,30"
+    between = "" if not np.isfinite(gap.low[i]) else f" ({gap.low[i]:+.2f} … {gap.high[i]:+.2f})"
+    holds = ' class="holds"' if gap.holds is not None and gap.holds[i] else ""
+    title = escape(f"{what}: {gap.value[i]:+.2f}{between}", quote=True)
+    return (
+        f'<td{holds} style="background:rgba({colour},{strength:.2f})" title="{title}">{difference_cell(board, i)}</td>'
+    )
+
+
+def _tree(boards: CategoryBoards) -> str:
+    items = "".join(f"<li>{escape(name)}: {escape('; '.join(leaves))}</li>" for name, leaves in boards.parents.items())
+    return f"<h2>Wider topics</h2><ul>{items}</ul>"

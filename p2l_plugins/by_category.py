@@ -1,0 +1,243 @@
+"""Leaderboards by category: where models stand otherwise than over all prompts, and which differences are no accident.
+
+All categories share the blocks of the bootstrap, so that a resample gives every category's leaderboard and the overall
+one together, and units that reach into several categories are drawn whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from p2l_plugins.errors import DataError
+from p2l_plugins.fit import fit
+from p2l_plugins.intervals import (
+    REPLICATES,
+    Difference,
+    Replicates,
+    bootstrap_weights,
+    difference,
+    false_discovery,
+    intervals,
+    opponent_weights,
+    refit,
+    relative,
+    standard_error,
+)
+from p2l_plugins.leaderboard import Leaderboard
+from p2l_plugins.outcomes import Array, Family
+from p2l_plugins.pair_means import Blocks, PairMeans
+
+#: More categories than this are no table that anybody reads, and each costs memory.
+MAX_CATEGORIES = 64
+
+#: Blocks per category: with 64 categories of 130 models they take at most 0.6 GB.
+CATEGORY_BLOCKS = 64
+
+#: Share of the marked differences that may be false.
+FALSE_DISCOVERIES = 0.05
+
+
+#: Name of the overall leaderboard in tables.
+ALL = "all prompts"
+
+
+class CategoryMeans:
+    """Accumulates prompts and their categories, in pieces.
+
+    Args:
+        models: names.
+        family: outcome model.
+        ungrounded: models that compare among themselves only.
+        seed: of the blocks and the bootstrap.
+    """
+
+    def __init__(
+        self,
+        models: tuple[str, ...],
+        family: Family,
+        ungrounded: frozenset[str] = frozenset(),
+        seed: int = 0,
+        blocks: int = CATEGORY_BLOCKS,
+    ) -> None:
+        self.models = models
+        self.family = family
+        self.ungrounded = ungrounded
+        self.seed = seed
+        self.means: dict[str | None, PairMeans] = {}
+        self._blocks = Blocks(blocks, seed)
+
+    def add(
+        self,
+        coefs: ArrayLike,
+        raw_eta: ArrayLike | None,
+        categories: Sequence[str | None],
+        groups: Sequence[object] | None = None,
+    ) -> None:
+        """Adds N prompts.
+
+        Args:
+            coefs: (N, M).
+            raw_eta: (N,), for families that have it.
+            categories: (N,); a prompt without one (None) counts in the overall leaderboard only.
+            groups: (N,) what each prompt belongs to, or None.
+
+        Raises:
+            DataError: more than `MAX_CATEGORIES` categories.
+            P2LError: as `PairMeans.add`.
+        """
+        beta = np.asarray(coefs)
+        raw = None if raw_eta is None else np.asarray(raw_eta)
+        block = self._blocks.deal(len(beta), groups)
+        rows: dict[str | None, list[int]] = {}
+        for i, category in enumerate(categories):
+            rows.setdefault(category, []).append(i)
+        for category, own in rows.items():
+            if category not in self.means:
+                if category is not None and len(self.means) - (None in self.means) >= MAX_CATEGORIES:
+                    raise DataError(f"there are more than {MAX_CATEGORIES} categories; merge some of them")
+                self.means[category] = PairMeans(self.family, len(self.models), self._blocks.count)
+            self.means[category].add(beta[own], None if raw is None else raw[own], block[own])
+
+    @property
+    def n(self) -> int:
+        """Prompts so far."""
+        return sum(means.n for means in self.means.values())
+
+    def overall(self, opponents: Mapping[str, float] | None = None) -> Leaderboard:
+        """The leaderboard of all prompts.
+
+        Raises:
+            P2LError: no prompts.
+        """
+        parts = self.means.values() or [PairMeans(self.family, len(self.models))]
+        return Leaderboard.from_means(self.models, PairMeans.merged(parts), self.ungrounded, opponents, seed=self.seed)
+
+    def boards(
+        self,
+        opponents: Mapping[str, float] | None = None,
+        parents: Mapping[str, Sequence[str]] | None = None,
+        replicates: int = REPLICATES,
+    ) -> CategoryBoards:
+        """The overall leaderboard and one per category, with their differences from the overall one.
+
+        Args:
+            opponents: weight of each opponent in the win rate; default: all others alike.
+            parents: names of further categories, each the union of others.
+            replicates: resamples of the bootstrap.
+
+        Raises:
+            DataError: fewer than two categories.
+        """
+        named = {name: means for name, means in self.means.items() if name is not None}
+        if len(named) < 2:
+            only = f"only one category, {next(iter(named))!r}" if named else "no category at all"
+            raise DataError(f"the prompts have {only}; boards by category need at least two")
+        parents = parents or {}
+        unions = {name: PairMeans.merged(named[leaf] for leaf in leaves) for name, leaves in parents.items()}
+        named = {**unions, **dict(sorted(named.items()))}
+        whole = PairMeans.merged(self.means.values())
+        weights = bootstrap_weights(whole.counts, replicates, self.seed)
+        overall, overall_drawn = self._board(whole, weights, opponents)
+        boards: dict[str, Leaderboard] = {}
+        gaps: dict[str, Difference] = {}
+        wins = {}
+        for name, means in named.items():
+            boards[name], drawn = self._board(means, weights, opponents)
+            gaps[name] = _gap((boards[name], drawn), (overall, overall_drawn))
+            wins[name] = means.win
+        holding = false_discovery(np.array([gap.p_value for gap in gaps.values()]), FALSE_DISCOVERIES)
+        for name, holds in zip(gaps, holding, strict=True):
+            boards[name] = replace(boards[name], difference=replace(gaps[name], holds=holds))
+        return CategoryBoards(overall, boards, {name: tuple(leaves) for name, leaves in parents.items()}, wins)
+
+    def _board(
+        self, means: PairMeans, weights: Array, opponents: Mapping[str, float] | None
+    ) -> tuple[Leaderboard, Replicates | None]:
+        coefs, raw_eta = fit(means.family, means.win, means.tie, means.bad, means.start())
+        q = opponent_weights(self.models, self.ungrounded, opponents)
+        win_rate = (means.win * q).sum(axis=1)
+        board = Leaderboard(
+            self.models, self.family, coefs, raw_eta, win_rate, means.n, self.ungrounded, opponents=opponents
+        )
+        drawn = refit(means, coefs, raw_eta, weights, q)
+        if drawn is not None:
+            board = replace(board, intervals=intervals(coefs, win_rate, drawn, board.apart))
+        return board, drawn
+
+
+def _gap(board: tuple[Leaderboard, Replicates | None], overall: tuple[Leaderboard, Replicates | None]) -> Difference:
+    """How a category's leaderboard differs from the overall one, from resamples of both together."""
+    apart = overall[0].apart
+    value = relative(board[0].coefs, apart) - relative(overall[0].coefs, apart)
+    if board[1] is None or overall[1] is None:
+        return difference(ALL, value, None, 0)
+    gaps = relative(board[1].coefs, apart) - relative(overall[1].coefs, apart)
+    return difference(ALL, value, standard_error(gaps, board[1].units), board[1].units)
+
+
+@dataclass(frozen=True)
+class CategoryBoards:
+    """The overall leaderboard and those of the categories.
+
+    Attributes:
+        overall: of all prompts.
+        boards: category → its leaderboard; `difference` is from the overall one, and its `holds` says which of all
+            differences of all categories are real, at a false discovery rate of 5 % (Benjamini-Hochberg).
+        parents: categories that are unions of others → those.
+        wins: category → (M, M) mean P(a beats b) on its prompts.
+    """
+
+    overall: Leaderboard
+    boards: dict[str, Leaderboard]
+    parents: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    wins: dict[str, Array] = field(default_factory=dict, repr=False)
+
+    @property
+    def leaves(self) -> list[str]:
+        """The categories that are not unions of others."""
+        return [name for name in self.boards if name not in self.parents]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: the overall leaderboard with a key `categories`: name → leaderboard."""
+        record = {**self.overall.to_dict(), "categories": {name: b.to_dict() for name, b in self.boards.items()}}
+        if self.parents:
+            record["parents"] = {name: list(leaves) for name, leaves in self.parents.items()}
+        return record
+
+    def to_json(self) -> str:
+        """`to_dict` as indented JSON."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+
+    def to_markdown(self, top: int | None = 20) -> str:
+        """The overall table, that of the differences, and one table per category."""
+        from p2l_plugins.board_tables import category_tables
+
+        return category_tables(self, top)
+
+    def to_html(self, title: str = "Leaderboards", top: int | None = 20) -> str:
+        """A page in HTML with the heat map and all tables; it needs no other file and no script."""
+        from p2l_plugins.board_html import category_page
+
+        return category_page(self, title, top)
+
+    def plot(self, path: str | Path, title: str = "Difference from all prompts", top: int | None = 25) -> None:
+        """Draws the heat map model × category.
+
+        Args:
+            path: .png, .svg or .pdf.
+            title: of the figure.
+            top: draw so many models, the best of the overall leaderboard.
+
+        Raises:
+            ConfigError: another ending, or matplotlib is missing.
+        """
+        from p2l_plugins.board_figures import heat_map
+
+        heat_map(self, Path(path), title, top)

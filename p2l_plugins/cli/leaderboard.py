@@ -1,0 +1,201 @@
+"""Commands on the leaderboard of a set of prompts: leaderboard, strengths."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from p2l_plugins.cli.common import BundleArg, JsonOption, PromptsArg, progress, stderr
+from p2l_plugins.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from p2l_plugins.prompts import Prompt
+    from p2l_plugins.scorer import P2L, Scores
+
+ByOption = Annotated[str | None, typer.Option("--by", help="Column with a category: one leaderboard for each.")]
+DiscoverOption = Annotated[
+    int | None, typer.Option("--discover", help="Find so many topics in the prompts' words, in place of --by.", min=2)
+]
+ClustersOption = Annotated[
+    str | None,
+    typer.Option("--clusters", help="Column that says which prompts belong together (a user, a conversation)."),
+]
+OpponentsOption = Annotated[
+    str | None, typer.Option("--opponents", help="Win rates against these models only, separated by commas.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", help="Of the intervals and the topics.", min=0)]
+HtmlOption = Annotated[Path | None, typer.Option("--html", help="Write a page in HTML here; it needs no other file.")]
+OutputOption = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Write what would be printed here; .json: as --json.")
+]
+
+
+def leaderboard(
+    bundle: BundleArg,
+    prompts: PromptsArg,
+    top: Annotated[int | None, typer.Option(help="Show this many models only.", min=1)] = None,
+    by: ByOption = None,
+    discover: DiscoverOption = None,
+    clusters: ClustersOption = None,
+    opponents: OpponentsOption = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Show the difference from this leaderboard, a file that --json printed.")
+    ] = None,
+    html: HtmlOption = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw intervals or, by category, a heat map: .png, .svg or .pdf.")
+    ] = None,
+    output: OutputOption = None,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """The aggregate leaderboard of a set of prompts, with intervals over prompts; also by category."""
+    from p2l_plugins.board_figures import check_figure
+    from p2l_plugins.by_category import CategoryMeans
+    from p2l_plugins.files import read_json_object
+    from p2l_plugins.leaderboard import Leaderboard
+    from p2l_plugins.pair_means import BLOCKS, Blocks, PairMeans
+
+    if against is not None and (by or discover):
+        raise ConfigError("--against compares one leaderboard; by category the reference is that of all prompts")
+    if plot is not None:
+        check_figure(plot)
+    reference = None if against is None else read_json_object(against)
+    with _scored(bundle, prompts, by, discover, clusters, seed) as (p2l, parents, chunks):
+        ungrounded = frozenset(p2l.bundle.manifest.ungrounded)
+        q = _opponents(p2l, opponents)
+        boards: Any
+        if by or discover:
+            categories = CategoryMeans(p2l.models, p2l.family, ungrounded, seed)
+            for chunk in chunks:
+                categories.add(chunk.scores.coefs, chunk.scores.raw_eta, chunk.categories, chunk.groups)
+            boards, n = categories.boards(q, parents), categories.n
+        else:
+            means, blocks = PairMeans(p2l.family, len(p2l.models), BLOCKS), Blocks(BLOCKS, seed)
+            for chunk in chunks:
+                means.add(chunk.scores.coefs, chunk.scores.raw_eta, blocks.deal(len(chunk.scores), chunk.groups))
+            boards, n = Leaderboard.from_means(p2l.models, means, ungrounded, q, seed=seed), means.n
+            if boards.intervals is None:
+                stderr.print("no intervals: the prompts are a single unit", style="yellow")
+            if reference is not None:
+                boards = boards.against(reference, str(against))
+    shown = top or (20 if by or discover else None)
+    title = f"{n:,} prompts, {p2l.bundle.manifest.name}"
+    if html is not None:
+        _write(html, boards.to_html(title, shown))
+    if plot is not None:
+        boards.plot(plot, title, top or 25)
+    table = boards.to_markdown(shown) + ("" if by or discover else f"\n\n{n} prompts")
+    _print(boards.to_json() if _as_json(output, as_json) else table, output)
+
+
+def strengths(
+    bundle: BundleArg,
+    prompts: PromptsArg,
+    model: Annotated[str, typer.Option("--model", help="Whose strengths and weaknesses; a name or an alias.")],
+    by: ByOption = None,
+    discover: DiscoverOption = None,
+    clusters: ClustersOption = None,
+    opponents: OpponentsOption = None,
+    examples: Annotated[int, typer.Option(help="Prompts at either end.", min=1, max=100)] = 5,
+    html: HtmlOption = None,
+    output: OutputOption = None,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Where a model gains and loses most against the overall leaderboard: categories and prompts, with alternatives.
+
+    The report quotes prompts of your file.
+    """
+    from p2l_plugins.strengths import StrengthsOf
+
+    with _scored(bundle, prompts, by, discover, clusters, seed) as (p2l, parents, chunks):
+        found = StrengthsOf(p2l, model, examples, seed)
+        q = _opponents(p2l, opponents)
+        for chunk in chunks:
+            found.add(chunk.prompts, chunk.scores, chunk.categories, chunk.groups)
+        report = found.report(q, parents)
+    if html is not None:
+        _write(html, report.to_html())
+    _print(report.to_json() if _as_json(output, as_json) else report.to_markdown(), output)
+
+
+class _Chunk(NamedTuple):
+    prompts: list[Prompt]
+    scores: Scores
+    categories: list[str | None]
+    groups: list[str | None] | None
+
+
+@contextmanager
+def _scored(
+    bundle: str, prompts: Path, by: str | None, discover: int | None, clusters: str | None, seed: int
+) -> Iterator[tuple[P2L, dict[str, tuple[str, ...]], Iterator[_Chunk]]]:
+    """The bundle, the tree of discovered topics, and the scored prompts chunk by chunk, with a progress bar."""
+    from p2l_plugins.by_category import MAX_CATEGORIES
+    from p2l_plugins.prompt_file import PromptFile, label, local_file
+    from p2l_plugins.scorer import P2L
+
+    if by and discover:
+        raise ConfigError("--by takes categories from a column, --discover finds them: choose one")
+    with local_file(prompts) as path, progress() as bar:
+        file = PromptFile(path, [column for column in (by, clusters) if column], str(prompts))
+        found = file.scan([by] if by else [], MAX_CATEGORIES)
+        if by:
+            values = list(found.values[by])
+            if len(values) > MAX_CATEGORIES:
+                raise DataError(f"{prompts}: column {by!r} holds more than {MAX_CATEGORIES} categories; merge some")
+            if len(values) < 2:
+                what = f"one category only, {values[0]!r}" if values else "no category"
+                raise DataError(f"{prompts}: column {by!r} holds {what}; --by needs at least two")
+        topics = None
+        if discover:
+            from p2l_plugins.topics import SAMPLE, Topics
+
+            stride = -(-found.prompts // SAMPLE)
+            everyone = (prompt for chunk in file.chunks() for prompt in chunk["prompt"])
+            topics = Topics(list(itertools.islice(everyone, 0, None, stride)), discover, seed)
+        p2l = P2L.load(bundle)
+        task = bar.add_task("scoring", total=found.prompts)
+
+        def chunks() -> Iterator[_Chunk]:
+            for chunk in file.chunks():
+                texts = chunk["prompt"]
+                categories = topics.of(texts) if topics else map(label, chunk[by] if by else [None] * len(texts))
+                groups = list(map(label, chunk[clusters])) if clusters else None
+                scores = p2l.score(texts, progress=lambda n: bar.advance(task, n))
+                yield _Chunk(texts, scores, list(categories), groups)
+
+        yield p2l, topics.parents if topics else {}, chunks()
+
+
+def _opponents(p2l: P2L, names: str | None) -> dict[str, float] | None:
+    if names is None:
+        return None
+    chosen = {p2l.models[p2l.index(name.strip())]: 1.0 for name in names.split(",") if name.strip()}
+    if not chosen:
+        raise ConfigError(f"--opponents is {names!r}: name at least one model")
+    return chosen
+
+
+def _as_json(output: Path | None, as_json: bool) -> bool:
+    return as_json or (output is not None and output.suffix == ".json")
+
+
+def _print(text: str, output: Path | None) -> None:
+    if output is None:
+        typer.echo(text)
+    else:
+        _write(output, text + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    from p2l_plugins.files import replaced_file
+
+    with replaced_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

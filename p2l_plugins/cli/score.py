@@ -1,0 +1,52 @@
+"""The command `p2l score`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from p2l_plugins.cli.common import BundleArg, JsonOption, PromptsArg, progress
+from p2l_plugins.errors import ConfigError
+
+
+def score(
+    bundle: BundleArg,
+    prompts: PromptsArg,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write here: .jsonl, .csv or .parquet. Default: JSONL on stdout."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an interrupted run with the same --output stopped.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Score prompts: one coefficient per model and prompt. Memory stays the same for any number of prompts."""
+    from p2l_plugins.prompt_file import PromptFile, local_file
+    from p2l_plugins.score_files import check_output, json_lines, score_to_file
+    from p2l_plugins.scorer import P2L
+
+    if output is not None:
+        check_output(output)
+    elif resume:
+        raise ConfigError("--resume needs --output")
+    with local_file(prompts) as path:
+        file = PromptFile(path, name=str(prompts))
+        found = file.scan()
+        p2l = P2L.load(bundle)
+        with progress() as bar:
+            task = bar.add_task("scoring", total=found.prompts)
+            if output is not None:
+                score_to_file(p2l, file, found, output, resume, lambda n: bar.advance(task, n))
+            else:
+                for chunk in file.chunks():
+                    scores = p2l.score(chunk["prompt"], progress=lambda n: bar.advance(task, n))
+                    for line in json_lines(chunk["prompt"], scores):
+                        typer.echo(line)
+    if output is not None:
+        summary = {"prompts": found.prompts, "models": len(p2l.models), "output": str(output)}
+        text = f"{found.prompts} prompts × {len(p2l.models)} models → {output}"
+        typer.echo(json.dumps(summary) if as_json else text)

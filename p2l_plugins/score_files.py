@@ -1,0 +1,154 @@
+"""Scores of a file of prompts written as JSONL, CSV or Parquet, chunk by chunk, so that an interrupted run can go on.
+
+Every chunk becomes a part in the folder `OUTPUT.partial`, complete or not there at all. At the end the parts are joined
+in order, and the output takes its place in one step.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from p2l_plugins.errors import ConfigError, DataError
+from p2l_plugins.prompt_file import CHUNK_CHARACTERS, CHUNK_PROMPTS, PromptFile, Summary
+from p2l_plugins.prompts import Prompt
+from p2l_plugins.scorer import P2L, Scores
+
+FORMATS = (".jsonl", ".csv", ".parquet")
+STATE = "state.json"
+
+
+def check_output(path: Path) -> None:
+    """Refuses what can't be written, before anything is scored.
+
+    Raises:
+        ConfigError: another ending than `FORMATS`.
+        DataError: pyarrow is missing.
+    """
+    if path.suffix not in FORMATS:
+        raise ConfigError(f"{path}: the ending {path.suffix!r} is not one of {', '.join(FORMATS)}")
+    if path.suffix == ".parquet":
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError:
+            raise DataError(f"{path}: writing Parquet needs pyarrow: pip install pyarrow") from None
+
+
+def score_to_file(
+    p2l: P2L,
+    prompts: PromptFile,
+    found: Summary,
+    output: Path,
+    resume: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Scores all prompts into a file.
+
+    Args:
+        p2l: the bundle.
+        prompts: the file.
+        found: what its first pass found.
+        output: a path that `check_output` accepts. An older file there is replaced at the end.
+        resume: go on with the parts of an interrupted run, where there are any; the output is the same.
+        progress: called with the number of prompts that were done since the last call.
+
+    Raises:
+        ConfigError: the parts are of another bundle, input or format.
+    """
+    folder = output.with_name(f"{output.name}.partial")
+    state = {
+        "fingerprint": p2l.fingerprint,
+        "input_sha256": found.digest,
+        "format": output.suffix,
+        "chunk": [CHUNK_PROMPTS, CHUNK_CHARACTERS],
+    }
+    if resume and (folder / STATE).is_file():
+        _check_state(folder, state)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        (folder / STATE).write_text(json.dumps(state), encoding="utf-8")
+    for number, chunk in enumerate(prompts.chunks()):
+        texts, part = chunk["prompt"], _part(folder, number)
+        if part.exists():
+            if progress is not None:
+                progress(len(texts))
+            continue
+        temporary = part.with_suffix(".new")
+        _write(temporary, texts, p2l.score(texts, progress), output.suffix, found.conversations)
+        os.replace(temporary, part)
+    joined = folder / f"joined{output.suffix}"
+    _join(folder, joined, p2l.models)
+    os.replace(joined, output)
+    shutil.rmtree(folder)
+
+
+def json_lines(texts: Sequence[Prompt], scores: Scores) -> Iterator[str]:
+    """One JSON object per prompt: prompt, coefs, raw_eta."""
+    for text, row, eta in zip(texts, scores.coefs, _raw_eta(scores), strict=True):
+        coefs = dict(zip(scores.models, map(float, row), strict=True))
+        yield json.dumps({"prompt": text, "coefs": coefs, "raw_eta": eta}, ensure_ascii=False)
+
+
+def _check_state(folder: Path, state: dict[str, Any]) -> None:
+    try:
+        before = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        other = next((key for key in state if before[key] != state[key]), None)
+    except (ValueError, KeyError, TypeError):
+        other = "state"
+    if other is not None:
+        raise ConfigError(f"{folder}: made with another {other}; leave --resume out to start over")
+
+
+def _part(folder: Path, number: int) -> Path:
+    return folder / f"{number:08d}.part"
+
+
+def _raw_eta(scores: Scores) -> list[float | None]:
+    return [None] * len(scores) if scores.raw_eta is None else [float(x) for x in scores.raw_eta]
+
+
+def _write(path: Path, texts: Sequence[Prompt], scores: Scores, kind: str, conversations: bool) -> None:
+    """A part; without the header, for CSV."""
+    if kind == ".jsonl":
+        path.write_text("".join(line + "\n" for line in json_lines(texts, scores)), encoding="utf-8")
+        return
+    # a column has one type: conversations are JSON text in CSV, and make every prompt a list in Parquet
+    if kind == ".csv":
+        cells = [text if isinstance(text, str) else json.dumps(text, ensure_ascii=False) for text in texts]
+        with path.open("w", newline="", encoding="utf-8") as stream:
+            rows = zip(cells, _raw_eta(scores), scores.coefs.tolist(), strict=True)
+            csv.writer(stream).writerows([cell, eta, *coefs] for cell, eta, coefs in rows)
+        return
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    prompts = [[text] if isinstance(text, str) else list(text) for text in texts] if conversations else list(texts)
+    columns: dict[str, list[Any]] = {"prompt": prompts, "raw_eta": _raw_eta(scores)}
+    columns.update({name: [float(x) for x in scores.coefs[:, i]] for i, name in enumerate(scores.models)})
+    pq.write_table(pa.table(columns), path)
+
+
+def _join(folder: Path, target: Path, models: tuple[str, ...]) -> None:
+    parts = sorted(folder.glob("*.part"))
+    if target.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        with pq.ParquetWriter(target, pq.read_schema(parts[0])) as writer:
+            for part in parts:
+                writer.write_table(pq.read_table(part))
+        return
+    with target.open("wb") as stream:
+        if target.suffix == ".csv":
+            header = io.StringIO(newline="")
+            csv.writer(header).writerow(["prompt", "raw_eta", *models])
+            stream.write(header.getvalue().encode())
+        for part in parts:
+            with part.open("rb") as source:
+                shutil.copyfileobj(source, stream)

@@ -1,0 +1,219 @@
+"""Where a model stands better or worse than over all prompts: by category and on single prompts, with alternatives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from p2l_plugins.by_category import CategoryMeans
+from p2l_plugins.intervals import opponent_weights, relative
+from p2l_plugins.leaderboard import Leaderboard
+from p2l_plugins.outcomes import Array, win_matrix
+from p2l_plugins.prompts import Prompt
+from p2l_plugins.scorer import P2L, Scores
+
+_PER_CATEGORY = 2  # example prompts at either end of each category
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt and how the model does on it.
+
+    Attributes:
+        prompt: itself.
+        relative: the model's coefficient less the mean of the comparable models.
+        coefs, raw_eta: all models' scores of the prompt, (M,) and a number where the family has it.
+        category: of the prompt.
+    """
+
+    prompt: Prompt
+    relative: float
+    coefs: Array
+    raw_eta: float | None
+    category: str | None
+
+
+class StrengthsOf:
+    """Accumulates scored prompts, in pieces, for the report on one model; memory does not grow with the prompts.
+
+    Args:
+        p2l: the bundle.
+        model: a name or an alias.
+        examples: prompts at either end.
+        seed: of the intervals.
+
+    Raises:
+        BundleError: an unknown model.
+    """
+
+    def __init__(self, p2l: P2L, model: str, examples: int = 5, seed: int = 0) -> None:
+        self.index = p2l.index(model)
+        self._means = CategoryMeans(p2l.models, p2l.family, frozenset(p2l.bundle.manifest.ungrounded), seed)
+        self._apart = np.array([name in self._means.ungrounded for name in p2l.models])
+        self._examples = examples
+        self._ends: dict[str | None, tuple[list[Example], list[Example]]] = {}
+
+    def add(
+        self,
+        prompts: Sequence[Prompt],
+        scores: Scores,
+        categories: Sequence[str | None] | None = None,
+        groups: Sequence[object] | None = None,
+    ) -> None:
+        """Adds N prompts with their scores, and the category and group of each."""
+        labels = [None] * len(prompts) if categories is None else categories
+        self._means.add(scores.coefs, scores.raw_eta, labels, groups)
+        coefs = scores.coefs.astype(np.float64)
+        own = relative(coefs, self._apart)[:, self.index]
+        rows: dict[str | None, list[int]] = {None: list(range(len(prompts)))}  # None: all prompts
+        for i, name in enumerate(labels):
+            if name is not None:
+                rows.setdefault(name, []).append(i)
+        for name, inside in rows.items():
+            count = self._examples if name is None else _PER_CATEGORY
+            order = sorted(inside, key=lambda i: (-own[i], i))
+            best, worst = self._ends.get(name, ([], []))
+            new = {
+                i: Example(
+                    prompts[i],
+                    float(own[i]),
+                    coefs[i],
+                    None if scores.raw_eta is None else float(scores.raw_eta[i]),
+                    labels[i],
+                )
+                for i in {*order[:count], *order[-count:]}
+            }
+            best = sorted([*best, *(new[i] for i in order[:count])], key=lambda e: -e.relative)[:count]
+            worst = sorted([*worst, *(new[i] for i in order[-count:])], key=lambda e: e.relative)[:count]
+            self._ends[name] = (best, worst)
+
+    def report(
+        self, opponents: Mapping[str, float] | None = None, parents: Mapping[str, Sequence[str]] | None = None
+    ) -> Strengths:
+        """The report on all prompts so far.
+
+        Args:
+            opponents: weight of each opponent in the win rates; default: all others alike.
+            parents: wider categories, as in `CategoryMeans.boards`.
+
+        Raises:
+            P2LError: no prompts.
+        """
+        if any(name is not None for name in self._means.means):
+            found = self._means.boards(opponents, parents)
+            return Strengths(self.index, found.overall, found.boards, found.wins, self._ends)
+        return Strengths(self.index, self._means.overall(opponents), {}, {}, self._ends)
+
+
+@dataclass(frozen=True)
+class Strengths:
+    """The report on one model.
+
+    Attributes:
+        index: the model's column.
+        overall: the leaderboard of all prompts.
+        boards: category → its leaderboard, with the difference from the overall one; empty without categories.
+        wins: category → (M, M) mean P(a beats b).
+        ends: category, or None for all prompts → the prompts with the model's highest and lowest coefficients relative
+            to the other models.
+    """
+
+    index: int
+    overall: Leaderboard
+    boards: dict[str, Leaderboard]
+    wins: dict[str, Array]
+    ends: dict[str | None, tuple[list[Example], list[Example]]]
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self.overall.models[self.index]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: model, n_prompts, `overall` (its row), `categories` by difference, and `prompts` at either end.
+
+        A difference is that of the coefficient less the mean of the comparable models, from the overall leaderboard.
+        `beats` and `beaten` are the probabilities that the best alternative beats the model and the other way round.
+        """
+        rows = [self._category(name, board) for name, board in self.boards.items()]
+        return {
+            "model": self.model,
+            "family": self.overall.family,
+            "n_prompts": self.overall.n_prompts,
+            "overall": self._row(self.overall),
+            "categories": sorted(rows, key=lambda row: -row["difference"]),
+            "prompts": self._examples(None),
+        }
+
+    def to_json(self) -> str:
+        """`to_dict` as indented JSON."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+
+    def to_markdown(self) -> str:
+        """The report as markdown; long prompts are shortened."""
+        from p2l_plugins.strengths_report import markdown
+
+        return markdown(self.to_dict())
+
+    def to_html(self) -> str:
+        """The report as a page in HTML that needs no other file and no script."""
+        from p2l_plugins.strengths_report import html
+
+        return html(self.to_dict())
+
+    def _row(self, board: Leaderboard) -> dict[str, Any]:
+        return next(row for row in board.rows() if row["model"] == self.model)
+
+    def _category(self, name: str, board: Leaderboard) -> dict[str, Any]:
+        best = next((i for i in board.order if self._comparable[i]), None)
+        alternative = None
+        if best is not None:
+            beats, beaten = self.wins[name][best, self.index], self.wins[name][self.index, best]
+            alternative = {
+                **_duel(board.models[best], beats, beaten),
+                "win_rate": round(float(board.win_rate[best]), 6),
+            }
+        row = {"category": name, "n_prompts": board.n_prompts, **self._row(board), "best_alternative": alternative}
+        return {**row, "prompts": self._examples(name)}
+
+    def _examples(self, name: str | None) -> dict[str, list[dict[str, Any]]]:
+        best, worst = self.ends.get(name, ([], []))
+        level = float(relative(self.overall.coefs, self.overall.apart)[self.index])
+        return {
+            "gains": [self._example(e, e.relative - level) for e in best if e.relative > level],
+            "losses": [self._example(e, e.relative - level) for e in worst if e.relative < level],
+        }
+
+    def _example(self, example: Example, gain: float) -> dict[str, Any]:
+        win = win_matrix(self.overall.family, example.coefs, example.raw_eta)
+        q = opponent_weights(self.overall.models, self.overall.ungrounded, self.overall.opponents)[self.index]
+        others = np.where(self._comparable, example.coefs, -np.inf)
+        best = int(np.argmax(others))
+        rate = float(win[self.index] @ q)
+        return {
+            "prompt": example.prompt if isinstance(example.prompt, str) else list(example.prompt),
+            "category": example.category,
+            "difference": round(gain, 6),
+            "win_rate": round(rate, 6) if np.isfinite(rate) else None,
+            "best_alternative": (
+                _duel(self.overall.models[best], win[best, self.index], win[self.index, best])
+                if np.isfinite(others[best])
+                else None
+            ),
+        }
+
+    @property
+    def _comparable(self) -> NDArray[np.bool_]:
+        """(M,) the other models that the model can be compared with."""
+        same: NDArray[np.bool_] = self.overall.apart == self.overall.apart[self.index]
+        same[self.index] = False
+        return same
+
+
+def _duel(name: str, beats: float, beaten: float) -> dict[str, Any]:
+    return {"model": name, "beats": round(float(beats), 6), "beaten": round(float(beaten), 6)}

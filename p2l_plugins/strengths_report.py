@@ -1,0 +1,118 @@
+"""The report on a model's strengths as markdown and as a page in HTML, from what `Strengths.to_dict` gives."""
+
+from __future__ import annotations
+
+import textwrap
+from html import escape
+from typing import Any
+
+from p2l_plugins.board_html import html_table, page
+from p2l_plugins.board_tables import escaped, gap, plus_minus, ranks, share
+
+_NOTE = (
+    "Differences are of the coefficient, less the mean of the comparable models, from the leaderboard of all prompts: "
+    "prompts that are hard for all models make none look weak. * holds at a false discovery rate of 5 % over all "
+    "models and categories. A single prompt's figures are predictions and have no interval."
+)
+_MARKDOWN_CHARACTERS, _HTML_CHARACTERS = 300, 2000
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The report as markdown."""
+    parts = [f"# Strengths and weaknesses of {escaped(report['model'])}", _overall(report)]
+    if report["categories"]:
+        parts += ["## By category", _markdown_table(report["categories"])]
+    for key, title in (("gains", "Gains most on"), ("losses", "Loses most on")):
+        parts.append(f"## {title}")
+        parts.append(_markdown_examples(report["prompts"][key]) or "No prompt.")
+        named = [(row, row["prompts"][key]) for row in _extreme(report["categories"], key)]
+        parts += [f"### {escaped(row['category'])}\n\n{_markdown_examples(found)}" for row, found in named if found]
+    return "\n\n".join([*parts, _NOTE])
+
+
+def html(report: dict[str, Any]) -> str:
+    """The report as a page."""
+    parts = [f"<p>{escape(_overall(report))}</p>"]
+    if report["categories"]:
+        heads, rows = _table(report["categories"])
+        parts += ["<h2>By category</h2>", html_table(heads, [[escape(cell) for cell in row] for row in rows])]
+    for key, title in (("gains", "Gains most on"), ("losses", "Loses most on")):
+        parts.append(f"<h2>{title}</h2>")
+        parts.append(_html_examples(report["prompts"][key]) or "<p>No prompt.</p>")
+        for row in _extreme(report["categories"], key):
+            if found := row["prompts"][key]:
+                summary = f"<summary>{escape(row['category'])}</summary>"
+                parts.append(f"<details>{summary}{_html_examples(found)}</details>")
+    parts.append(f'<p class="soft">{escape(_NOTE)}</p>')
+    return page(f"Strengths and weaknesses of {report['model']}", "\n".join(parts))
+
+
+def _overall(report: dict[str, Any]) -> str:
+    row = report["overall"]
+    between = f" ({ranks(row['rank_low'], row['rank_high'])})" if "rank_low" in row else ""
+    usable = f", P(usable) {share(row['usable'])}" if "usable" in row else ""
+    return (
+        f"Over all {report['n_prompts']:,} prompts: rank {row['rank']}{between}, coefficient {row['coef']:+.3f}, "
+        f"win rate {_rate(row)}{usable}."
+    )
+
+
+def _extreme(categories: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
+    """The three categories where the model gains, or loses, most."""
+    if key == "gains":
+        return [row for row in categories[:3] if row["difference"] > 0]
+    return [row for row in categories[:-4:-1] if row["difference"] < 0]
+
+
+def _table(categories: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    heads = ["category", "prompts", "difference", "rank", "win rate", "best alternative", "it wins", "it loses"]
+    rows = []
+    for row in categories:
+        best = row["best_alternative"]
+        between = f" ({ranks(row['rank_low'], row['rank_high'])})" if "rank_low" in row else ""
+        cells = [row["category"], f"{row['n_prompts']:,}", gap(row), f"{row['rank']}{between}", _rate(row)]
+        duel = [best["model"], share(best["beats"]), share(best["beaten"])] if best else ["–"] * 3
+        rows.append(cells + duel)
+    return heads, rows
+
+
+def _rate(row: dict[str, Any]) -> str:
+    return share(row["win_rate"]) + (plus_minus(row, "win_rate") if "win_rate_low" in row else "")
+
+
+def _markdown_table(categories: list[dict[str, Any]]) -> str:
+    heads, rows = _table(categories)
+    lines = [f"| {' | '.join(heads)} |", "|:---|---:|---:|---:|---:|:---|---:|---:|"]
+    return "\n".join(lines + [f"| {' | '.join(map(escaped, row))} |" for row in rows])
+
+
+def _figures(example: dict[str, Any]) -> str:
+    best = example["best_alternative"]
+    text = f"{example['difference']:+.2f}, win rate {share(example['win_rate'])}"
+    if example["category"] is not None:
+        text += f", {example['category']}"
+    if best is not None:
+        text += f"; best alternative {best['model']}: it wins {share(best['beats'])}, loses {share(best['beaten'])}"
+    return text
+
+
+def _markdown_examples(examples: list[dict[str, Any]]) -> str:
+    lines = []
+    for example in examples:
+        shown = textwrap.shorten(escaped(_text(example)), _MARKDOWN_CHARACTERS, placeholder=" …")
+        lines.append(f"- {escaped(_figures(example))}\n  > {shown}")
+    return "\n".join(lines)
+
+
+def _html_examples(examples: list[dict[str, Any]]) -> str:
+    parts = []
+    for example in examples:
+        text = _text(example)
+        shown = text if len(text) <= _HTML_CHARACTERS else text[:_HTML_CHARACTERS] + " …"
+        parts.append(f"<p>{escape(_figures(example))}</p>\n<blockquote>{escape(shown)}</blockquote>")
+    return "\n".join(parts)
+
+
+def _text(example: dict[str, Any]) -> str:
+    prompt = example["prompt"]
+    return prompt if isinstance(prompt, str) else "\n\n".join(prompt)
