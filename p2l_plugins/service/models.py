@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
 
 from p2l_plugins.outcomes import Family
 
@@ -13,8 +13,26 @@ MAX_TURNS = 1024
 MAX_COSTS = 1024
 MAX_NAME = 256
 
+
+def _prompt_form(value: Any) -> str | None:
+    """Which of the two forms a prompt is meant to have, so that an error is about that one."""
+    return "text" if isinstance(value, str) else "turns" if isinstance(value, list) else None
+
+
+def _cost_form(value: Any) -> str:
+    return "prices" if isinstance(value, dict | BaseModel) else "amount"
+
+
 Turns = Annotated[list[str], Field(min_length=1, max_length=MAX_TURNS)]
-Prompt = Annotated[str | Turns, Field(description="One user turn, or the user turns of a conversation, oldest first.")]
+Prompt = Annotated[
+    Annotated[str, Tag("text")] | Annotated[Turns, Tag("turns")],
+    Discriminator(
+        _prompt_form,
+        custom_error_type="prompt",
+        custom_error_message="A prompt is a string or a list of strings",
+    ),
+    Field(description="One user turn, or the user turns of a conversation, oldest first."),
+]
 Prompts = Annotated[list[Prompt], Field(min_length=1)]
 Name = Annotated[str, StringConstraints(max_length=MAX_NAME)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -87,7 +105,8 @@ class Price(_Request):
     output_tokens: Tokens | None = None
 
 
-Costs = Annotated[dict[Name, Amount | Price], Field(min_length=1, max_length=MAX_COSTS)]
+Cost = Annotated[Annotated[Amount, Tag("amount")] | Annotated[Price, Tag("prices")], Discriminator(_cost_form)]
+Costs = Annotated[dict[Name, Cost], Field(min_length=1, max_length=MAX_COSTS)]
 
 
 class CostsResponse(BaseModel):

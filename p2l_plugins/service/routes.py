@@ -124,7 +124,7 @@ async def route(asked: models.RouteRequest, request: Request, service: Serving) 
     if table is None:
         raise ConfigError("there are no costs: give costs in the request, or start the service with --costs")
     prompts = _turns([asked.prompt], 1)
-    tokens = choice.estimated_input_tokens(text_bytes(prompts[0]))
+    tokens = choice.estimated_input_tokens(sum(map(text_bytes, prompts[0])))
     price = choice.request_costs(table, "costs", tokens, asked.output_tokens)
     scored = await _unless_left(request, service.scores(prompts, 1))
     decision = choice.explain(
