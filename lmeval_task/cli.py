@@ -1,14 +1,13 @@
-"""`p2l-lm-eval`: lm-eval's own command, to which our tasks and the model `p2l` are known.
+"""`p2l-lm-eval`: lm-eval's own command, to which our tasks and the model `p2l` are known, and two commands of our own.
 
-`p2l_X` works for every task, group or tag X that lm-eval finds in the harness or under `--include_path`: where nobody
-wrote a YAML for it, one is made for the run.
+`p2l_X` and `X_p2l` work for every task, group or tag X that lm-eval finds in the harness or under `--include_path`:
+where nobody wrote a YAML for it, one is made for the run.
 """
 
 # mypy: disable-error-code="import-untyped"
 
 from __future__ import annotations
 
-import json
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -17,41 +16,53 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from lmeval_task import TASKS_DIR
-from lmeval_task.source import defines_task, find_task, harness_tasks
-from p2l_plugins.errors import P2LError
-
-PREFIX = "p2l_"
+from lmeval_task.derived import BENCHMARK_OF, LEADERBOARD_OF, benchmark_yamls, leaderboard_yamls, merged
+from lmeval_task.index import harness_tasks
+from lmeval_task.source import defines_task
+from p2l_plugins.errors import ConfigError, P2LError
 
 USAGE = """\
-p2l-lm-eval is lm-eval with P2L leaderboards: add p2l_X to --tasks for the leaderboard of task X's prompts.
+p2l-lm-eval is lm-eval with P2L. For any task, group or tag X of --tasks:
+
+  p2l_X   the leaderboard of X's prompts; asks the evaluated model nothing
+  X_p2l   X itself, and how well P2L predicts the evaluated model's score on each prompt
 
   p2l-lm-eval run --model hf --model_args pretrained=... --tasks gsm8k,p2l_gsm8k
-  p2l-lm-eval --tasks-dir      print our task folder, for lm_eval --include_path
-  p2l-lm-eval --debug run ...  show the traceback of an error
+  p2l-lm-eval add TASK --out DIR       write the YAML files of p2l_TASK and TASK_p2l
+  p2l-lm-eval report results.json      leaderboards, intervals and rank changes of a run as a page
+  p2l-lm-eval --tasks-dir              print our task folder, for lm_eval --include_path
+  p2l-lm-eval --debug ...              show the traceback of an error
 
+p2l_preference judges a bundle on held-out votes: --metadata '{"p2l_votes": "votes.jsonl"}'.
 Settings: --metadata '{"p2l_bundle": "starter", "p2l_model": "NAME", "p2l_prompt": "{{question}}", "p2l_top": 10}'
 All other arguments are lm-eval's:
 """
 
 
 def main() -> int:
-    """Runs the command; returns its exit status."""
+    """Runs the command; returns its exit status: 0 done, 1 failed, 2 bad usage."""
+    debug = "--debug" in sys.argv[1:]
+    if debug:
+        sys.argv.remove("--debug")
     arguments = sys.argv[1:]
     if arguments == ["--tasks-dir"]:
         print(TASKS_DIR)
         return 0
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
-    debug = "--debug" in arguments
-    if debug:
-        sys.argv.remove("--debug")
+    own = arguments[:1] in (["add"], ["report"])
     try:
-        _run()
-    except P2LError as error:
+        if own:
+            from lmeval_task.commands import app
+
+            app(arguments, standalone_mode=True, prog_name="p2l-lm-eval")
+        else:
+            _run()
+    except (P2LError, OSError) as error:
         if debug:
             raise
         print(f"p2l-lm-eval: {error}", file=sys.stderr)
-        return 1
+        return 2 if own and isinstance(error, ConfigError) else 1
     return 0
 
 
@@ -71,39 +82,39 @@ def _run() -> None:
 
 
 def include_paths(args: Namespace, folder: Path) -> list[str]:
-    """Folders for lm-eval: ours, `folder` with a YAML for each `p2l_*` task that nobody wrote, then the user's.
+    """Folders for lm-eval: ours, `folder` with YAMLs for `p2l_X` and `X_p2l` that nobody wrote, then the user's.
 
     Raises:
-        ConfigError: a `p2l_X` where no task X is known.
+        ConfigError: a `p2l_X` or `X_p2l` where no task X is known.
     """
     config = _config_file(args)
     given = getattr(args, "include_path", None) or config.get("include_path") or []
     users = [Path(path).absolute() for path in ([given] if isinstance(given, str | Path) else given)]
+    files: dict[str, str] = {}
     for name in _names(getattr(args, "tasks", None) or config.get("tasks") or []):
-        if needs_yaml(name, users):
-            source = name.removeprefix(PREFIX)
-            find_task(source, users)  # a name that does not exist fails here, before lm-eval reads its index
-            (folder / f"{name.replace('/', '_')}.yaml").write_text(task_yaml(name, source, users), encoding="utf-8")
+        source = source_of(name, users)
+        if source is not None:  # a name that does not exist fails here, before lm-eval reads its index
+            make = leaderboard_yamls if name.startswith(LEADERBOARD_OF) else benchmark_yamls
+            files = merged(files, make(source, users))
+    for file, text in files.items():
+        (folder / file).write_text(text, encoding="utf-8")
     return [str(path) for path in [TASKS_DIR, folder, *users]]
 
 
-def needs_yaml(name: str, users: Sequence[Path]) -> bool:
-    """Whether a task name asks for a leaderboard for which neither the user nor we have the right YAML."""
-    if not name.startswith(PREFIX) or name.endswith(".yaml") or set(name) & set("*?[") or defines_task(name, users):
-        return False
+def source_of(name: str, users: Sequence[Path]) -> str | None:
+    """The task X of `p2l_X` or `X_p2l`, where neither the user nor we have the right YAML for it; else None."""
+    if name.endswith(".yaml") or set(name) & set("*?["):
+        return None
+    if name.startswith(LEADERBOARD_OF):
+        source = name.removeprefix(LEADERBOARD_OF)
+    elif name.endswith(BENCHMARK_OF):
+        source = name.removesuffix(BENCHMARK_OF)
+    else:
+        return None
+    if defines_task(name, [*users, harness_tasks()]):
+        return None
     # our YAMLs look in lm-eval only: a user's task of the same name as one of lm-eval's needs its own
-    return not defines_task(name, [TASKS_DIR]) or defines_task(name.removeprefix(PREFIX), users)
-
-
-def task_yaml(name: str, source: str, folders: Sequence[Path]) -> str:
-    """The YAML of the leaderboard of a source task (values as JSON, which is YAML)."""
-    return (
-        f"task: {json.dumps(name)}\n"
-        "class: !function lmeval_task.task.P2LLeaderboard\n"
-        f"p2l_source: {json.dumps(source)}\n"
-        f"p2l_include_path: {json.dumps([str(folder) for folder in folders])}\n"
-        "metadata:\n  version: 1.0\n"
-    )
+    return None if defines_task(name, [TASKS_DIR]) and not defines_task(source, users) else source
 
 
 def _names(tasks: str | Sequence[Any]) -> list[str]:

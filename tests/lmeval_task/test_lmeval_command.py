@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from lmeval_task import TASKS_DIR
-from lmeval_task.cli import include_paths, main, needs_yaml
+from lmeval_task.cli import include_paths, main, source_of
 from p2l_plugins.errors import ConfigError
 
 
@@ -28,9 +28,9 @@ def written(folder):
 
 
 def test_a_yaml_is_made_for_each_leaderboard_that_nobody_wrote(user, made):
-    args = Namespace(tasks=["bench", "p2l_bench", "p2l_boolq", "p2l_gsm8k"], include_path=str(user), config=None)
+    args = Namespace(tasks=["bench", "p2l_bench", "p2l_copa", "p2l_gsm8k"], include_path=str(user), config=None)
     assert include_paths(args, made) == [str(TASKS_DIR), str(made), str(user)]
-    assert written(made) == ["p2l_bench", "p2l_boolq"]
+    assert written(made) == ["p2l_bench", "p2l_copa"]
     text = (made / "p2l_bench.yaml").read_text().replace("!function ", "")
     assert yaml.safe_load(text) == {
         "task": "p2l_bench",
@@ -41,6 +41,12 @@ def test_a_yaml_is_made_for_each_leaderboard_that_nobody_wrote(user, made):
     }
 
 
+def test_a_yaml_is_made_for_each_benchmark_that_nobody_wrapped(user, made):
+    include_paths(Namespace(tasks=["bench_p2l", "gsm8k_p2l"], include_path=str(user), config=None), made)
+    assert written(made) == ["bench_p2l"]
+    assert "class: !function lmeval_task.benchmark.P2LBenchmark" in (made / "bench_p2l.yaml").read_text()
+
+
 def test_the_users_own_leaderboard_is_left_alone(user, made):
     (user / "mine.yaml").write_text("task: p2l_bench\n")
     include_paths(Namespace(tasks="p2l_bench", include_path=str(user)), made)
@@ -49,12 +55,12 @@ def test_the_users_own_leaderboard_is_left_alone(user, made):
 
 def test_a_users_task_with_the_name_of_a_shipped_source_gets_its_own_leaderboard(tmp_path, write_task):
     folder = write_task("gsm8k", ["math"], tmp_path / "own")
-    assert needs_yaml("p2l_gsm8k", [folder])
-    assert not needs_yaml("p2l_gsm8k", [])
+    assert source_of("p2l_gsm8k", [folder]) == source_of("gsm8k_p2l", [folder]) == "gsm8k"
+    assert source_of("p2l_gsm8k", []) is None
 
 
 def test_patterns_files_and_other_tasks_need_no_yaml():
-    assert not any(needs_yaml(name, []) for name in ["p2l_*", "p2l_x.yaml", "boolq"])
+    assert not any(source_of(name, []) for name in ["p2l_*", "p2l_x.yaml", "boolq", "*_p2l", "p2l_preference"])
 
 
 def test_tasks_and_folders_of_a_config_file_count(user, made, tmp_path):

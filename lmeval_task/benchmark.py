@@ -1,0 +1,209 @@
+"""`X_p2l`: benchmark X itself, and beside its rows how well P2L predicts the evaluated model's score on each prompt.
+
+Rows, per metric that is a number per prompt and per filter: `p2l_auc:METRIC` and `p2l_spearman:METRIC`, each with its
+standard error and, as `…_low` and `…_high`, a 95 % interval by bootstrap over prompts; and `p2l_predicted`, the mean
+prediction. The prediction is P(usable) = σ(β) of a `grk` bundle, and the predicted win rate of the other families. A
+figure that is not defined, as where all prompts have the same score, is "n/a".
+"""
+
+# mypy: disable-error-code="import-untyped"
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Self
+
+import numpy as np
+from lm_eval.api.task import Task
+
+from lmeval_task.agreement import Agreement, Figure, agreement
+from lmeval_task.prompts_task import NO_ERROR, NO_VALUE, read_settings, score_turns
+from lmeval_task.settings import required_model
+from lmeval_task.source import prompt_of
+from lmeval_task.task import source_tasks
+from p2l_plugins.errors import ConfigError, PromptError
+from p2l_plugins.outcomes import Array, usable_probability
+from p2l_plugins.prompts import Turns, as_turns
+from p2l_plugins.scorer import Scores
+
+PREDICTED = "p2l_predicted"
+AUC, SPEARMAN = "p2l_auc", "p2l_spearman"
+
+Pair = tuple[float, float]
+
+
+class P2LBenchmark(Task):  # type: ignore[misc]  # lm-eval ships no types
+    """The source task with our rows added.
+
+    An instance is the source task's own object, whose class is made a subclass of this one and of the source's: so
+    whatever the harness asks of it (examples, requests, filters, metrics, unsafe code, images) is answered as before,
+    in every version of the harness.
+
+    Attributes:
+        settings: from the YAML and `--metadata`.
+        p2l: the scorer.
+        evaluated: column of the evaluated model.
+    """
+
+    def __new__(cls, config: dict[str, Any] | None = None) -> Self:
+        """Loads the source task.
+
+        Raises:
+            ConfigError: wrong settings, an unknown source task, or one that is a group or a tag.
+            DataError: as `load_source`.
+        """
+        config = config or {}
+        settings, _ = read_settings(config)
+        tasks = source_tasks(settings, dict(config.get("metadata") or {}))
+        if len(tasks) != 1:
+            raise ConfigError(
+                f"the source {settings.p2l_source!r} is {len(tasks)} tasks; p2l-lm-eval runs or adds "
+                f"{settings.p2l_source}_p2l as a group of wrapped tasks"
+            )
+        [task] = tasks
+        task.__class__ = type(f"P2L{type(task).__name__}", (cls, type(task)), {})
+        return task  # type: ignore[no-any-return]
+
+    def __init__(self, config: dict[str, Any] | None = None) -> None:
+        """The source task is made already; this adds what is ours.
+
+        Raises:
+            BundleError, ConfigError: a damaged bundle, or the evaluated model is not one of its models.
+        """
+        config = config or {}
+        metadata = dict(config.get("metadata") or {})
+        self.settings, self.p2l = read_settings(config)
+        self.evaluated = required_model(self.p2l, self.settings.p2l_model, metadata)
+        self.set_config("task", config.get("task", f"{self.settings.p2l_source}_p2l"))
+        if config.get("task_alias"):
+            self.set_config("task_alias", config["task_alias"])
+        self._p2l_off = False
+        self._p2l_of: dict[Turns, float] = {}
+        self._p2l_rows: dict[str, Callable[[list[Pair]], float | str]] = {}
+        self._p2l_metrics: dict[str, list[str]] = {}
+        self._p2l_report: dict[str, Any] = {}
+
+    def override_metric(self, metric_name: str) -> None:
+        """Under `--predict_only` there are no scores to compare with, so our rows are left out."""
+        self._p2l_off = True
+        super().override_metric(metric_name)
+
+    def apply_filters(self) -> Any:
+        """Scores the prompts in one go, after the evaluated model has run."""
+        result = super().apply_filters()
+        if not self._p2l_off:
+            docs = {instance.doc_id: instance.doc for instance in self.instances}
+            turns = list(dict.fromkeys(map(self._p2l_turns, docs.values())))
+            scores = score_turns(self.p2l, turns, f"P2L scores of {self.task_name}")
+            self._p2l_of = dict(zip(turns, predictions(scores, self.evaluated).tolist(), strict=True))
+            truncated = 0 if scores.truncated is None else int(scores.truncated.sum())
+            self._p2l_report = {
+                "kind": "benchmark",
+                "source": self.settings.p2l_source,
+                "bundle": self.p2l.bundle.manifest.name,
+                "fingerprint": self.p2l.fingerprint,
+                "evaluated_model": self.p2l.models[self.evaluated],
+                "prediction": "usable" if self.p2l.family == "grk" else "win_rate",
+                "n_truncated": truncated,
+            }
+        return result
+
+    def process_results(self, doc: Any, results: Any) -> dict[str, Any]:
+        """The source's values, and (prediction, score) for each of our rows."""
+        values: dict[str, Any] = super().process_results(doc, results)
+        if self._p2l_off:
+            return values
+        predicted = self._p2l_of[self._p2l_turns(doc)]
+        own: dict[str, Pair] = {}
+        for metric, value in values.items():
+            score = as_number(value)
+            if score is not None:
+                own |= dict.fromkeys(self._rows_of(metric), (predicted, score))
+        if own:
+            self._p2l_rows |= {PREDICTED: _mean, f"{PREDICTED}_stderr": _mean_error}
+            own = {PREDICTED: (predicted, 0.0), f"{PREDICTED}_stderr": (predicted, 0.0), **own}
+        return {**values, **own}
+
+    def _rows_of(self, metric: str) -> list[str]:
+        if metric not in self._p2l_metrics:
+            lower = super().higher_is_better().get(metric) is False
+            rows = agreement_rows(metric, lower)
+            self._p2l_rows |= rows
+            self._p2l_metrics[metric] = list(rows)
+        return self._p2l_metrics[metric]
+
+    def aggregation(self) -> dict[str, Any]:
+        """The source's, and ours."""
+        return {**super().aggregation(), **self._p2l_rows}
+
+    def higher_is_better(self) -> dict[str, Any]:
+        """The source's, and that more agreement is better."""
+        ours = [row for row in self._p2l_rows if row.startswith((f"{AUC}:", f"{SPEARMAN}:")) and not _is_error(row)]
+        return {**super().higher_is_better(), **dict.fromkeys(ours, True)}
+
+    def dump_config(self) -> dict[str, Any]:
+        """The source's config, with which bundle predicted, and whose score, under `p2l`."""
+        return {**super().dump_config(), **({"p2l": self._p2l_report} if self._p2l_report else {})}
+
+    def _p2l_turns(self, doc: Any) -> Turns:
+        try:
+            return as_turns(prompt_of(self, doc, self.settings.p2l_prompt))
+        except PromptError as error:
+            raise PromptError(f"{self.task_name}: {error}") from None
+
+
+def predictions(scores: Scores, model: int) -> Array:
+    """(N,) what P2L predicts of a model on each prompt: P(usable), or the win rate where the family has none."""
+    if scores.family == "grk":
+        return usable_probability(scores.coefs[:, model])
+    rates = [scores_row.win_rates()[0, model] for scores_row in map(partial(_row, scores), range(len(scores)))]
+    return np.array(rates, np.float64)
+
+
+def _row(scores: Scores, i: int) -> Scores:
+    eta = None if scores.raw_eta is None else scores.raw_eta[i : i + 1]
+    return Scores(scores.models, scores.coefs[i : i + 1], eta, scores.family, scores.aliases, scores.ungrounded)
+
+
+def as_number(value: Any) -> float | None:
+    """A metric's value on one prompt; None where it is not one finite number."""
+    if isinstance(value, bool | int | float | np.bool_ | np.integer | np.floating) and np.isfinite(value):
+        return float(value)
+    return None
+
+
+def agreement_rows(metric: str, lower_is_better: bool) -> dict[str, Callable[[list[Pair]], float | str]]:
+    """Names of a metric's rows and how each is aggregated; a standard error stands right after its row."""
+    metric = metric.replace(",", "_").replace("/", "_")  # lm-eval splits names at a comma, and W&B at a slash
+
+    def show(pick: Callable[[Agreement], float | None], missing: str) -> Callable[[list[Pair]], float | str]:
+        def aggregate(items: list[Pair]) -> float | str:
+            predicted, score = np.array(items, np.float64).T
+            value = pick(agreement(predicted, score, lower_is_better))
+            return missing if value is None else value
+
+        return aggregate
+
+    figures: dict[str, Callable[[Agreement], Figure]] = {AUC: lambda a: a.auc, SPEARMAN: lambda a: a.spearman}
+    rows = {}
+    for name, figure in figures.items():
+        rows[f"{name}:{metric}"] = show(lambda a, f=figure: f(a).value, NO_VALUE)  # type: ignore[misc]
+        rows[f"{name}:{metric}_stderr"] = show(lambda a, f=figure: f(a).stderr, NO_ERROR)  # type: ignore[misc]
+        rows[f"{name}:{metric}_low"] = show(lambda a, f=figure: f(a).low, NO_VALUE)  # type: ignore[misc]
+        rows[f"{name}:{metric}_high"] = show(lambda a, f=figure: f(a).high, NO_VALUE)  # type: ignore[misc]
+    return rows
+
+
+def _is_error(row: str) -> bool:
+    return row.endswith(("_stderr", "_low", "_high"))
+
+
+def _mean(items: list[Pair]) -> float:
+    return float(np.mean([predicted for predicted, _ in items]))
+
+
+def _mean_error(items: list[Pair]) -> float | str:
+    if len(items) < 2:
+        return NO_ERROR
+    return float(np.std([predicted for predicted, _ in items], ddof=1) / np.sqrt(len(items)))
