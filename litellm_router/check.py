@@ -120,11 +120,14 @@ def _rule(settings: P2LSettings, group: str, found: Sequence[Candidate], bundle:
 
 def _prices(deployment: Mapping[str, Any], info: Mapping[str, Any]) -> list[str]:
     says = []
-    for place, values in (("litellm_params", deployment.get("litellm_params") or {}), ("model_info", info)):
-        for name in (INPUT, OUTPUT):
+    for name in (INPUT, OUTPUT):
+        # the first place counts, and LiteLLM copies what stands there into the second
+        for place, values in (("litellm_params", deployment.get("litellm_params") or {}), ("model_info", info)):
             value = values.get(name)
-            if value is not None and not _is_price(value):
-                says.append(f"{place}.{name} = {value!r} is not a price; valid: USD per token, at least 0")
+            if value is not None:
+                if not _is_price(value):
+                    says.append(f"{place}.{name} = {value!r} is not a price; valid: USD per token, at least 0")
+                break
     return says
 
 

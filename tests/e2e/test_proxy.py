@@ -13,6 +13,7 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # before the firs
 import httpx
 import pytest
 import yaml
+from upstream import upstream
 
 from litellm_router.demo import Proxy, running_proxy, warm_up
 
@@ -36,36 +37,87 @@ tap = Tap()
 """
 
 
-def deployment(group, model, **params):
+def deployment(group, p2l_model, info=None, **params):
     params = {
+        "model": f"openai/{p2l_model}",
+        "api_key": "k",
         "input_cost_per_token": 1e-6,
         "output_cost_per_token": 2e-6,
-        "mock_response": f"answer of {model}",
+        "mock_response": f"answer of {p2l_model}",
     } | params
     return {
         "model_name": group,
-        "litellm_params": {"model": f"openai/{model}", "api_key": "k"} | params,
-        "model_info": {"id": f"{group}/{model}", "p2l_model": model},
+        "litellm_params": params,
+        "model_info": {"id": f"{group}/{p2l_model}", "p2l_model": p2l_model} | (info or {}),
     }
 
 
-def config_of(callbacks, **p2l_settings):
-    groups = [deployment("auto", model) for model in MODELS]
-    for error in ("InternalServerError", "RateLimitError"):
-        for failing in MODELS:
-            group = f"{error}-{failing}"
-            groups += [
-                deployment(group, model, **({"mock_response": f"litellm.{error}"} if model == failing else {}))
-                for model in MODELS
-            ]
+def at(provider, how, **params):
+    """Parameters of a deployment that a real provider answers."""
+    return {"api_base": provider.base(how), "mock_response": None, "max_retries": 0} | params
+
+
+def stream_of(provider, model):
+    """LiteLLM's mock answers do not stream on every route."""
+    return at(provider, f"answer of {model}".replace(" ", "%20")) | {"model": f"hosted_vllm/{model}"}
+
+
+def config_of(callbacks, groups, **p2l_settings):
+    return {
+        "model_list": groups,
+        "litellm_settings": {"callbacks": callbacks} | ({"p2l_settings": p2l_settings} if p2l_settings else {}),
+        "router_settings": {"enable_pre_call_checks": True, "enable_tag_filtering": True, "cooldown_time": 60},
+        "general_settings": {"master_key": "os.environ/LITELLM_MASTER_KEY"},
+    }
+
+
+def groups_of(provider, ranking):
+    """Groups whose best model for `PROMPT` can't answer, each in another way."""
+    best = ranking[0]
+    failing = {how: at(provider, how) for how in ("500", "401", "429")} | {"hang": at(provider, "hang", timeout=0.5)}
     plain = deployment("plain", MODELS[0]), deployment("plain", MODELS[1])
     for one in plain:
         del one["model_info"]["p2l_model"]
-    return {
-        "model_list": [*groups, *plain, deployment("one", MODELS[0])],
-        "litellm_settings": {"callbacks": callbacks} | ({"p2l_settings": p2l_settings} if p2l_settings else {}),
-        "general_settings": {"master_key": "os.environ/LITELLM_MASTER_KEY"},
-    }
+    return [
+        *(deployment("auto", model) for model in MODELS),
+        *(
+            deployment(how, model, **(params if model == best else {}))
+            for how, params in failing.items()
+            for model in MODELS
+        ),
+        *(deployment("window", model) for model in ranking[1:]),
+        # by another name: LiteLLM shares what it knows of a window among all deployments of a name
+        deployment("window", best, {"max_input_tokens": 4}, model="openai/small"),
+        *(deployment("tags", model, tags=["gold" if model == best else "all"]) for model in MODELS),
+        *(deployment("cooling", model, **at(provider, "429")) for model in MODELS),
+        *(deployment("streams", model, **stream_of(provider, model)) for model in MODELS),
+        *plain,
+        deployment("one", MODELS[0]),
+    ]
+
+
+def ranking_by_bundle(prompt):
+    """The models by what the bundle gives, and the highest value."""
+    from p2l_plugins import P2L
+    from p2l_plugins.routing import values
+
+    p2l = P2L.load()
+    scores = p2l.score([prompt])
+    eta = None if scores.raw_eta is None else scores.raw_eta[0]
+    value = values("win_rate", p2l.family, scores.coefs[0, [p2l.index(model) for model in MODELS]], eta)
+    return [MODELS[i] for i in (-value).argsort()], float(value.max())
+
+
+@pytest.fixture(scope="module")
+def ranking():
+    """The models for `PROMPT`, the best first."""
+    return ranking_by_bundle(PROMPT)[0]
+
+
+@pytest.fixture(scope="module")
+def provider():
+    with upstream() as one:
+        yield one
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +126,11 @@ def tap(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def proxy(tmp_path_factory, tap):
+def proxy(tmp_path_factory, tap, provider, ranking):
     folder = tmp_path_factory.mktemp("proxy")
     (folder / "tap.py").write_text(TAP)
-    config = config_of(["litellm_router.p2l_router", "tap.tap"])  # the callback alone, no settings
+    groups = groups_of(provider, ranking)
+    config = config_of(["litellm_router.p2l_router", "tap.tap"], groups)  # the callback alone, no settings
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     with running_proxy(folder / "config.yaml", env={"TAP": str(tap)}) as running:
         with httpx.Client(timeout=30) as client:
@@ -112,19 +165,11 @@ def test_the_best_model_answers_and_the_headers_tell_why(proxy):
 
 
 def test_the_ranking_is_the_one_that_the_bundle_gives(proxy):
-    from p2l_plugins import P2L
-    from p2l_plugins.routing import values
-
-    p2l = P2L.load()
-    columns = [p2l.index(model) for model in MODELS]
     for prompt in (PROMPT, "Hi! How was your day?", "Write a Python function that merges two sorted lists."):
-        scores = p2l.score([prompt])
-        eta = None if scores.raw_eta is None else scores.raw_eta[0]
-        value = values("win_rate", p2l.family, scores.coefs[0, columns], eta)
-        expected = [MODELS[i] for i in (-value).argsort()]
+        expected, value = ranking_by_bundle(prompt)
         response = chat(proxy, prompt)
         assert ranking_of(response) == expected
-        assert float(response.headers["x-p2l-win-rate"]) == pytest.approx(value.max(), abs=1e-4)
+        assert float(response.headers["x-p2l-win-rate"]) == pytest.approx(value, abs=1e-4)
 
 
 def test_the_second_time_the_scores_come_from_the_cache_on_every_route(proxy):
@@ -143,24 +188,80 @@ def test_the_second_time_the_scores_come_from_the_cache_on_every_route(proxy):
         assert f"answer of {response.headers['x-p2l-model']}" in response.text
 
 
-def test_streaming_is_routed(proxy):
-    body = {"model": "auto", "stream": True, "messages": [{"role": "user", "content": PROMPT}]}
-    with httpx.stream(
-        "POST", f"{proxy.url}/v1/chat/completions", json=body, headers=proxy.headers, timeout=30
-    ) as response:
-        chunks = [json.loads(line[6:]) for line in response.iter_lines() if line.startswith("data: {")]
-    text = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks if chunk["choices"])
-    assert text == f"answer of {response.headers['x-p2l-model']}"
+@pytest.mark.parametrize(
+    ("path", "group", "body"),
+    [
+        ("/v1/chat/completions", "auto", {"messages": [{"role": "user", "content": PROMPT}]}),
+        ("/v1/messages", "streams", {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 50}),
+        ("/v1/responses", "streams", {"input": PROMPT}),
+        ("/v1/completions", "auto", {"prompt": PROMPT}),
+    ],
+)
+def test_streams_are_routed_on_every_route(proxy, ranking, path, group, body):
+    body = body | {"model": group, "stream": True}
+    with httpx.stream("POST", proxy.url + path, json=body, headers=proxy.headers, timeout=30) as response:
+        content = response.read().decode()
+    assert response.status_code == 200, content
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert response.headers["x-p2l-model"] == ranking[0]
+    assert ranking_of(response) == ranking
+    lines = [json.loads(line[6:]) for line in content.splitlines() if line.startswith("data: {")]
+    assert "".join(map(delta_of, lines)) == f"answer of {ranking[0]}"
 
 
-@pytest.mark.parametrize("error", ["InternalServerError", "RateLimitError"])
-def test_when_the_best_model_fails_the_second_answers_the_same_request(proxy, error):
-    best, second, third = ranking_of(chat(proxy, PROMPT))
-    response = chat(proxy, PROMPT, model=f"{error}-{best}")
+def delta_of(event):
+    """The text that an event of any route adds."""
+    if event.get("type") == "response.output_text.delta":
+        return event["delta"]
+    if event.get("type") == "content_block_delta":
+        return event["delta"].get("text", "")
+    choice = (event.get("choices") or [{}])[0]
+    return choice.get("text") or (choice.get("delta") or {}).get("content") or ""
+
+
+@pytest.mark.parametrize("how", ["500", "401", "429", "hang"])
+def test_when_the_best_model_fails_the_second_answers_the_same_request(proxy, provider, ranking, how):
+    before = provider.asked[how]
+    response = chat(proxy, PROMPT, model=how)
     assert response.status_code == 200
-    assert response.json()["choices"][0]["message"]["content"] == f"answer of {second}"
-    assert response.headers["x-p2l-model"] == second
-    assert third in response.headers["x-p2l-ranking"]
+    assert response.json()["choices"][0]["message"]["content"] == f"answer of {ranking[1]}"
+    assert response.headers["x-p2l-model"] == ranking[1]
+    assert ranking[2] in ranking_of(response)
+    assert provider.asked[how] - before >= 1
+
+
+def test_a_best_model_that_is_cooling_down_is_not_asked(proxy, provider, ranking):
+    chat(proxy, PROMPT, model="429")
+    before = provider.asked["429"]
+    response = chat(proxy, PROMPT, model="429")
+    assert response.headers["x-p2l-model"] == ranking[1]
+    assert ranking_of(response) == ranking[1:]
+    assert provider.asked["429"] == before
+
+
+def test_when_all_are_cooling_down_the_answer_is_litellms_own_429(proxy, provider):
+    for _ in range(10):  # LiteLLM's cooldown begins a moment after the failure
+        before = provider.asked["429"]
+        response = chat(proxy, PROMPT, model="cooling")
+        assert response.status_code == 429
+        if provider.asked["429"] == before:
+            break
+        time.sleep(0.1)
+    assert provider.asked["429"] == before
+    assert "No deployments available" in response.text
+    assert "p2l" not in response.text
+
+
+def test_a_best_model_with_too_small_a_window_is_passed_over(proxy, ranking):
+    response = chat(proxy, PROMPT, model="window")
+    assert response.headers["x-p2l-model"] == ranking[1]
+    assert ranking_of(response) == ranking
+
+
+@pytest.mark.parametrize(("tag", "place"), [("all", 1), ("gold", 0)])
+def test_a_best_model_without_the_requests_tag_is_passed_over(proxy, ranking, tag, place):
+    response = chat(proxy, PROMPT, model="tags", metadata={"tags": [tag]})
+    assert response.headers["x-p2l-model"] == ranking[place]
 
 
 @pytest.mark.parametrize("content", ["", "   ", [IMAGE], [{"type": "text", "text": ""}]], ids=repr)
@@ -192,17 +293,38 @@ def test_loggers_get_the_decision_and_no_text_of_the_prompt(proxy, tap):
     assert SECRET not in tap.read_text() + proxy.log.read_text() + str(response.headers)
 
 
-def test_broken_settings_fail_no_request_and_are_said_once(tmp_path):
-    config = tmp_path / "config.yaml"
-    config.write_text(yaml.safe_dump(config_of(["litellm_router.p2l_router"], rul="cap")))
-    with running_proxy(config) as proxy:
-        for _ in range(5):
-            response = chat(proxy, PROMPT)
-            assert response.status_code == 200
-            assert response.headers["x-p2l-error"] == "settings"
-        log = proxy.log.read_text()
-    assert log.count("p2l_settings.rul = 'cap' is not a setting; valid: bundle, rule") == 1
-    assert PROMPT not in log
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory, provider, ranking):
+    """A proxy whose settings have a wrong key."""
+    config = tmp_path_factory.mktemp("broken") / "config.yaml"
+    groups = groups_of(provider, ranking)
+    config.write_text(yaml.safe_dump(config_of(["litellm_router.p2l_router", "prometheus"], groups, rul="cap")))
+    with running_proxy(config) as running:
+        yield running
+
+
+def metrics_of(proxy):
+    """The samples of a proxy's /metrics that are ours."""
+    text = httpx.get(f"{proxy.url}/metrics/", headers=proxy.headers, timeout=30, follow_redirects=True).text
+    lines = [line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("p2l_")]
+    return {name: float(value) for name, value in lines}
+
+
+def test_broken_settings_are_said_at_the_start_and_fail_no_request(broken):
+    sentence = "p2l_settings.rul = 'cap' is not a setting; valid: bundle, rule"
+    end = time.monotonic() + 10
+    while sentence not in broken.log.read_text():
+        assert time.monotonic() < end, "nothing was said before the first request"
+        time.sleep(0.1)
+    for _ in range(5):
+        response = chat(broken, PROMPT)
+        assert response.status_code == 200
+        assert response.headers["x-p2l-error"] == "settings"
+    assert broken.log.read_text().count(sentence) == 1
+    assert PROMPT not in broken.log.read_text()
+    metrics = metrics_of(broken)
+    assert metrics["p2l_config_problems_total"] == 1
+    assert metrics['p2l_not_routed_total{reason="settings"}'] == 5
 
 
 def test_the_demo_shows_two_passes_and_stops_its_proxy():
@@ -220,7 +342,7 @@ def test_the_demo_says_what_is_wrong_and_fails(tmp_path):
     empty = tmp_path / "empty.yaml"
     empty.write_text("model_list: []")
     broken = tmp_path / "broken.yaml"
-    broken.write_text(yaml.safe_dump(config_of(["litellm_router.no_such_name"])))
+    broken.write_text(yaml.safe_dump(config_of(["litellm_router.no_such_name"], [deployment("a", m) for m in MODELS])))
     for config, says in (
         (tmp_path / "none.yaml", "no such file"),
         (empty, "no model group"),

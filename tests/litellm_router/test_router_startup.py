@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+import threading
 
 import litellm
 import pytest
@@ -30,8 +31,15 @@ def said(caplog):
 def started(tiny, deployments, **settings):
     router = P2LRouter(P2LSettings(timeout_ms=5000, **settings), lambda _: tiny)
     warm_up(router, deployments)
-    router.scoring(router.settings()).start().result(10)
+    ended()
     return router
+
+
+def ended():
+    """Waits for the threads that load, and check afterwards."""
+    for thread in threading.enumerate():
+        if thread.name == "p2l-load":
+            thread.join(20)
 
 
 async def test_what_is_wrong_with_the_deployments_is_said_at_the_start_and_once(tiny, deployment, group, caplog):
@@ -71,7 +79,7 @@ async def test_a_group_that_comes_later_is_checked_at_its_first_request(tiny, de
 def test_a_bundle_that_does_not_load_and_a_wrong_key_are_said_at_the_start(tmp_path, monkeypatch, caplog):
     broken = P2LRouter(P2LSettings(bundle=str(tmp_path)))
     warm_up(broken, [])
-    broken.scoring(broken.settings()).start().exception(10)
+    ended()
     assert f"p2l_settings.bundle = '{tmp_path}'" in said(caplog)[0]
     assert "p2l.json is missing" in said(caplog)[0]
     monkeypatch.setattr(litellm, "p2l_settings", {"budgt": 1}, raising=False)
