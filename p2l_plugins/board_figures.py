@@ -76,7 +76,7 @@ def heat_map(boards: CategoryBoards, path: Path, title: str, top: int | None) ->
     image = axes.imshow(value, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto")
     if holds.size:
         rows, columns = np.nonzero(holds)
-        axes.scatter(columns, rows, s=7, color="black", linewidths=0)
+        axes.scatter(columns, rows, s=11, color="white", edgecolors="black", linewidths=0.8)
     labels = [
         f"{textwrap.shorten(_plain(name), 40, placeholder='…')} ({boards.boards[name].n_prompts})" for name in names
     ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from p2l_plugins.board_tables import DIFFERENCES, difference_cell, gap, plus_minus, ranks, share, span
+from p2l_plugins.board_tables import DIFFERENCES, between, difference_cell, gap, ranks, share, span
 
 if TYPE_CHECKING:
     from p2l_plugins.by_category import CategoryBoards
@@ -29,7 +29,7 @@ th, td { padding: .2rem .6rem; border-bottom: 1px solid var(--line); text-align:
 th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
 th.name, td.name { text-align: left; } td.name { font-weight: 500; }
 table.heat td { text-align: center; min-width: 3.4rem; padding: .2rem .3rem; }
-table.heat th { white-space: normal; max-width: 7rem; text-align: center; overflow-wrap: anywhere; }
+table.heat th { white-space: normal; max-width: 9rem; padding: .2rem .3rem; text-align: center; }
 table.heat th.name { text-align: left; } td.holds { font-weight: 700; }
 table.heat td.name { text-align: left; padding-right: .8rem; }
 svg.span { display: block; } svg.span line { stroke: var(--mark); stroke-width: 2; }
@@ -84,9 +84,8 @@ def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]], name: int = 
         f'<th scope="col"{" class=name" if i == name else ""}>{escape(text)}</th>' for i, text in enumerate(heads)
     )
     body = "\n".join("<tr>" + "".join(cell(i, c) for i, c in enumerate(row)) + "</tr>" for row in rows)
-    return (
-        f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
-    )
+    table = f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody>"
+    return f'<div class="scroll" tabindex="0"><table class="{kind}">{table}</table></div>'
 
 
 def board_table(board: Leaderboard, top: int | None) -> str:
@@ -108,7 +107,7 @@ def board_table(board: Leaderboard, top: int | None) -> str:
         if board.intervals is not None:
             cells += [span(row, "coef", "+.2f"), _drawn(row, min(ends), max(ends))]
             cells.append(ranks(row["rank_low"], row["rank_high"]))
-        cells.append(share(row["win_rate"]) + (plus_minus(row, "win_rate") if board.intervals is not None else ""))
+        cells.append(share(row["win_rate"]) + between(row, "win_rate"))
         if board.family == "grk":
             cells.append(share(row["usable"]))
         if board.difference is not None:
@@ -163,9 +162,9 @@ def _heat_cell(board: Leaderboard, i: int, limit: float, what: str) -> str:
     gap = board.difference
     strength = min(abs(float(gap.value[i])) / limit, 1.0) * 0.6  # text stays readable on it, light and dark
     colour = "31,95,168" if gap.value[i] > 0 else "217,110,30"
-    between = "" if not np.isfinite(gap.low[i]) else f" ({gap.low[i]:+.2f} … {gap.high[i]:+.2f})"
+    spread = "" if not np.isfinite(gap.low[i]) else f" ({gap.low[i]:+.2f} … {gap.high[i]:+.2f})"
     holds = ' class="holds"' if gap.holds is not None and gap.holds[i] else ""
-    title = escape(f"{what}: {gap.value[i]:+.2f}{between}", quote=True)
+    title = escape(f"{what}: {gap.value[i]:+.2f}{spread}", quote=True)
     return (
         f'<td{holds} style="background:rgba({colour},{strength:.2f})" title="{title}">{difference_cell(board, i)}</td>'
     )

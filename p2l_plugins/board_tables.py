@@ -33,7 +33,6 @@ def markdown_table(board: Leaderboard, top: int | None = None) -> str:
 
 def table_columns(board: Leaderboard) -> list[tuple[str, Any]]:
     """Headings of a board's columns, and what gives a row's cell."""
-    spans = board.intervals is not None
     columns: list[tuple[str, Any]] = [
         ("rank", lambda row: str(row["rank"])),
         ("model", lambda row: row["model"] + ("" if row.get("grounded", True) else " †")),
@@ -44,7 +43,7 @@ def table_columns(board: Leaderboard) -> list[tuple[str, Any]]:
             (f"{board.intervals.level:.0%} interval", lambda row: span(row, "coef", "+.2f")),
             ("ranks", lambda row: ranks(row["rank_low"], row["rank_high"])),
         ]
-    columns.append(("win rate", lambda row: share(row["win_rate"]) + (plus_minus(row, "win_rate") if spans else "")))
+    columns.append(("win rate", lambda row: share(row["win_rate"]) + between(row, "win_rate")))
     if board.family == "grk":
         columns.append(("P(usable)", lambda row: share(row["usable"])))
     if board.difference is not None:
@@ -68,10 +67,10 @@ def span(row: dict[str, Any], key: str, form: str) -> str:
     return "–" if low is None or high is None else f"{low:{form}} … {high:{form}}"
 
 
-def plus_minus(row: dict[str, Any], key: str) -> str:
-    """Half the width of the interval of a share, in per cent."""
-    low, high = row[f"{key}_low"], row[f"{key}_high"]
-    return "" if low is None or high is None else f" ± {50 * (high - low):.1f}"
+def between(row: dict[str, Any], key: str) -> str:
+    """The interval of a row's share, in per cent."""
+    low, high = row.get(f"{key}_low"), row.get(f"{key}_high")
+    return "" if low is None or high is None else f" ({100 * low:.1f}–{100 * high:.1f})"
 
 
 def gap(row: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from p2l_plugins.errors import DataError
+from p2l_plugins.errors import ConfigError, DataError
 from p2l_plugins.prompts import Prompt
 
 Column = list[Any]
@@ -121,6 +121,12 @@ def replaced_folder(target: Path) -> Iterator[Path]:
         if target.exists():
             target.rmdir()
         os.rename(work, target)
+
+
+def need_folder(target: Path) -> None:
+    """Raises a ConfigError where the folder of a file to be written does not exist."""
+    if not target.absolute().parent.is_dir():
+        raise ConfigError(f"{target}: there is no folder {target.parent}")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from p2l_plugins.fit import fit, gradients, hessian, targets
-from p2l_plugins.outcomes import Array
+from p2l_plugins.outcomes import Array, sigmoid
 from p2l_plugins.pair_means import Indices, PairMeans
 
 LEVEL = 0.95
@@ -22,7 +22,7 @@ REPLICATES = 200
 
 _TOGETHER = 16  # replicates refitted at once: their (M, M) matrices stay near the processor
 _STEPS = 12  # of Newton's method with the Hessian of the optimum; what has not settled by then is fitted in full
-_SETTLED = 1e-4  # far below any standard error
+_SETTLED = 0.02  # of the spread of the first steps, which is about the standard error
 
 
 @dataclass(frozen=True)
@@ -120,13 +120,14 @@ def refit(means: PairMeans, coefs: Array, raw_eta: float | None, weights: Array,
         sums = means.resampled(weights[rows])
         aims = targets(family, *sums)
         xs = np.tile(x, (len(rows), 1))
-        step = np.zeros_like(xs)
+        step = gradients(family, xs, *aims) @ inverse
+        settled = _SETTLED * float(np.sqrt(np.mean(step[:, :m] ** 2)))
         for _ in range(_STEPS):
-            step = gradients(family, xs, *aims) @ inverse
             xs = xs - np.clip(np.nan_to_num(step), -10.0, 10.0)
-            if np.abs(step).max() < _SETTLED:
+            if np.abs(step[:, :m]).max() < settled:
                 break
-        for i in np.flatnonzero(~(np.abs(step).max(axis=1) < _SETTLED)):
+            step = gradients(family, xs, *aims) @ inverse
+        for i in np.flatnonzero(~(np.abs(step[:, :m]).max(axis=1) < settled)):
             beta, raw = fit(family, sums[0][i], sums[1][i], sums[2][i], (coefs, raw_eta or 0.0))
             xs[i] = beta if raw is None else np.append(beta, raw)
         found[rows] = xs[:, :m] - (0.0 if family == "grk" else xs[:, :m].mean(axis=1, keepdims=True))
@@ -156,7 +157,8 @@ def intervals(
     """
     t = student_t_quantile(0.5 + level / 2, replicates.units - 1)
     spread = t * standard_error(replicates.coefs, replicates.units)
-    spread_win = t * standard_error(replicates.win_rate, replicates.units)
+    # on the scale of log odds, where a rate near 0 or 1 varies as much to either side
+    odds, spread_win = _logit(win_rate), t * standard_error(_logit(replicates.win_rate), replicates.units)
     stderr = standard_error(relative(replicates.coefs, apart), replicates.units)
     centre = relative(coefs, apart)
     low, high = centre - t * stderr, centre + t * stderr
@@ -170,8 +172,8 @@ def intervals(
         stderr=stderr,
         coef_low=coefs - spread,
         coef_high=coefs + spread,
-        win_low=np.clip(win_rate - spread_win, 0.0, 1.0),
-        win_high=np.clip(win_rate + spread_win, 0.0, 1.0),
+        win_low=sigmoid(odds - spread_win),
+        win_high=sigmoid(odds + spread_win),
         rank_low=behind + 1 + better,
         rank_high=behind + same.sum(axis=1) - worse,
     )
@@ -210,6 +212,11 @@ def false_discovery(p_values: ArrayLike, rate: float = 0.05) -> NDArray[np.bool_
     ordered = np.sort(p[~np.isnan(p)])
     passing = ordered[ordered <= rate * np.arange(1, len(ordered) + 1) / max(len(ordered), 1)]
     return p <= passing[-1] if len(passing) else np.zeros(p.shape, np.bool_)
+
+
+def _logit(share: Array) -> Array:
+    odds: Array = np.log(np.clip(share, 1e-12, None)) - np.log(np.clip(1.0 - share, 1e-12, None))
+    return odds
 
 
 def student_t_tail(t: ArrayLike, df: int) -> Array:

@@ -127,12 +127,12 @@ class PromptFile:
             found.digest = hashlib.file_digest(stream, "sha256").hexdigest()
         return found
 
-    def chunks(self, prompts: int = CHUNK_PROMPTS, skip: int = 0) -> Iterator[dict[str, Column]]:
-        """The rows in order, `columns` → values, in chunks of at most `prompts` rows; the first `skip` chunks left out.
+    def chunks(self, prompts: int = CHUNK_PROMPTS) -> Iterator[dict[str, Column]]:
+        """The rows in order, `columns` → values, in chunks of at most `prompts` rows.
 
         A value that a row does not have is None.
         """
-        number, size = 0, 0
+        size = 0
         chunk: dict[str, Column] = {name: [] for name in self.columns}
         for row in self._rows():
             for name in self.columns:
@@ -140,10 +140,9 @@ class PromptFile:
             prompt = row.get("prompt")
             size += len(prompt) if isinstance(prompt, str) else sum(map(len, prompt or []))
             if len(chunk["prompt"]) >= prompts or size >= CHUNK_CHARACTERS:
-                if number >= skip:
-                    yield chunk
-                number, size, chunk = number + 1, 0, {name: [] for name in self.columns}
-        if chunk["prompt"] and number >= skip:
+                yield chunk
+                size, chunk = 0, {name: [] for name in self.columns}
+        if chunk["prompt"]:
             yield chunk
 
     def _lines(self) -> Iterator[str]:

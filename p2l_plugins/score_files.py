@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from p2l_plugins.errors import ConfigError, DataError
+from p2l_plugins.files import need_folder
 from p2l_plugins.prompt_file import CHUNK_CHARACTERS, CHUNK_PROMPTS, PromptFile, Summary
 from p2l_plugins.prompts import Prompt
 from p2l_plugins.scorer import P2L, Scores
@@ -28,11 +29,12 @@ def check_output(path: Path) -> None:
     """Refuses what can't be written, before anything is scored.
 
     Raises:
-        ConfigError: another ending than `FORMATS`.
+        ConfigError: another ending than `FORMATS`, or no such folder.
         DataError: pyarrow is missing.
     """
     if path.suffix not in FORMATS:
         raise ConfigError(f"{path}: the ending {path.suffix!r} is not one of {', '.join(FORMATS)}")
+    need_folder(path)
     if path.suffix == ".parquet":
         try:
             import pyarrow  # noqa: F401
@@ -47,6 +49,7 @@ def score_to_file(
     output: Path,
     resume: bool = False,
     progress: Callable[[int], None] | None = None,
+    chunk: int = CHUNK_PROMPTS,
 ) -> None:
     """Scores all prompts into a file.
 
@@ -57,6 +60,7 @@ def score_to_file(
         output: a path that `check_output` accepts. An older file there is replaced at the end.
         resume: go on with the parts of an interrupted run, where there are any; the output is the same.
         progress: called with the number of prompts that were done since the last call.
+        chunk: prompts of a part.
 
     Raises:
         ConfigError: the parts are of another bundle, input or format.
@@ -66,16 +70,16 @@ def score_to_file(
         "fingerprint": p2l.fingerprint,
         "input_sha256": found.digest,
         "format": output.suffix,
-        "chunk": [CHUNK_PROMPTS, CHUNK_CHARACTERS],
+        "chunk": [chunk, CHUNK_CHARACTERS],
     }
     if resume and (folder / STATE).is_file():
         _check_state(folder, state)
     else:
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder.mkdir()
         (folder / STATE).write_text(json.dumps(state), encoding="utf-8")
-    for number, chunk in enumerate(prompts.chunks()):
-        texts, part = chunk["prompt"], _part(folder, number)
+    for number, rows in enumerate(prompts.chunks(chunk)):
+        texts, part = rows["prompt"], folder / f"{number:08d}.part"
         if part.exists():
             if progress is not None:
                 progress(len(texts))
@@ -104,10 +108,6 @@ def _check_state(folder: Path, state: dict[str, Any]) -> None:
         other = "state"
     if other is not None:
         raise ConfigError(f"{folder}: made with another {other}; leave --resume out to start over")
-
-
-def _part(folder: Path, number: int) -> Path:
-    return folder / f"{number:08d}.part"
 
 
 def _raw_eta(scores: Scores) -> list[float | None]:

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from p2l_plugins.board_html import html_table, page
-from p2l_plugins.board_tables import escaped, gap, plus_minus, ranks, share
+from p2l_plugins.board_tables import between, escaped, gap, ranks, share
 
 _NOTE = (
     "Differences are of the coefficient, less the mean of the comparable models, from the leaderboard of all prompts: "
@@ -49,10 +49,10 @@ def html(report: dict[str, Any]) -> str:
 
 def _overall(report: dict[str, Any]) -> str:
     row = report["overall"]
-    between = f" ({ranks(row['rank_low'], row['rank_high'])})" if "rank_low" in row else ""
+    place = f" ({ranks(row['rank_low'], row['rank_high'])})" if "rank_low" in row else ""
     usable = f", P(usable) {share(row['usable'])}" if "usable" in row else ""
     return (
-        f"Over all {report['n_prompts']:,} prompts: rank {row['rank']}{between}, coefficient {row['coef']:+.3f}, "
+        f"Over all {report['n_prompts']:,} prompts: rank {row['rank']}{place}, coefficient {row['coef']:+.3f}, "
         f"win rate {_rate(row)}{usable}."
     )
 
@@ -69,15 +69,15 @@ def _table(categories: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]
     rows = []
     for row in categories:
         best = row["best_alternative"]
-        between = f" ({ranks(row['rank_low'], row['rank_high'])})" if "rank_low" in row else ""
-        cells = [row["category"], f"{row['n_prompts']:,}", gap(row), f"{row['rank']}{between}", _rate(row)]
+        place = f" ({ranks(row['rank_low'], row['rank_high'])})" if "rank_low" in row else ""
+        cells = [row["category"], f"{row['n_prompts']:,}", gap(row), f"{row['rank']}{place}", _rate(row)]
         duel = [best["model"], share(best["beats"]), share(best["beaten"])] if best else ["–"] * 3
         rows.append(cells + duel)
     return heads, rows
 
 
 def _rate(row: dict[str, Any]) -> str:
-    return share(row["win_rate"]) + (plus_minus(row, "win_rate") if "win_rate_low" in row else "")
+    return share(row["win_rate"]) + between(row, "win_rate")
 
 
 def _markdown_table(categories: list[dict[str, Any]]) -> str:

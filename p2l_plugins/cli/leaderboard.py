@@ -65,6 +65,7 @@ def leaderboard(
         raise ConfigError("--against compares one leaderboard; by category the reference is that of all prompts")
     if plot is not None:
         check_figure(plot)
+    _check(html, plot, output)
     reference = None if against is None else read_json_object(against)
     with _scored(bundle, prompts, by, discover, clusters, seed) as (p2l, parents, chunks):
         ungrounded = frozenset(p2l.bundle.manifest.ungrounded)
@@ -85,7 +86,8 @@ def leaderboard(
             if reference is not None:
                 boards = boards.against(reference, str(against))
     shown = top or (20 if by or discover else None)
-    title = f"{n:,} prompts, {p2l.bundle.manifest.name}"
+    kind = f" by {by}" if by else " by topic" if discover else ""
+    title = f"Leaderboard{kind}: {n:,} prompts, bundle {p2l.bundle.manifest.name}"
     if html is not None:
         _write(html, boards.to_html(title, shown))
     if plot is not None:
@@ -114,6 +116,7 @@ def strengths(
     """
     from p2l_plugins.strengths import StrengthsOf
 
+    _check(html, output)
     with _scored(bundle, prompts, by, discover, clusters, seed) as (p2l, parents, chunks):
         found = StrengthsOf(p2l, model, examples, seed)
         q = _opponents(p2l, opponents)
@@ -181,6 +184,14 @@ def _opponents(p2l: P2L, names: str | None) -> dict[str, float] | None:
     if not chosen:
         raise ConfigError(f"--opponents is {names!r}: name at least one model")
     return chosen
+
+
+def _check(*paths: Path | None) -> None:
+    from p2l_plugins.files import need_folder
+
+    for path in paths:
+        if path is not None:
+            need_folder(path)
 
 
 def _as_json(output: Path | None, as_json: bool) -> bool:

@@ -9,8 +9,10 @@ import pytest
 from scipy.optimize import minimize
 
 from p2l_plugins.errors import P2LError
-from p2l_plugins.leaderboard import Leaderboard, PairMeans, aggregate, fit
+from p2l_plugins.fit import fit
+from p2l_plugins.leaderboard import Leaderboard, aggregate
 from p2l_plugins.outcomes import FAMILIES, has_eta, log_probabilities, probabilities
+from p2l_plugins.pair_means import PairMeans
 
 
 def random_scores(family, n, m, seed=0, scale=2.0):
@@ -103,6 +105,28 @@ def test_fitting_counts_matches_choix():
     ours, _ = fit("bt", win, zeros, zeros, (np.zeros(5), 0.0))
     theirs = choix.opt_pairwise(5, [(int(i), int(j)) for i, j in data])
     np.testing.assert_allclose(ours, theirs - theirs.mean(), atol=1e-4)
+
+
+#: American League East, 1987: games that the row's team won against the column's (Agresti, Categorical Data Analysis,
+#: 2nd edition, table 10.10).
+BASEBALL = {
+    "Milwaukee": [0, 7, 9, 7, 7, 9, 11],
+    "Detroit": [6, 0, 7, 5, 11, 9, 9],
+    "Toronto": [4, 6, 0, 7, 7, 8, 12],
+    "New York": [6, 8, 6, 0, 6, 7, 10],
+    "Boston": [6, 2, 6, 7, 0, 7, 12],
+    "Cleveland": [4, 4, 5, 6, 6, 0, 6],
+    "Baltimore": [2, 4, 1, 3, 1, 7, 0],
+}
+
+
+def test_the_baseball_teams_of_agresti_get_the_published_abilities():
+    """As Turner & Firth, Bradley-Terry Models in R (J. Statistical Software 48(9), 2012) print them; Baltimore is 0."""
+    win = np.array(list(BASEBALL.values()), float)
+    zeros = np.zeros_like(win)
+    coefs, _ = fit("bt", win, zeros, zeros, (np.zeros(7), 0.0))
+    published = [1.5814, 1.4364, 1.2945, 1.2476, 1.1077, 0.6839, 0.0]
+    np.testing.assert_allclose(coefs - coefs[-1], published, atol=1e-4)
 
 
 @pytest.mark.alone

@@ -1,0 +1,252 @@
+"""Intervals over prompts cover what they should, with and without clusters; the parts that they are made of."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from p2l_plugins.errors import P2LError
+from p2l_plugins.fit import fit, gradients, targets
+from p2l_plugins.intervals import (
+    bootstrap_weights,
+    false_discovery,
+    opponent_weights,
+    refit,
+    relative,
+    student_t_quantile,
+    student_t_tail,
+)
+from p2l_plugins.leaderboard import Leaderboard, aggregate
+from p2l_plugins.outcomes import FAMILIES, has_eta, negative_log_likelihood
+from p2l_plugins.pair_means import BLOCKS, Blocks, PairMeans
+
+MODELS = tuple("abcde")
+LEVEL = np.linspace(-1.0, 1.0, len(MODELS))
+
+
+def simulated(family, n, seed, cluster=1):
+    """Prompts around a level; those of a cluster are nearly alike."""
+    rng = np.random.default_rng(seed)
+    own = rng.normal(size=(n // cluster, len(MODELS))) + (rng.normal(size=(n // cluster, 1)) if family == "grk" else 0)
+    coefs = LEVEL + np.repeat(own, cluster, axis=0)
+    if cluster > 1:
+        coefs = coefs + 0.3 * rng.normal(size=coefs.shape)
+    raw_eta = 0.5 * rng.normal(size=n) + (10 if family == "rk" else 0)
+    return coefs, raw_eta if has_eta(family) else None
+
+
+def board(family, n, seed, cluster=1, clustered=True):
+    groups = np.arange(n) // cluster if cluster > 1 and clustered else None
+    return aggregate(MODELS, family, *simulated(family, n, seed, cluster), groups=groups, blocks=BLOCKS, seed=seed)
+
+
+def means_of(family, n=60, seed=0, blocks=BLOCKS):
+    means = PairMeans(family, len(MODELS), blocks)
+    means.add(*simulated(family, n, seed), Blocks(blocks).deal(n))
+    return means
+
+
+def coverage(family, n, cluster=1, clustered=True, runs=120):
+    """Share of coefficients and of win rates whose interval holds the truth: the leaderboard of very many prompts."""
+    truth = aggregate(MODELS, family, *simulated(family, 100_000, 10**6, cluster))
+    hits, wins = [], []
+    for seed in range(runs):
+        found = board(family, n, seed, cluster, clustered)
+        span = found.intervals
+        hits.append((span.coef_low <= truth.coefs) & (truth.coefs <= span.coef_high))
+        wins.append((span.win_low <= truth.win_rate) & (truth.win_rate <= span.win_high))
+    return np.mean(hits), np.mean(wins)
+
+
+@pytest.mark.parametrize(("family", "n"), [("bt", 30), ("bt", 400), ("rk", 100), ("grk", 60)])
+def test_95_percent_intervals_cover_at_least_93_percent(family, n):
+    coefficients, win_rates = coverage(family, n)
+    assert coefficients >= 0.93
+    assert win_rates >= 0.92
+
+
+def test_clustered_prompts_need_their_clusters():
+    clustered, _ = coverage("bt", 240, cluster=6)
+    ignored, _ = coverage("bt", 240, cluster=6, clustered=False, runs=40)
+    assert clustered >= 0.93
+    assert ignored < 0.75
+
+
+def test_many_clusters_are_dealt_to_blocks_and_covered_too():
+    assert board("bt", 1200, 0, cluster=4).intervals.units == BLOCKS
+    assert coverage("bt", 1200, cluster=4, runs=60)[0] >= 0.93
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_are_those_of_the_likelihood(family):
+    """Against votes: every outcome of every pair with its own weight."""
+    rng = np.random.default_rng(1)
+    m = 4
+    win, tie, bad = rng.random((3, m, m))
+    tie, bad = tie + tie.T, bad + bad.T
+    a, b = np.triu_indices(m, 1)
+
+    def loss(x):
+        raw = np.full(len(a), x[m]) if has_eta(family) else None
+        total = 0.0
+        for weight, first, second, outcome in (
+            (win[a, b], a, b, 0), (win[b, a], b, a, 0), (tie[a, b], a, b, 2), (bad[a, b], a, b, 3),
+        ):  # fmt: skip
+            kind = "bt-tie" if family == "bt" else family
+            total += weight @ negative_log_likelihood(kind, x[first], x[second], np.full(len(a), outcome), raw)
+        return total
+
+    x = rng.normal(size=m + has_eta(family))
+    if family == "rk":
+        x[m] += 20
+    numeric = [(loss(x + step) - loss(x - step)) / 2e-5 for step in np.eye(len(x)) * 1e-5]
+    ours = gradients(family, x[None], *(t[None] for t in targets(family, win, tie, bad)))
+    np.testing.assert_allclose(ours[0], numeric, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("n", [12, 60])
+def test_the_quick_refits_are_the_full_ones(family, n):
+    means = means_of(family, n)
+    coefs, raw_eta = fit(family, means.win, means.tie, means.bad, means.start())
+    weights = bootstrap_weights(means.counts, 40)
+    quick = refit(means, coefs, raw_eta, weights, opponent_weights(MODELS, frozenset())).coefs
+    win, tie, bad = means.resampled(weights)
+    full = np.array([fit(family, win[i], tie[i], bad[i], means.start())[0] for i in range(40)])
+    assert np.abs(quick - full).max() < 0.05 * full.std(axis=0).min()
+
+
+def test_drawing_every_block_once_gives_back_the_means():
+    means = means_of("grk", 500)
+    assert means.counts.sum() == 500
+    for drawn, whole in zip(means.resampled(np.ones((1, BLOCKS))), (means.win, means.tie, means.bad), strict=True):
+        np.testing.assert_allclose(drawn[0], whole, atol=1e-6)
+
+
+def test_a_sorted_file_has_the_intervals_of_a_shuffled_one():
+    rng = np.random.default_rng(0)
+    coefs = LEVEL + np.repeat(rng.normal(size=(5, 5)) * 2, 600, axis=0) + rng.normal(size=(3000, 5))
+    widths = []
+    for order in (np.arange(3000), rng.permutation(3000)):
+        found = aggregate(MODELS, "bt", coefs[order], blocks=BLOCKS)
+        widths.append(found.intervals.coef_high - found.intervals.coef_low)
+    np.testing.assert_allclose(widths[0], widths[1], rtol=0.35)  # a standard error of 128 blocks is known to 6 %
+
+
+def test_blocks_keep_groups_together_and_prompts_without_one_apart():
+    blocks = Blocks(4, seed=1)
+    dealt = blocks.deal(6, ["x", "y", "x", None, None, "y"])
+    assert dealt[0] == dealt[2]
+    assert dealt[1] == dealt[5]
+    assert len(set(dealt)) == 4
+    later = [blocks.deal(1, [f"later {i}"])[0] for i in range(40)]
+    assert set(later) == set(range(4))
+    assert later == [blocks.deal(1, [f"later {i}"])[0] for i in range(40)]
+    assert blocks.deal(1, ["x"])[0] == dealt[0]
+
+
+def test_overlapping_intervals_share_ranks():
+    found = board("bt", 40, 3)
+    span = found.intervals
+    for i in range(len(MODELS)):
+        better = sum(span.coef_low[j] > span.coef_high[i] for j in range(len(MODELS)))
+        worse = sum(span.coef_high[j] < span.coef_low[i] for j in range(len(MODELS)))
+        assert (span.rank_low[i], span.rank_high[i]) == (1 + better, len(MODELS) - worse)
+    for row in found.rows():
+        assert row["rank_low"] <= row["rank"] <= row["rank_high"]
+        assert row["coef_low"] < row["coef"] < row["coef_high"]
+
+
+def test_hard_prompts_for_all_models_widen_the_coefficients_but_not_the_ranks():
+    rng = np.random.default_rng(0)
+    coefs = LEVEL + 3 * rng.normal(size=(50, 1)) + 0.1 * rng.normal(size=(50, 5))
+    found = aggregate(MODELS, "grk", coefs, np.zeros(50), blocks=BLOCKS)
+    assert found.intervals.coef_low[4] < found.intervals.coef_high[3]
+    assert [row["rank_low"] for row in found.rows()] == [1, 2, 3, 4, 5]
+
+
+def test_ungrounded_models_rank_among_themselves_after_the_others():
+    coefs, raw_eta = simulated("grk", 50, 0)
+    found = aggregate(MODELS, "grk", coefs, raw_eta, frozenset("de"), blocks=BLOCKS)
+    ranks = {row["model"]: (row["rank_low"], row["rank_high"]) for row in found.rows()}
+    assert all(4 <= low <= high <= 5 for low, high in (ranks["d"], ranks["e"]))
+    assert all(1 <= low <= high <= 3 for low, high in (ranks["a"], ranks["b"], ranks["c"]))
+
+
+def test_one_prompt_or_one_cluster_has_no_intervals():
+    assert aggregate(MODELS, "bt", [LEVEL], blocks=BLOCKS).intervals is None
+    alone = aggregate(MODELS, "bt", simulated("bt", 9, 0)[0], groups=["one"] * 9, blocks=BLOCKS)
+    assert alone.intervals is None
+    assert "coef_low" not in alone.rows()[0]
+
+
+def test_the_same_seed_gives_the_same_intervals():
+    first, again, other = (board("grk", 300, seed=s).intervals for s in (1, 1, 2))
+    np.testing.assert_array_equal(first.coef_low, again.coef_low)
+    assert not np.array_equal(first.coef_low, other.coef_low)
+
+
+def test_win_rates_against_chosen_opponents():
+    found = aggregate(MODELS, "bt", [LEVEL, LEVEL], opponents={"a": 3.0, "e": 1.0}, blocks=BLOCKS)
+    sigma = 1 / (1 + np.exp(LEVEL - LEVEL[:, None]))
+    assert found.win_rate[2] == pytest.approx(0.75 * sigma[2, 0] + 0.25 * sigma[2, 4])
+    assert found.win_rate[0] == pytest.approx(sigma[0, 4])  # nobody plays against itself
+    only = aggregate(MODELS, "bt", [LEVEL], opponents={"a": 1.0})
+    assert {row["model"]: row["win_rate"] for row in only.rows()}["a"] is None
+    assert "| a | -1.000 | – |" in only.to_markdown()
+    assert "NaN" not in only.to_json()
+
+
+def test_the_difference_from_another_leaderboard():
+    first, second = board("bt", 200, 0), board("bt", 200, 1)
+    same = first.against(first.to_dict(), "itself")
+    np.testing.assert_allclose(same.difference.value, 0, atol=1e-5)
+    assert same.difference.p_value.min() > 0.9
+    shifted = {
+        **second.to_dict(),
+        "leaderboard": [{**r, "coef": r["coef"] + 2 * (r["model"] == "a")} for r in second.rows()],
+    }
+    gap = first.against(shifted, "shifted").difference
+    assert gap.value[0] == pytest.approx(-1.6, abs=0.3)  # 2, less its share of the mean
+    assert gap.p_value[0] < 1e-6
+    assert gap.low[0] < gap.value[0] < gap.high[0]
+    fewer = {"leaderboard": [{"model": "a", "coef": 1.0}, {"model": "b", "coef": 0.0}, {"model": "zz", "coef": 9.0}]}
+    rows = {row["model"]: row for row in first.against(fewer, "fewer").rows()}
+    assert rows["c"]["difference"] is None
+    assert rows["a"]["difference"] == pytest.approx(-rows["b"]["difference"])
+    for wrong in ({}, {"leaderboard": [1]}, {"leaderboard": [{"model": "zz", "coef": 1.0}]}):
+        with pytest.raises(P2LError, match=r"other\.json"):
+            first.against(wrong, "other.json")
+
+
+def test_relative_coefficients_have_mean_zero_on_either_side():
+    apart = np.array([True, False, False, True, False])
+    out = relative(np.arange(10.0).reshape(2, 5), apart)
+    np.testing.assert_allclose(out[:, apart].mean(axis=1), 0, atol=1e-12)
+    np.testing.assert_allclose(out[:, ~apart].mean(axis=1), 0, atol=1e-12)
+
+
+@pytest.mark.parametrize("df", [1, 2, 5, 127])
+def test_students_t_is_scipys(df):
+    assert student_t_quantile(0.975, df) == pytest.approx(stats.t.ppf(0.975, df), rel=1e-5)
+    t = np.array([0.0, 0.5, 2.0, 6.0])
+    np.testing.assert_allclose(student_t_tail(t, df), stats.t.sf(t, df), rtol=1e-4)
+
+
+def test_false_discovery_control_is_scipys():
+    p = np.random.default_rng(0).random(200) ** 3
+    expected = stats.false_discovery_control(p, method="bh") <= 0.05
+    assert 0 < expected.sum() < 200
+    np.testing.assert_array_equal(false_discovery(p), expected)
+    np.testing.assert_array_equal(false_discovery(np.append(p, np.nan).reshape(3, 67)).ravel()[:-1], expected)
+    assert not false_discovery([0.5, np.nan]).any()
+    assert not false_discovery([np.nan]).any()
+
+
+def test_means_with_blocks_say_what_they_miss():
+    means = PairMeans("bt", 5, BLOCKS)
+    with pytest.raises(P2LError, match="block of every prompt"):
+        means.add(simulated("bt", 3, 0)[0])
+    with pytest.raises(P2LError, match="not numbers"):
+        PairMeans("grk", 2).add([[0.0, 1.0]], [np.nan])
+    with pytest.raises(P2LError, match="at least one prompt"):
+        Leaderboard.from_means(MODELS, means)
