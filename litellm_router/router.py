@@ -31,6 +31,7 @@ from litellm_router.request import (
     SPEND_LOGS,
     asked_of,
     bucket_of,
+    call_of,
     failed_ids,
     note,
     sealed,
@@ -186,7 +187,7 @@ class P2LRouter(CustomLogger):
             decision = replace(decision, ranking=ranking)
         first = ranking[0]
         # what a shadow decision would have cost is expected for good: the answer comes from elsewhere
-        booked = None if rule.mode == "shadow" else request.get("litellm_call_id")
+        booked = None if rule.mode == "shadow" else call_of(request)
         traffic.decided(booked, model, session, group.models[first], pacer, float(costs[first]))
         if self._shared is not None:
             self._shared.soon(traffic)
@@ -261,7 +262,7 @@ class P2LRouter(CustomLogger):
             logged = kwargs.get("standard_logging_object") or {}
             tokens, cost = logged.get("completion_tokens"), logged.get("response_cost")
             traffic.answered(
-                kwargs.get("litellm_call_id"),
+                call_of(kwargs),
                 model,
                 tokens if isinstance(tokens, int) and tokens > 0 else None,
                 float(cost) if isinstance(cost, int | float) and 0 <= cost < float("inf") else None,

@@ -26,13 +26,21 @@ MODELS = ("alpha", "beta", "gamma")
 WORDS = {"math": (2.0, 1.0, 0.0), "code": (0.0, 2.0, 1.0), "chat": (1.0, 0.0, 2.0)}
 
 
-def write_bundle(folder: Path, family: str = "grk") -> Path:
+#: The chat form: what a text may hold of it must stay text.
+TEMPLATE = "{% for message in messages %}<|user|> {{ message.content }} <|end|>\n{% endfor %}"
+CLS = "[CLS]"
+
+
+def write_bundle(folder: Path, family: str = "grk", form: str = "plain") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = {"[PAD]": 0, "[UNK]": 1} | {word: i for i, word in enumerate(WORDS, start=2)}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
+    if form == "chat":
+        tokenizer.add_special_tokens([CLS])
+        (folder / "chat_template.jinja").write_text(TEMPLATE)
     tokenizer.save(str(folder / "tokenizer.json"))
-    table = np.array([(0.0, 0.0, 0.0), (0.0, 0.0, 0.0), *WORDS.values()], np.float32)
+    table = np.array([(0.0, 0.0, 0.0), (0.0, 0.0, 0.0), *WORDS.values(), (0.0, 0.0, 0.0)], np.float32)
     nodes = [
         helper.make_node("Gather", ["table", "input_ids"], ["rows"]),
         helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
@@ -65,9 +73,9 @@ def write_bundle(folder: Path, family: str = "grk") -> Path:
         family=family,
         models=MODELS,
         aliases={"a": "alpha"},
-        text=TextForm(form="plain", max_length=64, pad_id=0),
+        text=TextForm(form=form, max_length=64, pad_id=0, cls_token=CLS if form == "chat" else None),
         opset=20,
-        files={name: sha256(folder / name) for name in ("model.onnx", "tokenizer.json")},
+        files={path.name: sha256(path) for path in folder.iterdir()},
     )
     manifest.write(folder)
     return folder
