@@ -95,6 +95,8 @@ def _figure(value: float, resampled: Array) -> Figure:
     if defined.size < _DEFINED * resampled.size:
         return Figure(value)
     low, high = np.quantile(defined, [0.025, 0.975])
+    if defined.min() == defined.max():  # as for a perfect order of few prompts: the resamples say nothing of the error
+        return Figure(value)
     return Figure(value, float(defined.std(ddof=1)), float(low), float(high))
 
 

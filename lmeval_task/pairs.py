@@ -47,10 +47,11 @@ def unpack(text: str, n_models: int) -> tuple[Array, Array]:
     try:
         # bounded: a text that unpacks to more than it should is refused
         data = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), 4 * (n_win + n_bad) + 1)
-        values = np.frombuffer(data, "<f4").astype(np.float64)
-    except (binascii.Error, zlib.error, ValueError) as error:
+    except (binascii.Error, zlib.error) as error:
         raise DataError(f"the pair probabilities can't be read ({error})") from None
-    if values.size != n_win + n_bad or not ((values >= 0) & (values <= 1)).all():
+    known = len(data) == 4 * (n_win + n_bad)
+    values = np.frombuffer(data, "<f4").astype(np.float64) if known else np.zeros(0)
+    if not known or not ((values >= 0) & (values <= 1)).all():
         raise DataError(f"the pair probabilities are not those of {n_models} models")
     win, bad = np.zeros((n_models, n_models)), np.zeros((n_models, n_models))
     win[off] = values[:n_win]

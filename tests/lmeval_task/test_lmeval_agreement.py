@@ -74,6 +74,11 @@ def test_equal_predictions_have_an_auc_of_one_half_and_no_correlation():
     assert (found.auc.value, found.spearman.value) == (0.5, None)
 
 
+def test_a_perfect_order_has_no_interval():
+    found = agreement(np.arange(20.0), (np.arange(20) > 9).astype(float))
+    assert (found.auc.value, found.auc.stderr, found.auc.low) == (1.0, None, None)
+
+
 def test_one_solved_prompt_among_many_gives_no_interval():
     score = np.zeros(10)
     score[3] = 1.0
