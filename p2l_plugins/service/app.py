@@ -37,14 +37,19 @@ A prompt is a string (one user turn) or a list of strings (the user turns of a c
 Where the service has a key, send it as `Authorization: Bearer …` or as the header `api-key`."""
 
 
-def create_app(settings: ServiceSettings, load: Callable[[ServiceSettings], P2L] = load_bundle) -> FastAPI:
+def create_app(
+    settings: ServiceSettings,
+    load: Callable[[ServiceSettings], P2L] = load_bundle,
+    failed: Callable[[], None] = lambda: None,
+) -> FastAPI:
     """The application of one process; its lifespan loads the bundle and ends what goes on.
 
     Args:
         settings: of the operator.
         load: gives the bundle.
+        failed: called where it can't; the application then only says that it is not ready.
     """
-    service = Service(settings, load)
+    service = Service(settings, load, failed)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from p2l_plugins.errors import ConfigError, P2LError
@@ -82,14 +83,11 @@ def _config(app: Any, settings: ServiceSettings) -> uvicorn.Config:
 def _one(settings: ServiceSettings, listening: socket.socket) -> None:
     from p2l_plugins.service.app import create_app
 
-    app = create_app(settings)
+    app = create_app(settings, failed=lambda: setattr(server, "should_exit", True))
     server = uvicorn.Server(_config(lambda: app, settings))
-    try:
-        server.run([listening])
-    except (SystemExit, KeyboardInterrupt):
-        failure = app.state.service.failure
-        if failure is None:
-            raise
+    server.run([listening])
+    failure = app.state.service.failure
+    if failure is not None:
         known = isinstance(failure, P2LError | OSError)
         raise P2LError(str(failure) if known else f"{type(failure).__name__}: {failure}") from failure
 
@@ -107,9 +105,7 @@ def _several(settings: ServiceSettings, listening: socket.socket) -> None:
     config = _config(functools.partial(_worker_app, settings), settings)
     supervisor = _Supervisor(config, [listening])
     supervisor.run()
-    from p2l_plugins.service.service import LOAD_FAILURE
-
-    if any(process.exitcode == LOAD_FAILURE for process in supervisor.processes):
+    if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
         raise P2LError("the processes can't serve the bundle; their log says why")
 
 
@@ -118,7 +114,8 @@ def _worker_app(settings: ServiceSettings) -> FastAPI:
     from p2l_plugins.service.app import create_app
 
     threading.Thread(target=_end_with_parent, name="p2l-parent", daemon=True).start()
-    return create_app(settings)
+    # nothing was accepted yet, and this status tells the supervisor to start no other one
+    return create_app(settings, failed=lambda: os._exit(STARTUP_FAILURE))
 
 
 def _end_with_parent() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,9 +24,6 @@ from p2l_plugins.service.scoring import Scored, Scoring
 from p2l_plugins.service.settings import ServiceSettings
 
 log = logging.getLogger(__name__)
-
-#: Exit status of a process whose bundle can't be served; uvicorn's supervisor then starts no other one.
-LOAD_FAILURE = 3
 
 #: Leaderboards that may be computed or wait for it; each takes a processor for milliseconds to seconds.
 MAX_BOARDS = 16
@@ -61,13 +57,19 @@ class Service:
 
     Args:
         load: gives the bundle; called in a thread.
+        failed: called in that thread where it can't.
     """
 
-    def __init__(self, settings: ServiceSettings, load: Callable[[ServiceSettings], P2L] = load_bundle) -> None:
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        load: Callable[[ServiceSettings], P2L] = load_bundle,
+        failed: Callable[[], None] = lambda: None,
+    ) -> None:
         self.settings = settings
         self.overall: dict[str, Any] | None = None
         self.failure: Exception | None = None
-        self._load = load
+        self._load, self._failed = load, failed
         self._p2l: P2L | None = None
         self._scoring: Scoring | None = None
         self._stopping = False
@@ -104,7 +106,7 @@ class Service:
         except Exception as error:  # whatever a bundle, a hub or ONNX Runtime raises
             self.failure = error
             log.error("the bundle %r can't be served: %s", self.settings.bundle, error)
-            loop.call_soon_threadsafe(sys.exit, LOAD_FAILURE)
+            self._failed()
         else:
             settings = self.settings
             scoring = Scoring(p2l, store, cache.namespace, secret, settings.runs(), settings.max_pending)
