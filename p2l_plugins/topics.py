@@ -23,6 +23,7 @@ SAMPLE = 20_000
 
 _DIMENSIONS = 100
 _NAME_WORDS = 3
+_ALIKE = "the prompts are too much alike to be divided into topics"
 
 
 @dataclass
@@ -87,13 +88,15 @@ class Topics:
             weights = words.fit_transform([_text(prompt) for prompt in prompts])
         except ValueError:  # an empty vocabulary
             raise DataError("the prompts hold no words to tell topics by") from None
+        if weights.shape[1] < 2:
+            raise DataError(_ALIKE)
         self._words = words
         self._reduce = TruncatedSVD(max(1, min(_DIMENSIONS, *(n - 1 for n in weights.shape))), random_state=seed)
         points = _unit(self._reduce.fit_transform(weights))
         self.root = Topic(np.arange(len(prompts)))
         self._divide(points, count, lambda: KMeans(2, n_init=10, random_state=seed))
         if not self.root.children:
-            raise DataError("the prompts are too much alike to be divided into topics")
+            raise DataError(_ALIKE)
         self._name(weights, words.get_feature_names_out())
 
     @property
