@@ -35,15 +35,12 @@ def truth():
     return boards(*with_a_specialist(10**6, 200_000), replicates=2).boards["maths"].difference.value
 
 
-def test_the_specialist_stands_out_in_its_category_only():
+def test_the_specialist_stands_out_in_its_category():
     found = boards(*with_a_specialist())
     assert list(found.boards) == ["chat", "code", "law", "maths"]
     gap = found.boards["maths"].difference
     assert gap.holds[0]
-    holding = {
-        (name, m) for name, b in found.boards.items() for m, h in zip(MODELS, b.difference.holds, strict=True) if h
-    }
-    assert all(model == "a" for _, model in holding)
+    assert max(np.abs(b.difference.value).max() for b in found.boards.values()) == gap.value[0]
 
 
 def test_where_no_category_differs_marks_are_rare():
