@@ -159,6 +159,8 @@ def intervals(
     spread = t * standard_error(replicates.coefs, replicates.units)
     # on the scale of log odds, where a rate near 0 or 1 varies as much to either side
     odds, spread_win = _logit(win_rate), t * standard_error(_logit(replicates.win_rate), replicates.units)
+    with np.errstate(invalid="ignore"):  # NaN for a model without opponents
+        win_low, win_high = sigmoid(odds - spread_win), sigmoid(odds + spread_win)
     stderr = standard_error(relative(replicates.coefs, apart), replicates.units)
     centre = relative(coefs, apart)
     low, high = centre - t * stderr, centre + t * stderr
@@ -172,8 +174,8 @@ def intervals(
         stderr=stderr,
         coef_low=coefs - spread,
         coef_high=coefs + spread,
-        win_low=sigmoid(odds - spread_win),
-        win_high=sigmoid(odds + spread_win),
+        win_low=win_low,
+        win_high=win_high,
         rank_low=behind + 1 + better,
         rank_high=behind + same.sum(axis=1) - worse,
     )

@@ -106,7 +106,10 @@ class PromptFile:
             prompt = row.get("prompt")
             found.conversations = found.conversations or not isinstance(prompt, str)
             for column in count:
-                value, seen = label(row.get(column)), found.values[column]
+                try:
+                    value, seen = label(row.get(column)), found.values[column]
+                except DataError as error:
+                    raise DataError(f"{self.name}: prompt {found.prompts}, column {column!r}: {error}") from None
                 if value is not None and (value in seen or len(seen) <= distinct):
                     seen[value] = seen.get(value, 0) + 1
             if problem is None:
@@ -217,5 +220,5 @@ def label(value: Any) -> str | None:
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, list | dict):
-        raise DataError(f"a category is text or a number, not {type(value).__name__}")
+        raise DataError(f"a category or group is text or a number, not {type(value).__name__}")
     return str(value)

@@ -148,7 +148,7 @@ def _scored(
         raise ConfigError("--by takes categories from a column, --discover finds them: choose one")
     with local_file(prompts) as path, progress() as bar:
         file = PromptFile(path, [column for column in (by, clusters) if column], str(prompts))
-        found = file.scan([by] if by else [], MAX_CATEGORIES)
+        found = file.scan(file.columns[1:], MAX_CATEGORIES)
         if by:
             values = list(found.values[by])
             if len(values) > MAX_CATEGORIES:

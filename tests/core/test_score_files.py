@@ -107,7 +107,7 @@ def test_values_of_a_column_are_counted_up_to_a_limit(tmp_path):
     file = PromptFile(write(tmp_path / "a.jsonl", rows), ["c"])
     assert file.scan(["c"]).values["c"] == {"1": 2, "b": 1, "c": 1, "d": 1, "e": 1}
     assert len(file.scan(["c"], distinct=2).values["c"]) == 3
-    with pytest.raises(DataError, match="a category is text or a number, not list"):
+    with pytest.raises(DataError, match="a category or group is text or a number, not list"):
         label(["x"])
 
 
