@@ -1,6 +1,6 @@
 // The leaderboard as bars: value, interval, and where the overall board has the model.
 
-export const TOP = 20;
+export const TOP = 25;
 
 const percent = (x) => `${(100 * x).toFixed(1)}%`;
 const signed = (x, digits) => `${x < 0 ? "−" : "+"}${Math.abs(x).toFixed(digits)}`;

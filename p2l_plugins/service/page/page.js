@@ -46,6 +46,7 @@ function drawBoard() {
   const one = state.board.n_prompts === 1;
   at("board-title").textContent = one ? "Leaderboard of this prompt" : `Leaderboard of ${state.board.n_prompts} prompts`;
   at("board-note").textContent = state.overall ? `▲▼ against the overall board of ${state.overall.n_prompts} prompts` : "";
+  at("legend-bar").textContent = one ? "this prompt" : "these prompts";
   at("legend-range").hidden = !hasIntervals(state.board, measure);
   at("legend-overall").hidden = !state.overall;
   at("more").hidden = Boolean(at("find").value.trim()) || rows <= TOP;
