@@ -149,9 +149,15 @@ async def leaderboard(asked: models.LeaderboardRequest, request: Request, servic
     return _json(_named(service, board))
 
 
-@api.get("/v1/leaderboard", response_model=models.LeaderboardResponse)
+@api.get(
+    "/v1/overall",
+    response_model=models.LeaderboardResponse,
+    responses={404: {"model": models.Problem, "description": "the service was started without prompts for it"}},
+)
 async def overall(service: Serving) -> Response:
     """The board that others are compared with: of everyday prompts, or of those that the service was started with."""
+    if not service.settings.overall:
+        raise HTTPException(404, "there is no overall board: the service was started without prompts for it")
     if service.overall is None:
         raise NotReady("the overall board is being made")
     return _json(_named(service, service.overall))

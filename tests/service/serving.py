@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import threadpoolctl
 import uvicorn
 
 from p2l_plugins.bundle import Bundle, find_bundle, sha256
@@ -87,6 +88,7 @@ def in_thread(app, wait_ready: bool = True) -> Iterator[str]:
     """The address of an application that a real server serves from a thread of this process."""
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="on", access_log=False))
     thread = threading.Thread(target=server.run, daemon=True)
+    blas = threadpoolctl.threadpool_limits(1, user_api="blas")  # as in a process of `p2l serve`
     thread.start()
     until(lambda: server.started or not thread.is_alive())
     url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
@@ -97,6 +99,7 @@ def in_thread(app, wait_ready: bool = True) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join(30)
+        blas.restore_original_limits()
 
 
 def as_family(family: str, folder: Path) -> Path:

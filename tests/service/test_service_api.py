@@ -115,7 +115,7 @@ def test_a_leaderboard_is_that_of_the_scores(client, p2l):
     answer = client.post("/v1/leaderboard", json={"prompts": prompts}).json()
     expected = p2l.score(prompts).leaderboard().to_dict()
     assert answer == {"bundle": "starter", "fingerprint": p2l.fingerprint, **json.loads(json.dumps(expected))}
-    overall = client.get("/v1/leaderboard").json()
+    overall = client.get("/v1/overall").json()
     assert overall["n_prompts"] == 32
     assert client.get("/v1/costs").json() == {"costs": json.loads(PRICES.read_text())}
 

@@ -49,7 +49,7 @@ def test_any_key_opens_in_either_header(keyed, headers):
     ],
 )
 def test_without_a_right_key_only_the_page_and_the_probes_answer(keyed, headers):
-    for path in ("/models", "/v1/bundle", "/metrics", "/v1/leaderboard", "/nothing"):
+    for path in ("/models", "/v1/bundle", "/metrics", "/v1/overall", "/nothing"):
         answer = httpx.get(f"{keyed}{path}", headers=headers)
         assert answer.status_code == 401
         assert answer.headers["www-authenticate"] == "Bearer"

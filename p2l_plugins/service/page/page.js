@@ -215,7 +215,7 @@ async function start() {
     state.costs ??= costs.costs;
     at("costs").value ||= state.costs ? JSON.stringify(state.costs, null, 1) : "";
     say("");
-    call("/v1/leaderboard").then((overall) => {
+    call("/v1/overall").then((overall) => {
       state.overall = overall;
       if (!state.board) {
         state.board = overall;

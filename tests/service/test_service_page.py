@@ -1,0 +1,280 @@
+"""The page in headless Chromium, as a person uses it: typing, sliding, dropping a file, with the keyboard alone."""
+
+import json
+import os
+import shutil
+
+import httpx
+import pytest
+from serving import PRICES, in_thread
+
+from p2l_plugins.service.app import PAGE, create_app
+from p2l_plugins.service.settings import ServiceSettings
+
+playwright = pytest.importorskip("playwright.sync_api", reason="the page's tests need playwright")
+PROMPT = "Show that f(x) = f(x + 1/2) for some x, where f is continuous on [0, 1] and f(0) = f(1)."
+
+#: The contrast of every visible text with what is behind it, as WCAG 2 defines it; those below AA come back.
+CONTRAST = """() => {
+  const channel = (v) => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const luminance = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+  const numbers = (css) => css.match(/[\\d.]+/g).map(Number);
+  const opaque = (css) => css.startsWith('rgb') && (numbers(css)[3] ?? 1) > 0.99;
+  const low = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    const box = element.getBoundingClientRect();
+    if (!walker.currentNode.data.trim() || box.width < 2 || !element.checkVisibility()) continue;
+    if (['TITLE', 'SCRIPT', 'OPTION'].includes(element.tagName)) continue;
+    const style = getComputedStyle(element);
+    const front = element instanceof SVGElement ? style.fill : style.color;
+    let behind = element;
+    while (behind && !opaque(getComputedStyle(behind).backgroundColor)) behind = behind.parentElement;
+    const back = behind ? getComputedStyle(behind).backgroundColor : 'rgb(255, 255, 255)';
+    const [a, b] = [luminance(numbers(front)), luminance(numbers(back))].sort((x, y) => y - x);
+    const ratio = (a + 0.05) / (b + 0.05);
+    if (ratio < 4.5) low.push(`${ratio.toFixed(2)} ${walker.currentNode.data.trim().slice(0, 30)}`);
+  }
+  return low;
+}"""
+
+
+def browser_path():
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return os.environ.get("P2L_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    path = browser_path()
+    if path is None:
+        pytest.skip("there is no Chromium here (install the package chromium, or name it in P2L_CHROMIUM)")
+    with playwright.sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def open_page(browser, service):
+    """Opens the page; fails at the end where it logged an error, or asked another host for anything."""
+    contexts, trouble = [], []
+
+    def opened(url=service.url, width=1280, height=900, scheme="light"):
+        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+        page.on("pageerror", lambda error: trouble.append(str(error)))
+        page.on(
+            "console", lambda m: trouble.append(m.text) if m.type == "error" and "status of 4" not in m.text else None
+        )
+        page.on("response", lambda r: trouble.append(r.url) if r.status >= 400 and "/page/" in r.url else None)
+        page.on("request", lambda request: None if request.url.startswith(url) else trouble.append(request.url))
+        page.goto(url)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert not trouble
+
+
+@pytest.fixture(scope="module")
+def parsing(browser, service):
+    """A page of which only the functions are used."""
+    page = browser.new_page()
+    page.goto(service.url)
+    yield page
+    page.close()
+
+
+def ask(page, prompt=PROMPT):
+    page.locator("#prompt").fill(prompt)
+    page.get_by_role("button", name="Show leaderboard").click()
+    page.get_by_role("heading", name="Leaderboard of this prompt").wait_for()
+    page.locator("#curve svg").wait_for()
+
+
+def slide(page, position):
+    page.locator("#budget").evaluate(
+        "(slider, to) => { slider.value = to; slider.dispatchEvent(new Event('input', {bubbles: true})); }", position
+    )
+
+
+def test_type_slide_and_read_the_result(open_page, service, tmp_path):
+    page = open_page()
+    ask(page)
+    board = httpx.post(f"{service.url}/v1/leaderboard", json={"prompts": [PROMPT]}).json()["leaderboard"]
+    rows = page.locator("#board .row")
+    assert rows.locator(".name").all_inner_texts() == [row["model"] for row in board[:25]]
+    assert rows.first.locator(".value").inner_text().startswith(f"{board[0]['win_rate']:.1%}")
+    page.get_by_role("button", name="Show all 106 models").click()
+    assert rows.count() == 106
+    for position, expected in ((0, "llama-3.1-8b-instruct"), (1000, None)):
+        slide(page, position)
+        costs = [row["cost"] for row in decide(service, PROMPT)["models"]]
+        budget = min(costs) if position == 0 else max(costs)
+        choice = decide(service, PROMPT, rule="cap", budget=budget)["choice"]
+        page.locator(".pick").get_by_text(*choice, exact=True).wait_for()
+        assert expected in (None, *choice)
+    page.get_by_label("On average").check(force=True)
+    slide(page, 820)
+    page.locator(".pick").nth(1).wait_for()
+    assert "% of requests" in page.locator("#decision").inner_text()
+    page.get_by_label("Coefficient").check(force=True)
+    assert page.locator("#board .row").first.locator(".value").inner_text()[0] in "+−"
+    page.locator("#find").fill("gpt-4o-mini")
+    assert "gpt-4o-mini-2024-07-18" in rows.first.inner_text()
+    path = tmp_path / "page.png"
+    page.screenshot(path=path, full_page=True)
+    assert path.stat().st_size > 10_000
+
+
+def decide(service, prompt, **more):
+    return httpx.post(f"{service.url}/v1/route", json={"prompt": prompt, **more}).json()
+
+
+def test_the_difference_from_the_overall_board_is_shown(open_page, service):
+    page = open_page()
+    ask(page)
+    page.locator("#legend-overall").wait_for()
+    page.locator("#order").select_option("gain")
+    first = page.locator("#board .row").first
+    before = {row["model"]: row for row in httpx.get(f"{service.url}/v1/overall").json()["leaderboard"]}
+    now = httpx.post(f"{service.url}/v1/leaderboard", json={"prompts": [PROMPT]}).json()["leaderboard"]
+    best = max(now, key=lambda row: row["win_rate"] - before[row["model"]]["win_rate"])
+    gain = 100 * (best["win_rate"] - before[best["model"]]["win_rate"])
+    assert first.locator(".name").inner_text() == best["model"]
+    assert f"{abs(gain):.1f}" in first.locator(".change").inner_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_it_fits_and_can_be_read(open_page, width, scheme, tmp_path):
+    page = open_page(width=width, height=780, scheme=scheme)
+    ask(page)
+    page.locator("#costs-details summary").click()
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert page.evaluate(CONTRAST) == []
+    page.screenshot(path=tmp_path / "page.png", full_page=True)
+
+
+def test_the_keyboard_is_enough(open_page, service):
+    page = open_page()
+    page.locator("#board .row").first.wait_for()
+    seen = []
+    while not seen or seen[-1] != "prompt":
+        page.keyboard.press("Tab")
+        seen.append(page.evaluate("document.activeElement.id || document.activeElement.className"))
+        assert len(seen) < 5
+    assert seen[0] == "skip"
+    page.keyboard.type("What is 2 + 2?")
+    page.keyboard.press("Control+Enter")
+    page.locator("#curve svg").wait_for()
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == "budget":
+            break
+    assert page.evaluate("document.activeElement.matches(':focus-visible')")
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    page.keyboard.press("Home")
+    page.locator(".pick").get_by_text("llama-3.1-8b-instruct").wait_for()
+    page.keyboard.press("End")
+    page.locator(".pick").get_by_text("llama-3.1-8b-instruct").wait_for(state="detached")
+    assert "$" in page.locator("#budget").get_attribute("aria-valuetext")
+
+
+def test_a_file_of_prompts_gets_intervals_and_its_text_stays_text(open_page, service, tmp_path):
+    nasty = "<img src=x onerror=document.title='broken'> & <b>bold</b>"
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("\n".join(json.dumps({"prompt": text}) for text in [nasty, ["hi", "and then?"], "Write a haiku"]))
+    page = open_page()
+    page.locator("#board .row").first.wait_for()
+    page.locator("#file").set_input_files(path)
+    page.get_by_role("heading", name="Leaderboard of 3 prompts").wait_for()
+    assert page.locator("#board .range").count() > 10
+    assert nasty in page.locator("#which option").first.text_content()
+    assert page.locator("#which option").count() == 3
+    page.locator("#which").select_option("2")
+    page.locator("#curve svg").wait_for()
+    assert page.title() == "Prompt-to-Leaderboard"
+    assert page.locator("main b").count() == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("User: hi\nthere\nAssistant: hello\nUser: and in French?", ["hi\nthere", "and in French?"]),
+        ('[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "x"}]', ["hi"]),
+        ('{"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}', ["a"]),
+        ('["one", "two"]', ["one", "two"]),
+        ("Write a dialogue.\nUser: hi", None),
+        ("Fix this: [1, 2", None),
+        ("User: only me", None),
+    ],
+)
+def test_a_pasted_conversation_is_its_user_turns(parsing, text, expected):
+    assert parsing.evaluate("async (text) => (await import('/page/prompts.js')).conversation(text)", text) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.txt", "one\n\n two \n", ["one", " two "]),
+        ("a.csv", 'id,prompt\n1,"say ""hi"", now"\n2,"two\nlines"\n', ['say "hi", now', "two\nlines"]),
+        ("a.jsonl", '"one"\n{"prompt": ["a", "b"]}\n', ["one", ["a", "b"]]),
+        ("a.json", '["one", {"messages": [{"role": "user", "content": "x"}]}]', ["one", ["x"]]),
+        ("a.json", '[{"role": "user", "content": "x"}]', [["x"]]),
+        ("a.jsonl", '"one"\n{', "a.jsonl: line 2 is not valid JSON."),
+        ("a.csv", "id,text\n1,x\n", 'a.csv: there is no column "prompt".'),
+        ("a.pdf", "x", "a.pdf: the ending is not one of .txt, .json, .jsonl, .csv."),
+        ("a.txt", "\n\n", "a.txt: no prompts were found."),
+    ],
+)
+def test_files_are_read_as_the_command_reads_them(parsing, name, content, expected):
+    read = """async ([name, text]) => {
+      const { fromFile } = await import('/page/prompts.js');
+      try { return fromFile(name, text); } catch (error) { return error.message; }
+    }"""
+    assert parsing.evaluate(read, [name, content]) == expected
+
+
+def test_it_asks_for_a_key_where_the_service_has_one(open_page):
+    settings = ServiceSettings(keys=("right",), costs=json.loads(PRICES.read_text()))
+    with in_thread(create_app(settings)) as url:
+        page = open_page(url)
+        page.get_by_label("This service needs a key").fill("wrong")
+        page.get_by_role("button", name="Use key").click()
+        page.get_by_text("This key does not open the service.").wait_for()
+        page.get_by_label("This service needs a key").fill("right")
+        page.get_by_role("button", name="Use key").click()
+        page.get_by_text("starter · 106 models").wait_for()
+        assert page.locator("#key-form").is_hidden()
+        ask(page)
+        assert page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
+
+
+def test_without_costs_it_asks_for_them(open_page):
+    with in_thread(create_app(ServiceSettings())) as url:
+        page = open_page(url)
+        page.locator("#prompt").fill("hi")
+        page.get_by_role("button", name="Show leaderboard").click()
+        page.get_by_text("Give the costs of some models").wait_for()
+        page.locator("#costs").fill('{"gpt-9": 1}')
+        page.get_by_role("button", name="Use these costs").click()
+        page.get_by_text("Model 'gpt-9' is not in the bundle").wait_for()
+        page.locator("#costs").fill('{"gpt-4o-2024-08-06": 0.01, "llama-3.1-8b-instruct": 0.001}')
+        page.get_by_role("button", name="Use these costs").click()
+        page.locator("#curve svg").wait_for()
+
+
+def test_the_page_is_small_and_loads_nothing_from_elsewhere():
+    assert sum(path.stat().st_size for path in PAGE.iterdir()) < 100_000
+    for path in PAGE.iterdir():
+        text = path.read_text()
+        assert "innerHTML" not in text
+        assert "eval(" not in text
+        assert "http://" not in text.replace("http://www.w3.org/", "")
+        assert "https://" not in text
