@@ -58,7 +58,7 @@ def leaderboard_figure(board: Leaderboard, path: Path, title: str, top: int | No
 
 
 def heat_map(boards: CategoryBoards, path: Path, title: str, top: int | None) -> None:
-    """Draws models × categories: the difference of the coefficient from all prompts, less the mean of all models.
+    """Draws models × categories: the difference of the win rate from all prompts, less the mean of all models.
 
     A dot marks what holds at a false discovery rate of 5 % over all cells of the leaderboards.
 
@@ -68,7 +68,7 @@ def heat_map(boards: CategoryBoards, path: Path, title: str, top: int | None) ->
     check_figure(path)
     shown, names = boards.overall.order[:top], boards.leaves
     gaps = [boards.boards[name].difference for name in names]
-    value = np.array([gap.value[shown] for gap in gaps if gap is not None]).T
+    value = 100 * np.array([gap.value[shown] for gap in gaps if gap is not None]).T
     holds = np.array([gap.holds[shown] for gap in gaps if gap is not None and gap.holds is not None]).T
     figure = _figure(figsize=(3.2 + 0.55 * len(names), 2.2 + 0.22 * len(shown)))
     axes = figure.subplots()
@@ -84,7 +84,9 @@ def heat_map(boards: CategoryBoards, path: Path, title: str, top: int | None) ->
     axes.set_yticks(range(len(shown)), [_plain(boards.overall.models[i]) for i in shown], fontsize=8)
     axes.set_title(_plain(title), fontsize=11)
     bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
-    bar.set_label("coefficient, difference from all prompts\n(less the mean of all models; dot: FDR 5 %)", fontsize=8)
+    bar.set_label(
+        "win rate, difference from all prompts, points\n(less the mean of all models; dot: FDR 5 %)", fontsize=8
+    )
     bar.ax.tick_params(labelsize=8)
     _save(figure, path)
 
@@ -111,4 +113,4 @@ def _save(figure: Any, path: Path) -> None:
 
     metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower(), {})
     with rc_context({"svg.hashsalt": "p2l"}), replaced_file(path) as temporary:
-        figure.savefig(temporary, dpi=120, metadata=metadata)
+        figure.savefig(temporary, dpi=100, metadata=metadata)

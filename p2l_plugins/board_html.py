@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from p2l_plugins.board_tables import DIFFERENCES, between, difference_cell, gap, ranks, share, span
+from p2l_plugins.board_tables import DIFFERENCES, between, difference_cell, gap, points, ranks, share, span
 
 if TYPE_CHECKING:
     from p2l_plugins.by_category import CategoryBoards
@@ -62,7 +62,11 @@ def leaderboard_page(board: Leaderboard, title: str, top: int | None) -> str:
 def category_page(boards: CategoryBoards, title: str, top: int | None) -> str:
     """The page of all prompts' leaderboard, the heat map and a leaderboard per category."""
     parts = [_about(boards.overall)]
-    parts += ["<h2>Difference from all prompts</h2>", f'<p class="soft">{escape(DIFFERENCES)}</p>', _heat(boards, top)]
+    parts += [
+        "<h2>Win rate: difference from all prompts</h2>",
+        f'<p class="soft">{escape(DIFFERENCES)}</p>',
+        _heat(boards, top),
+    ]
     if boards.parents:
         parts.append(_tree(boards))
     parts += [f"<h2>All prompts ({boards.overall.n_prompts})</h2>", board_table(boards.overall, top)]
@@ -98,7 +102,7 @@ def board_table(board: Leaderboard, top: int | None) -> str:
         heads += [f"{board.intervals.level:.0%} interval", "", "ranks"]
     heads += ["win rate"] + (["P(usable)"] if board.family == "grk" else [])
     if board.difference is not None:
-        heads.append(f"difference from {board.difference.reference}")
+        heads.append(f"points from {board.difference.reference}")
     ends = [row[key] for row in rows for key in ("coef_low", "coef_high", "coef") if row.get(key) is not None]
     table = []
     for row in rows:
@@ -162,9 +166,9 @@ def _heat_cell(board: Leaderboard, i: int, limit: float, what: str) -> str:
     gap = board.difference
     strength = min(abs(float(gap.value[i])) / limit, 1.0) * 0.6  # text stays readable on it, light and dark
     colour = "31,95,168" if gap.value[i] > 0 else "217,110,30"
-    spread = "" if not np.isfinite(gap.low[i]) else f" ({gap.low[i]:+.2f} … {gap.high[i]:+.2f})"
+    spread = "" if not np.isfinite(gap.low[i]) else f" ({points(gap.low[i])} … {points(gap.high[i])})"
     holds = ' class="holds"' if gap.holds is not None and gap.holds[i] else ""
-    title = escape(f"{what}: {gap.value[i]:+.2f}{spread}", quote=True)
+    title = escape(f"{what}: {points(gap.value[i])}{spread} points", quote=True)
     return (
         f'<td{holds} style="background:rgba({colour},{strength:.2f})" title="{title}">{difference_cell(board, i)}</td>'
     )

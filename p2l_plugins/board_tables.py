@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -9,8 +10,8 @@ if TYPE_CHECKING:
     from p2l_plugins.leaderboard import Leaderboard
 
 DIFFERENCES = (
-    "Less the mean of all models, so that hard prompts make no model look weak. * holds at a false discovery rate of "
-    "5 % over all cells."
+    "Points of the win rate, less the mean of all models, so that ties on hard prompts make no model look weak. "
+    "* holds at a false discovery rate of 5 % over all cells."
 )
 
 
@@ -74,20 +75,25 @@ def between(row: dict[str, Any], key: str) -> str:
 
 
 def gap(row: dict[str, Any]) -> str:
-    """A difference with its interval; a star where it holds among all that were tested."""
+    """A difference in points with its interval; a star where it holds among all that were tested."""
     if row["difference"] is None:
         return "–"
-    text = f"{row['difference']:+.2f}"
+    text = points(row["difference"])
     if row["difference_low"] is not None:
-        text += f" ({row['difference_low']:+.2f} … {row['difference_high']:+.2f})"
+        text += f" ({points(row['difference_low'])} … {points(row['difference_high'])})"
     return text + (" *" if row.get("holds") else "")
+
+
+def points(difference: float) -> str:
+    """A difference of two shares, in points."""
+    return f"{100 * difference:+.1f}"
 
 
 def category_tables(boards: CategoryBoards, top: int | None) -> str:
     """The overall table, that of the differences, and one table per category."""
     parts = [f"## All prompts ({boards.overall.n_prompts})", markdown_table(boards.overall, top)]
     names = list(boards.boards)
-    parts += ["## Difference of the coefficient from all prompts", DIFFERENCES]
+    parts += ["## Difference of the win rate from all prompts", DIFFERENCES]
     lines = ["| model | " + " | ".join(map(escaped, names)) + " |", "|:---|" + "---:|" * len(names)]
     for i in boards.overall.order[:top]:
         cells = [difference_cell(boards.boards[name], i) for name in names]
@@ -102,9 +108,9 @@ def category_tables(boards: CategoryBoards, top: int | None) -> str:
 def difference_cell(board: Leaderboard, i: int) -> str:
     """A model's difference from the overall board, with a star where it holds."""
     gap = board.difference
-    if gap is None:
+    if gap is None or not math.isfinite(gap.value[i]):
         return "–"
-    return f"{gap.value[i]:+.2f}" + (" *" if gap.holds is not None and gap.holds[i] else "")
+    return points(gap.value[i]) + (" *" if gap.holds is not None and gap.holds[i] else "")
 
 
 def escaped(text: str) -> str:

@@ -175,10 +175,10 @@ class CategoryMeans:
 def _gap(board: tuple[Leaderboard, Replicates | None], overall: tuple[Leaderboard, Replicates | None]) -> Difference:
     """How a category's leaderboard differs from the overall one, from resamples of both together."""
     apart = overall[0].apart
-    value = relative(board[0].coefs, apart) - relative(overall[0].coefs, apart)
+    value = relative(board[0].win_rate, apart) - relative(overall[0].win_rate, apart)
     if board[1] is None or overall[1] is None:
         return difference(ALL, value, None, 0)
-    gaps = relative(board[1].coefs, apart) - relative(overall[1].coefs, apart)
+    gaps = relative(board[1].win_rate, apart) - relative(overall[1].win_rate, apart)
     return difference(ALL, value, standard_error(gaps, board[1].units), board[1].units)
 
 
@@ -227,7 +227,9 @@ class CategoryBoards:
 
         return category_page(self, title, top)
 
-    def plot(self, path: str | Path, title: str = "Difference from all prompts", top: int | None = 25) -> None:
+    def plot(
+        self, path: str | Path, title: str = "Win rate, difference from all prompts", top: int | None = 25
+    ) -> None:
         """Draws the heat map model × category.
 
         Args:

@@ -47,7 +47,8 @@ class Intervals:
     Attributes:
         level: 0.95.
         units: what was drawn: prompts, groups, or blocks of them.
-        stderr: of the coefficient less the mean of the comparable models: what moves all models alike is left out.
+        stderr, win_stderr: of the coefficient and of the win rate, less the mean of the comparable models: what moves
+            all models alike is left out.
         coef_low, coef_high: of the coefficient.
         win_low, win_high: of the win rate.
         rank_low, rank_high: best and worst rank; models whose intervals overlap share ranks. They compare the
@@ -57,6 +58,7 @@ class Intervals:
     level: float
     units: int
     stderr: Array
+    win_stderr: Array
     coef_low: Array
     coef_high: Array
     win_low: Array
@@ -67,11 +69,15 @@ class Intervals:
 
 @dataclass(frozen=True)
 class Difference:
-    """How a leaderboard differs from another one, each (M,); NaN for models that only one of them has.
+    """How a leaderboard differs from another one, each (M,).
+
+    It is a difference of win rates, which are means over prompts. The coefficients of a mixture of unlike prompts lie
+    closer together than those of any of its parts: next to it, every part would make all strong models look stronger.
 
     Attributes:
         reference: what it is compared with.
-        value: difference of the coefficients less the mean of the comparable models.
+        value: difference of the win rates less the mean of the comparable models, so that many ties on hard prompts
+            make no model look weak; NaN for a model without opponents.
         low, high: its interval; NaN where there is none.
         p_value: two-sided, of no difference.
         holds: where differences of several leaderboards were tested together: which ones are real, at a false
@@ -135,12 +141,14 @@ def refit(means: PairMeans, coefs: Array, raw_eta: float | None, weights: Array,
     return Replicates(found, rates, units)
 
 
-def relative(coefs: Array, apart: NDArray[np.bool_]) -> Array:
-    """Coefficients (..., M) less the mean of the models that each can be compared with; apart: (M,)."""
-    out = np.empty_like(coefs)
+def relative(values: Array, apart: NDArray[np.bool_]) -> Array:
+    """Coefficients or win rates (..., M) less the mean of the models that each can be compared with; apart: (M,)."""
+    out = np.empty_like(values)
     for side in (apart, ~apart):
-        if side.any():
-            out[..., side] = coefs[..., side] - coefs[..., side].mean(axis=-1, keepdims=True)
+        own = values[..., side]
+        there = np.isfinite(own)
+        mean = np.where(there, own, 0.0).sum(axis=-1, keepdims=True) / np.maximum(there.sum(axis=-1, keepdims=True), 1)
+        out[..., side] = own - mean
     return out
 
 
@@ -172,6 +180,7 @@ def intervals(
         level=level,
         units=replicates.units,
         stderr=stderr,
+        win_stderr=standard_error(relative(replicates.win_rate, apart), replicates.units),
         coef_low=coefs - spread,
         coef_high=coefs + spread,
         win_low=win_low,

@@ -114,7 +114,7 @@ class Leaderboard:
         return [int(i) for i in np.lexsort((-self.coefs, self.apart))]
 
     def against(self, other: Mapping[str, Any], name: str) -> Leaderboard:
-        """This leaderboard with its difference from another one.
+        """This leaderboard with the difference of its win rates from another one's.
 
         Args:
             other: what `to_dict` gave for it. Its prompts are taken to be others than this one's; without intervals it
@@ -122,29 +122,31 @@ class Leaderboard:
             name: of the other, for tables.
 
         Raises:
-            P2LError: not a leaderboard, or none of its models is here.
+            P2LError: not a leaderboard, or one of other models or opponents.
         """
         try:
             rows = {str(row["model"]): row for row in other["leaderboard"]}
-            value = np.array([float(rows[m]["coef"]) if m in rows else np.nan for m in self.models])
-            stderr = np.array([float(rows[m].get("stderr", 0.0)) if m in rows else np.nan for m in self.models])
+            rates = [(row["win_rate"], row.get("win_rate_stderr", 0.0)) for row in map(rows.get, self.models) if row]
+            rate, stderr = np.array(rates, np.float64).reshape(-1, 2).T  # None becomes NaN
+            opponents = other.get("opponents")
         except (KeyError, TypeError, ValueError, AttributeError):
             raise P2LError(f"{name}: not a leaderboard as `p2l leaderboard --json` prints it") from None
-        both = np.isfinite(value)
-        if not both.any():
-            raise P2LError(f"{name}: none of its models is in this leaderboard; it has {', '.join(list(rows)[:5])}, …")
-        gap = np.full(len(value), np.nan)
-        gap[both] = relative(self.coefs[both], self.apart[both]) - relative(value[both], self.apart[both])
+        if set(rows) != set(self.models):
+            raise P2LError(f"{name}: its models are not those of this leaderboard, so that win rates can't be compared")
+        if opponents != (None if self.opponents is None else dict(self.opponents)):
+            raise P2LError(f"{name}: its win rates are against other opponents; make it with the same --opponents")
+        gap = relative(self.win_rate, self.apart) - relative(rate, self.apart)
         own = self.intervals
-        together = None if own is None else np.sqrt(own.stderr**2 + stderr**2)
+        together = None if own is None else np.sqrt(own.win_stderr**2 + stderr**2)
         return replace(self, difference=difference(name, gap, together, own.units if own else 0))
 
     def rows(self) -> list[dict[str, Any]]:
         """One record per model, best first.
 
-        Keys: rank, model, coef, win_rate; usable for grk; with intervals rank_low, rank_high, coef_low, coef_high,
-        win_rate_low, win_rate_high, usable_low, usable_high and stderr (of the coefficient less the mean of all);
-        with a difference from another leaderboard: difference and its interval and p-value. A number that there is not
+        Keys: rank, model, coef, win_rate; usable for grk. With intervals: rank_low, rank_high, coef_low, coef_high,
+        win_rate_low, win_rate_high, usable_low, usable_high; stderr and win_rate_stderr, of coefficient and win rate
+        less the mean of the comparable models. With another leaderboard to compare with: difference (of the win rate
+        less that mean), difference_low, difference_high, p_value, and holds among several. A number that there is not
         is None.
         """
         return [self._row(rank, i) for rank, i in enumerate(self.order, start=1)]
@@ -167,7 +169,7 @@ class Leaderboard:
             if self.family == "grk":
                 low, high = usable_probability([span.coef_low[i], span.coef_high[i]])
                 row |= {"usable_low": _number(low), "usable_high": _number(high)}
-            row["stderr"] = _number(span.stderr[i])
+            row |= {"stderr": _number(span.stderr[i]), "win_rate_stderr": _number(span.win_stderr[i])}
         if (gap := self.difference) is not None:
             row["difference"] = _number(gap.value[i])
             row |= {"difference_low": _number(gap.low[i]), "difference_high": _number(gap.high[i])}

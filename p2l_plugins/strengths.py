@@ -11,13 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2l_plugins.by_category import CategoryMeans
+from p2l_plugins.errors import P2LError
 from p2l_plugins.intervals import opponent_weights, relative
 from p2l_plugins.leaderboard import Leaderboard
 from p2l_plugins.outcomes import Array, win_matrix
 from p2l_plugins.prompts import Prompt
 from p2l_plugins.scorer import P2L, Scores
+from p2l_plugins.session import Floats
 
 _PER_CATEGORY = 2  # example prompts at either end of each category
+_TOGETHER = 128  # prompts whose win matrices are in memory at once
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Example:
 
     Attributes:
         prompt: itself.
-        relative: the model's coefficient less the mean of the comparable models.
+        relative: the model's win rate on it less the mean of the comparable models.
         coefs, raw_eta: all models' scores of the prompt, (M,) and a number where the family has it.
         category: of the prompt.
     """
@@ -45,16 +48,29 @@ class StrengthsOf:
         p2l: the bundle.
         model: a name or an alias.
         examples: prompts at either end.
+        opponents: weight of each opponent in the win rates; default: all others alike.
         seed: of the intervals.
 
     Raises:
         BundleError: an unknown model.
+        P2LError: the model is the only opponent.
     """
 
-    def __init__(self, p2l: P2L, model: str, examples: int = 5, seed: int = 0) -> None:
+    def __init__(
+        self,
+        p2l: P2L,
+        model: str,
+        examples: int = 5,
+        opponents: Mapping[str, float] | None = None,
+        seed: int = 0,
+    ) -> None:
         self.index = p2l.index(model)
         self._means = CategoryMeans(p2l.models, p2l.family, frozenset(p2l.bundle.manifest.ungrounded), seed)
         self._apart = np.array([name in self._means.ungrounded for name in p2l.models])
+        self._opponents = opponents
+        self._q = opponent_weights(p2l.models, self._means.ungrounded, opponents)
+        if np.isnan(self._q[self.index]).any():
+            raise P2LError(f"{p2l.models[self.index]} has no opponent among those that were named")
         self._examples = examples
         self._ends: dict[str | None, tuple[list[Example], list[Example]]] = {}
 
@@ -69,7 +85,7 @@ class StrengthsOf:
         labels = [None] * len(prompts) if categories is None else categories
         self._means.add(scores.coefs, scores.raw_eta, labels, groups)
         coefs = scores.coefs.astype(np.float64)
-        own = relative(coefs, self._apart)[:, self.index]
+        own = relative(self._win_rates(coefs, scores.raw_eta), self._apart)[:, self.index]
         rows: dict[str | None, list[int]] = {None: list(range(len(prompts)))}  # None: all prompts
         for i, name in enumerate(labels):
             if name is not None:
@@ -92,22 +108,28 @@ class StrengthsOf:
             worst = sorted([*worst, *(new[i] for i in order[-count:])], key=lambda e: e.relative)[:count]
             self._ends[name] = (best, worst)
 
-    def report(
-        self, opponents: Mapping[str, float] | None = None, parents: Mapping[str, Sequence[str]] | None = None
-    ) -> Strengths:
+    def _win_rates(self, coefs: Array, raw_eta: Floats | None) -> Array:
+        """(N, M) win rates of all models on each prompt, some prompts at a time: they need M² numbers each."""
+        rates = np.empty_like(coefs)
+        for start in range(0, len(coefs), _TOGETHER):
+            rows = slice(start, start + _TOGETHER)
+            win = win_matrix(self._means.family, coefs[rows], None if raw_eta is None else raw_eta[rows])
+            rates[rows] = (win * self._q).sum(axis=2)
+        return rates
+
+    def report(self, parents: Mapping[str, Sequence[str]] | None = None) -> Strengths:
         """The report on all prompts so far.
 
         Args:
-            opponents: weight of each opponent in the win rates; default: all others alike.
             parents: wider categories, as in `CategoryMeans.boards`.
 
         Raises:
             P2LError: no prompts.
         """
         if any(name is not None for name in self._means.means):
-            found = self._means.boards(opponents, parents)
+            found = self._means.boards(self._opponents, parents)
             return Strengths(self.index, found.overall, found.boards, found.wins, self._ends)
-        return Strengths(self.index, self._means.overall(opponents), {}, {}, self._ends)
+        return Strengths(self.index, self._means.overall(self._opponents), {}, {}, self._ends)
 
 
 @dataclass(frozen=True)
@@ -119,8 +141,8 @@ class Strengths:
         overall: the leaderboard of all prompts.
         boards: category → its leaderboard, with the difference from the overall one; empty without categories.
         wins: category → (M, M) mean P(a beats b).
-        ends: category, or None for all prompts → the prompts with the model's highest and lowest coefficients relative
-            to the other models.
+        ends: category, or None for all prompts → the prompts with the model's highest and lowest win rates relative to
+            the other models.
     """
 
     index: int
@@ -137,7 +159,7 @@ class Strengths:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: model, n_prompts, `overall` (its row), `categories` by difference, and `prompts` at either end.
 
-        A difference is that of the coefficient less the mean of the comparable models, from the overall leaderboard.
+        A difference is that of the win rate less the mean of the comparable models, from the overall leaderboard.
         `beats` and `beaten` are the probabilities that the best alternative beats the model and the other way round.
         """
         rows = [self._category(name, board) for name, board in self.boards.items()]
@@ -183,7 +205,7 @@ class Strengths:
 
     def _examples(self, name: str | None) -> dict[str, list[dict[str, Any]]]:
         best, worst = self.ends.get(name, ([], []))
-        level = float(relative(self.overall.coefs, self.overall.apart)[self.index])
+        level = float(relative(self.overall.win_rate, self.overall.apart)[self.index])
         return {
             "gains": [self._example(e, e.relative - level) for e in best if e.relative > level],
             "losses": [self._example(e, e.relative - level) for e in worst if e.relative < level],
@@ -199,7 +221,7 @@ class Strengths:
             "prompt": example.prompt if isinstance(example.prompt, str) else list(example.prompt),
             "category": example.category,
             "difference": round(gain, 6),
-            "win_rate": round(rate, 6) if np.isfinite(rate) else None,
+            "win_rate": round(rate, 6),
             "best_alternative": (
                 _duel(self.overall.models[best], win[best, self.index], win[self.index, best])
                 if np.isfinite(others[best])

@@ -7,12 +7,12 @@ from html import escape
 from typing import Any
 
 from p2l_plugins.board_html import html_table, page
-from p2l_plugins.board_tables import between, escaped, gap, ranks, share
+from p2l_plugins.board_tables import between, escaped, gap, points, ranks, share
 
 _NOTE = (
-    "Differences are of the coefficient, less the mean of the comparable models, from the leaderboard of all prompts: "
-    "prompts that are hard for all models make none look weak. * holds at a false discovery rate of 5 % over all "
-    "models and categories. A single prompt's figures are predictions and have no interval."
+    "Differences are points of the win rate, less the mean of the comparable models, from that of all prompts: ties on "
+    "hard prompts make no model look weak. * holds at a false discovery rate of 5 % over all models and "
+    "categories. A single prompt's figures are predictions and have no interval."
 )
 _MARKDOWN_CHARACTERS, _HTML_CHARACTERS = 300, 2000
 
@@ -88,7 +88,7 @@ def _markdown_table(categories: list[dict[str, Any]]) -> str:
 
 def _figures(example: dict[str, Any]) -> str:
     best = example["best_alternative"]
-    text = f"{example['difference']:+.2f}, win rate {share(example['win_rate'])}"
+    text = f"{points(example['difference'])}, win rate {share(example['win_rate'])}"
     if example["category"] is not None:
         text += f", {example['category']}"
     if best is not None:

@@ -48,17 +48,21 @@ def test_a_leaderboard_with_intervals(p2l, few):
 
 def test_clusters_opponents_seed_and_another_board(p2l, few, tmp_path):
     other = tmp_path / "other.json"
-    p2l("leaderboard", "starter", PROMPTS, "-o", other)
+    against = f"{MODEL}, gpt-4o-2024-08-06"
+    p2l("leaderboard", "starter", PROMPTS, "--opponents", against, "-o", other)
     users = len({json.loads(line)["user"] for line in few.read_text().splitlines()})
     board = json.loads(
-        p2l("leaderboard", "starter", few, "--clusters", "user", "--opponents", f"{MODEL}, gpt-4o-2024-08-06",
+        p2l("leaderboard", "starter", few, "--clusters", "user", "--opponents", against,
             "--against", other, "--seed", 3, "--json")
     )  # fmt: skip
     assert board["intervals"]["units"] == users
     assert board["opponents"] == {MODEL: 1.0, "gpt-4o-2024-08-06": 1.0}
     assert board["reference"] == str(other)
     assert all(row["difference_low"] < row["difference"] < row["difference_high"] for row in board["leaderboard"])
-    assert f"− {other}" in p2l("leaderboard", "starter", few, "--against", other, "--top", 2)
+    table = p2l("leaderboard", "starter", few, "--opponents", against, "--against", other, "--top", 2)
+    assert f"− {other}" in table
+    message = "other.json: its win rates are against other opponents"
+    assert message in p2l("leaderboard", "starter", few, "--against", other, status=1)
 
 
 def test_by_category_everything_is_written(p2l, few, tmp_path):

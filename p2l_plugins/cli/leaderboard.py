@@ -44,7 +44,7 @@ def leaderboard(
     clusters: ClustersOption = None,
     opponents: OpponentsOption = None,
     against: Annotated[
-        Path | None, typer.Option(help="Show the difference from this leaderboard, a file that --json printed.")
+        Path | None, typer.Option(help="Show the win rates' difference from this leaderboard, printed by --json.")
     ] = None,
     html: HtmlOption = None,
     plot: Annotated[
@@ -118,11 +118,10 @@ def strengths(
 
     _check(html, output)
     with _scored(bundle, prompts, by, discover, clusters, seed) as (p2l, parents, chunks):
-        found = StrengthsOf(p2l, model, examples, seed)
-        q = _opponents(p2l, opponents)
+        found = StrengthsOf(p2l, model, examples, _opponents(p2l, opponents), seed)
         for chunk in chunks:
             found.add(chunk.prompts, chunk.scores, chunk.categories, chunk.groups)
-        report = found.report(q, parents)
+        report = found.report(parents)
     if html is not None:
         _write(html, report.to_html())
     _print(report.to_json() if _as_json(output, as_json) else report.to_markdown(), output)

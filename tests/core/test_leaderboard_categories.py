@@ -40,7 +40,16 @@ def test_the_specialist_stands_out_in_its_category():
     assert list(found.boards) == ["chat", "code", "law", "maths"]
     gap = found.boards["maths"].difference
     assert gap.holds[0]
-    assert max(np.abs(b.difference.value).max() for b in found.boards.values()) == gap.value[0]
+    assert gap.value[0] == max(np.abs(board.difference.value).max() for board in found.boards.values())
+
+
+def test_differences_of_the_categories_cancel_over_all_prompts():
+    """No category board stands out only because its prompts are more alike than all together."""
+    coefs, labels = with_a_specialist()
+    coefs[1::2] *= 3
+    found = boards(coefs, labels)
+    total = sum(board.n_prompts * board.difference.value for board in found.boards.values())
+    np.testing.assert_allclose(total, 0, atol=1e-6)
 
 
 def test_where_no_category_differs_marks_are_rare():

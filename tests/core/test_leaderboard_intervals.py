@@ -201,20 +201,27 @@ def test_the_difference_from_another_leaderboard():
     same = first.against(first.to_dict(), "itself")
     np.testing.assert_allclose(same.difference.value, 0, atol=1e-5)
     assert same.difference.p_value.min() > 0.9
-    shifted = {
-        **second.to_dict(),
-        "leaderboard": [{**r, "coef": r["coef"] + 2 * (r["model"] == "a")} for r in second.rows()],
-    }
-    gap = first.against(shifted, "shifted").difference
-    assert gap.value[0] == pytest.approx(-1.6, abs=0.3)  # 2, less its share of the mean
+    rows = [{**row, "win_rate": row["win_rate"] + 0.2 * (row["model"] == "a")} for row in second.rows()]
+    gap = first.against({**second.to_dict(), "leaderboard": rows}, "shifted").difference
+    assert gap.value[0] == pytest.approx(-0.16, abs=0.05)  # 0.2, less its share of the mean
     assert gap.p_value[0] < 1e-6
     assert gap.low[0] < gap.value[0] < gap.high[0]
-    fewer = {"leaderboard": [{"model": "a", "coef": 1.0}, {"model": "b", "coef": 0.0}, {"model": "zz", "coef": 9.0}]}
-    rows = {row["model"]: row for row in first.against(fewer, "fewer").rows()}
-    assert rows["c"]["difference"] is None
-    assert rows["a"]["difference"] == pytest.approx(-rows["b"]["difference"])
-    for wrong in ({}, {"leaderboard": [1]}, {"leaderboard": [{"model": "zz", "coef": 1.0}]}):
-        with pytest.raises(P2LError, match=r"other\.json"):
+
+
+def test_differences_from_another_leaderboard_cover():
+    hits = []
+    for seed in range(60):
+        gap = board("grk", 80, seed).against(board("grk", 120, 1000 + seed).to_dict(), "other").difference
+        hits.append((gap.low <= 0) & (gap.high >= 0))
+    assert np.mean(hits) >= 0.93
+
+
+def test_leaderboards_that_can_t_be_compared_are_refused():
+    first = board("bt", 20, 0)
+    fewer = {"leaderboard": [{"model": "a", "win_rate": 0.5}]}
+    against_a = aggregate(MODELS, "bt", [LEVEL], opponents={"a": 1.0}).to_dict()
+    for wrong in ({}, {"leaderboard": [1]}, fewer, against_a):
+        with pytest.raises(P2LError, match=r"other\.json: (not a leaderboard|its models|its win rates)"):
             first.against(wrong, "other.json")
 
 

@@ -47,7 +47,7 @@ def test_the_prompts_are_those_with_the_largest_differences(p2l, scored, report)
     prompts, scores, _ = scored
     board = scores.leaderboard(intervals=False)
     i = p2l.index(MODEL)
-    gap = relative(scores.coefs.astype(float), board.apart)[:, i] - relative(board.coefs, board.apart)[i]
+    gap = relative(scores.win_rates(), board.apart)[:, i] - relative(board.win_rate, board.apart)[i]
     order = np.argsort(-gap)
     assert [e["prompt"] for e in report["prompts"]["gains"]] == [prompts[k] for k in order[:3]]
     assert [e["prompt"] for e in report["prompts"]["losses"]] == [prompts[k] for k in order[::-1][:3]]
