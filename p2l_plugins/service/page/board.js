@@ -85,15 +85,16 @@ export function draw(list, view) {
   const before = new Map((overall?.leaderboard ?? []).map((row) => [row.model, row]));
   let rows = board.leaderboard;
   const change = (row) => row[measure] - (before.get(row.model)?.[measure] ?? row[measure]);
-  if (order === "gain") rows = [...rows].sort((a, b) => change(b) - change(a));
-  if (order === "loss") rows = [...rows].sort((a, b) => change(a) - change(b));
+  const apartLast = (a, b) => (a.grounded === false) - (b.grounded === false);
+  if (order === "gain") rows = [...rows].sort((a, b) => apartLast(a, b) || change(b) - change(a));
+  if (order === "loss") rows = [...rows].sort((a, b) => apartLast(a, b) || change(a) - change(b));
   const wanted = find.trim().toLowerCase();
   if (wanted) rows = rows.filter((row) => row.model.toLowerCase().includes(wanted));
   const shown = all || wanted ? rows : rows.slice(0, TOP);
   const onScale = scale(board.leaderboard, before, measure);
   const items = shown.map((row) => item(row, before.get(row.model), measure, onScale));
   const apart = shown.findIndex((row) => row.grounded === false);
-  if (apart >= 0 && order === "rank") {
+  if (apart >= 0) {
     items.splice(apart, 0, element("li", "apart-note", "Comparable among themselves only:"));
   }
   if (!items.length) items.push(element("li", "empty", "No model of that name."));

@@ -41,14 +41,14 @@ function ticks(low, high) {
 // Puts a name beside its point where it hides no other name or point; leaves it out where there is no such place.
 function label(svg, width, point, x, y, taken, picked) {
   const long = point.model.length * (picked ? 6.9 : 6.3);
-  for (const dy of [20, -10, 34, -24]) {
+  for (const [dx, dy] of [[6, 20], [6, -10], [16, 7], [6, 34], [6, -24], [6, 48]]) {
     for (const anchor of x > width / 2 ? ["end", "start", "middle"] : ["start", "end", "middle"]) {
-      const left = x - { start: -6, middle: long / 2, end: long + 6 }[anchor];
+      const left = x - { start: -dx, middle: long / 2, end: long + dx }[anchor];
       const box = { left, right: left + long, top: y + dy - 11, bottom: y + dy + 3 };
       const free = taken.every((other) => box.right < other.left || box.left > other.right || box.bottom < other.top || box.top > other.bottom);
       if (!free || box.left < PAD.left || box.right > width || box.top < 0 || box.bottom > HEIGHT - PAD.bottom) continue;
       taken.push(box);
-      const placed = { x: anchor === "middle" ? x : anchor === "start" ? x + 6 : x - 6, y: y + dy, "text-anchor": anchor };
+      const placed = { x: anchor === "middle" ? x : anchor === "start" ? x + dx : x - dx, y: y + dy, "text-anchor": anchor };
       svg.append(make("text", { ...placed, class: picked ? "name picked" : "name" }, point.model));
       return;
     }
@@ -85,12 +85,13 @@ export function curve(decision, budget, width) {
       const share = k / steps;
       const cost = next ? corner.cost + share * (next.cost - corner.cost) : corner.cost;
       const value = next ? corner.value + share * (next.value - corner.value) : corner.value;
-      points.push(`${x(cost).toFixed(1)},${y(value).toFixed(1)}`);
+      points.push([x(cost), y(value)]);
     }
   });
   const last = decision.curve[decision.curve.length - 1];
-  points.push(`${x(ends[1]).toFixed(1)},${y(last.value).toFixed(1)}`);
-  svg.append(make("polyline", { points: points.join(" "), class: "hull" }));
+  points.push([x(ends[1]), y(last.value)]);
+  const line = points.map((point) => point.map((number) => number.toFixed(1)).join(",")).join(" ");
+  svg.append(make("polyline", { points: line, class: "hull" }));
   svg.append(make("line", { x1: x(budget), x2: x(budget), y1: PAD.top - 6, y2: HEIGHT - PAD.bottom, class: "limit" }));
 
   const corners = new Set(decision.curve.map((corner) => corner.model));
@@ -102,10 +103,8 @@ export function curve(decision, budget, width) {
     svg.append(dot);
   }
   svg.append(make("circle", { cx: x(decision.expected_cost), cy: y(decision.value), r: 9, class: "here" }));
-  const taken = ordered.map((row) => {
-    const [cx, cy] = [x(row.cost), y(row.value)];
-    return { left: cx - 5, right: cx + 5, top: cy - 5, bottom: cy + 5 };
-  });
+  const around = ([cx, cy], r) => ({ left: cx - r, right: cx + r, top: cy - r, bottom: cy + r });
+  const taken = [...ordered.map((row) => around([x(row.cost), y(row.value)], 5)), ...points.map((point) => around(point, 1))];
   for (const row of [...ordered].reverse()) {
     if (corners.has(row.model) || row.share > 0) label(svg, width, row, x(row.cost), y(row.value), taken, row.share > 0);
   }

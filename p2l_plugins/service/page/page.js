@@ -141,7 +141,7 @@ function drawChoice() {
     return line;
   });
   const facts = document.createElement("dl");
-  const aim = decision.objective === "usable" ? "P(usable)" : "Win rate";
+  const aim = decision.objective === "usable" ? "P(usable)" : `Win rate among ${decision.models.length}`;
   for (const [name, value] of [[aim, `${(100 * decision.value).toFixed(1)}%`], ["Cost of 1,000 requests", dollars(decision.expected_cost)]]) {
     const pair = document.createElement("div");
     pair.append(part("dt", name), part("dd", value));
