@@ -85,7 +85,8 @@ def call_of(request: Mapping[str, Any]) -> str | None:
 def uniform(request: Mapping[str, Any]) -> float:
     """A random number in [0, 1), no secret, that is the same at every attempt of one request."""
     seed = request.get("litellm_call_id") or request.get("litellm_trace_id")
-    return random.Random(seed if isinstance(seed, str) else None).random()  # noqa: S311
+    data = seed.encode("utf-8", "surrogatepass") if isinstance(seed, str) else None
+    return random.Random(data).random()  # noqa: S311
 
 
 def share_of(request: Mapping[str, Any], session: str | None) -> float:

@@ -1,0 +1,217 @@
+"""What routing costs: a decision in process, and requests per second beside LiteLLM's own strategies in one run.
+
+    python benchmarks/router.py [--bundle starter] [--rounds 5] [--requests 1000] [--concurrency 100]
+
+One process, LiteLLM's router, deployments that answer at once with a fixed text: all time is the router's. Of the
+requests nine in ten repeat an earlier prompt; the others are new in every round, so that P2L scores them. The
+strategies take turns, in another order each round. `P2L` ranks for LiteLLM's simple-shuffle; `complexity router` is the
+heuristic one, its tiers four of the models.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import platform
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+
+import litellm
+import numpy as np
+
+from litellm_router import P2LRouter, P2LSettings
+
+MODELS = {
+    "gpt-4o-2024-08-06": (2.5e-6, 1e-5),
+    "claude-3-5-sonnet-20241022": (3e-6, 1.5e-5),
+    "qwen2.5-72b-instruct": (9e-7, 9e-7),
+    "llama-3.1-70b-instruct": (8.8e-7, 8.8e-7),
+    "gpt-4o-mini-2024-07-18": (1.5e-7, 6e-7),
+    "llama-3.1-8b-instruct": (1.8e-7, 1.8e-7),
+}
+TIERS = dict(zip(("REASONING", "COMPLEX", "MEDIUM", "SIMPLE"), list(MODELS)[:1] + list(MODELS)[2:5], strict=True))
+STRATEGIES = {
+    "simple-shuffle": "simple-shuffle",
+    "least-busy": "least-busy",
+    "latency-based": "latency-based-routing",
+    "usage-based": "usage-based-routing-v2",
+    "cost-based": "cost-based-routing",
+}
+SUBJECTS = (
+    "the weather in Oslo",
+    "prime numbers",
+    "a lease in English law",
+    "glycolysis",
+    "merge sort",
+    "the Punic Wars",
+)
+
+#: Where LiteLLM keeps what it calls for a request: each strategy gets its own.
+LISTS = ("callbacks", *(f"{kind}_callback" for kind in ("input", "success", "failure")))
+LISTS += tuple(f"_async_{kind}_callback" for kind in ("input", "success", "failure"))
+
+
+def deployment(group: str, model: str) -> dict[str, Any]:
+    """A deployment that answers at once."""
+    price = dict(zip(("input_cost_per_token", "output_cost_per_token"), MODELS[model], strict=True))
+    params = {"model": f"openai/{model}", "api_key": "k", "mock_response": f"answer of {model}"} | price
+    return {"model_name": group, "litellm_params": params, "model_info": {"p2l_model": model}}
+
+
+class Contender:
+    """A router with the callbacks that belong to it."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        for name in LISTS:
+            setattr(litellm, name, [])
+        self.router = make()
+        self._lists = {name: getattr(litellm, name) for name in LISTS}
+
+    def on(self) -> Any:
+        """Its router, as the only one."""
+        for name, own in self._lists.items():
+            setattr(litellm, name, own)
+        return self.router
+
+
+def plain(strategy: str) -> Any:
+    """LiteLLM's own strategy over all models."""
+    return litellm.Router(model_list=[deployment("auto", model) for model in MODELS], routing_strategy=strategy)
+
+
+def with_p2l(callback: P2LRouter) -> Any:
+    """P2L over all models."""
+    litellm.callbacks = [callback]
+    return plain("simple-shuffle")
+
+
+def complexity() -> Any:
+    """LiteLLM's complexity router."""
+    auto = {"model": "auto_router/complexity_router", "complexity_router_config": {"tiers": TIERS}}
+    models = [deployment(model, model) for model in TIERS.values()]
+    return litellm.Router(model_list=[{"model_name": "auto", "litellm_params": auto}, *models])
+
+
+def texts(n: int, seed: int) -> list[str]:
+    """Prompts of a round: a tenth of them new ones, each followed by its repeats at random."""
+    rng = random.Random(seed)  # noqa: S311
+    new = [f"Explain {rng.choice(SUBJECTS)} to a child, in {2 + i} sentences ({seed})." for i in range(n // 10)]
+    return [new[i // 10] if i % 10 == 0 else rng.choice(new[: i // 10 + 1]) for i in range(n)]
+
+
+async def throughput(router: Any, prompts: list[str], concurrency: int) -> tuple[float, float]:
+    """Requests per second, and milliseconds of processor time of the event loop's thread per request."""
+    asked = iter(prompts)
+
+    async def client() -> None:
+        for text in asked:
+            await router.acompletion(model="auto", messages=[{"role": "user", "content": text}])
+
+    started, own = time.perf_counter(), time.thread_time()
+    await asyncio.gather(*(client() for _ in range(concurrency)))
+    rate = len(prompts) / (time.perf_counter() - started)
+    return rate, 1e3 * (time.thread_time() - own) / len(prompts)
+
+
+async def decisions(callback: P2LRouter, n: int) -> list[float]:
+    """Microseconds of decisions whose scores are cached, one after the other."""
+    deployments = [deployment("auto", model) for model in MODELS]
+    taken = []
+    for i in range(n + 200):
+        text = f"Explain {SUBJECTS[i % len(SUBJECTS)]} to a child."
+        request = {"litellm_call_id": str(i), "metadata": {"user_api_key_hash": "k"}}
+        started = time.perf_counter()
+        ranked = await callback.async_filter_deployments(
+            "auto", deployments, [{"role": "user", "content": text}], request
+        )
+        taken.append(1e6 * (time.perf_counter() - started))
+        assert ranked is not deployments, request
+    return taken[200:]
+
+
+async def ready(callback: P2LRouter) -> None:
+    """Loads the bundle, and scores the prompts of `decisions`."""
+    settings = callback.settings()
+    scoring = callback.scoring(settings)
+    scorer = await scoring.scorer(time.monotonic() + 120)
+    for subject in SUBJECTS:
+        await scoring.score(scorer, (f"Explain {subject} to a child.",), time.monotonic() + 60)
+
+
+async def run(options: argparse.Namespace) -> dict[str, Any]:
+    """All measurements."""
+    settings = P2LSettings(bundle=options.bundle, timeout_ms=options.timeout_ms)
+    callback = P2LRouter(settings)
+    await ready(callback)
+    result: dict[str, Any] = {"decision_us": {}, "requests_per_s": {}}
+    for rule in ("best", "cap", "lp", "paced"):
+        own = P2LRouter(settings.model_copy(update={"rule": rule, "budget": 1e-3}))
+        own._scoring = callback.scoring(settings)
+        us = await decisions(own, options.decisions)
+        result["decision_us"][rule] = {"p50": float(np.median(us)), "p99": float(np.percentile(us, 99))}
+    contenders = {name: Contender(lambda s=strategy: plain(s)) for name, strategy in STRATEGIES.items()}
+    contenders["complexity router"] = Contender(complexity)
+    contenders["P2L"] = Contender(lambda: with_p2l(callback))
+    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
+    before = callback.health.counts.copy()
+    for turn in range(-1, options.rounds):
+        order = list(contenders)
+        random.Random(turn).shuffle(order)  # noqa: S311
+        prompts = texts(options.requests, turn)
+        for name in order:
+            one = await throughput(contenders[name].on(), prompts, options.concurrency)
+            if turn >= 0:  # the first turn warms up
+                measured[name].append(one)
+    result["outcomes"] = dict(callback.health.counts - before)
+    base = np.array(measured["simple-shuffle"])[:, 0]
+    for name, pairs in measured.items():
+        rates, cpu = np.array(pairs).T
+        result["requests_per_s"][name] = {
+            "median": float(np.median(rates)),
+            "of_simple_shuffle": float(np.median(rates / base)),
+            "loop_cpu_ms": float(np.median(cpu)),
+        }
+    return result
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", default="starter")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--concurrency", type=int, default=100)
+    parser.add_argument("--decisions", type=int, default=5000)
+    parser.add_argument("--timeout-ms", type=float, default=200.0, help="the router's deadline; 200 is its default")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    load = os.getloadavg()[0]
+    result = asyncio.run(run(options))
+    if options.json:
+        print(json.dumps(result, indent=2))
+        return
+    print(f"{platform.machine()}, {os.cpu_count()} cores, load {load:.1f} before, Python {platform.python_version()}")
+    print(f"\n| decision with cached scores, {len(MODELS)} models | p50 µs | p99 µs |\n|:---|---:|---:|")
+    for rule, us in result["decision_us"].items():
+        print(f"| {rule} | {us['p50']:.0f} | {us['p99']:.0f} |")
+    print(
+        f"\n| {options.requests} requests, {options.concurrency} at once | requests/s | of simple-shuffle "
+        "| event loop's CPU, ms per request |"
+    )
+    print("|:---|---:|---:|---:|")
+    for name, one in sorted(result["requests_per_s"].items(), key=lambda item: -item[1]["median"]):
+        print(f"| {name} | {one['median']:.0f} | {one['of_simple_shuffle']:.3f} | {one['loop_cpu_ms']:.2f} |")
+    print(f"\nP2L's requests by outcome: {result['outcomes']}")
+
+
+if __name__ == "__main__":
+    main()
