@@ -61,7 +61,9 @@ def agreement(predicted: Array, score: Array, lower_is_better: bool = False) -> 
         score: (N,) what was measured.
         lower_is_better: of the score.
     """
-    return _agreement(predicted.astype(np.float64).tobytes(), score.astype(np.float64).tobytes(), lower_is_better)
+    order = np.lexsort((score, predicted))  # several ranks bring the prompts in another order
+    x, y = predicted[order].astype(np.float64), score[order].astype(np.float64)
+    return _agreement(x.tobytes(), y.tobytes(), lower_is_better)
 
 
 @lru_cache(maxsize=16)  # the rows of one metric ask for the same one after another

@@ -86,7 +86,7 @@ class P2LPreference(PromptsTask):
 
     def process_results(self, doc: Any, results: list[Any]) -> dict[str, Any]:
         """The scores of one prompt; the other rows read what aggregating them leaves."""
-        return self._values({"id": doc["id"], **results[0]})
+        return self._values({**results[0], "id": doc["id"]})
 
     def _values(self, item: dict[str, Any]) -> dict[str, Any]:
         return {SUMMARY: item, **dict.fromkeys(_rows(), "")}

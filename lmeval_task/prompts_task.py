@@ -153,7 +153,7 @@ class PromptsTask(Task):  # type: ignore[misc]  # lm-eval ships no types
         for i, instance in enumerate(self._own):
             raw_eta = None if scores.raw_eta is None else round(float(scores.raw_eta[i]), 6)
             coefs = {model: round(float(c), 6) for model, c in zip(scores.models, scores.coefs[i], strict=True)}
-            scored = {"coefs": coefs, "raw_eta": raw_eta, "truncated": bool(truncated[i])}
+            scored = {"id": instance.doc_id, "coefs": coefs, "raw_eta": raw_eta, "truncated": bool(truncated[i])}
             instance.filtered_resps = {FILTER: scored}
         self._instances = self._own
         return self._instances

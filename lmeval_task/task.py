@@ -111,6 +111,7 @@ class P2LLeaderboard(PromptsTask):
 
     def _aggregate(self, items: list[dict[str, Any]]) -> str:
         """Fits the leaderboard of all ranks' prompts and gives its top on one line."""
+        items = sorted(items, key=lambda item: item["id"])  # several ranks bring them in another order
         scores = scores_of(self.p2l, items)
         board = scores.leaderboard()
         self._report = {
