@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from prometheus_client import (
@@ -52,12 +51,18 @@ def exposition() -> tuple[bytes, str]:
     return generate_latest(registry), CONTENT_TYPE_LATEST
 
 
-def forget_dead_processes(alive: Sequence[int] = ()) -> None:
+def forget_dead_processes() -> None:
     """Drops the gauges of processes that were killed: what waited there waits no more."""
     folder = os.environ.get(FOLDER)
     if folder is None:
         return
     for path in Path(folder).glob("gauge_live*.db"):
         found = re.search(r"_(\d+)\.db$", path.name)
-        if found and int(found[1]) not in alive and not Path(f"/proc/{found[1]}").exists():
+        if found is None:
+            continue
+        try:
+            os.kill(int(found[1]), 0)  # signal 0 only asks whether the process is there
+        except ProcessLookupError:
             mark_process_dead(int(found[1]))  # type: ignore[no-untyped-call]
+        except PermissionError:
+            continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import multiprocessing
 import os
 import signal
@@ -15,11 +16,16 @@ from typing import Any
 import threadpoolctl
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors.multiprocess import Process
 
 from p2l_plugins.errors import ConfigError, P2LError
 from p2l_plugins.service.settings import ServiceSettings
+
+log = logging.getLogger(__name__)
+
+#: Exit status of a process that can't serve the bundle: another one could not, either.
+LOAD_FAILURE = 3
 
 #: Connections that may wait to be accepted, and requests at the same time; beyond it, uvicorn answers 503 at once.
 BACKLOG = 2048
@@ -103,7 +109,24 @@ def _one(settings: ServiceSettings, listening: socket.socket) -> None:
 
 
 class _Supervisor(Multiprocess):
-    """uvicorn's, which at the end holds the socket open, so that clients connect to nobody, until all have stopped."""
+    """uvicorn's, with two differences.
+
+    A process is replaced when it has ended. uvicorn also kills one that does not answer a ping within 5 seconds, which
+    on a busy machine are processes that start or score; and while a ping to one that was killed runs out, nothing is
+    replaced. And at the end the socket is closed first: else clients connect to nobody until all processes have ended.
+    """
+
+    def keep_subprocess_alive(self) -> None:
+        for i, process in enumerate(self.processes):
+            status = process.process.exitcode
+            if status is None or self.should_exit.is_set():
+                continue
+            if status == LOAD_FAILURE:
+                self.should_exit.set()
+                return
+            log.warning("process %s ended with status %d; another one takes its place", process.pid, status)
+            self.processes[i] = Process(self.config, self.sockets)
+            self.processes[i].start()
 
     def terminate_all(self) -> None:
         for listening in self.sockets:
@@ -115,7 +138,7 @@ def _several(settings: ServiceSettings, listening: socket.socket) -> None:
     config = _config(functools.partial(_worker_app, settings), settings)
     supervisor = _Supervisor(config, [listening])
     supervisor.run()
-    if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
+    if any(process.exitcode == LOAD_FAILURE for process in supervisor.processes):
         raise P2LError("the processes can't serve the bundle; their log says why")
 
 
@@ -126,7 +149,7 @@ def _worker_app(settings: ServiceSettings) -> FastAPI:
     _one_blas_thread()
     threading.Thread(target=_end_with_parent, name="p2l-parent", daemon=True).start()
     # nothing was accepted yet, and this status tells the supervisor to start no other one
-    return create_app(settings, failed=lambda: os._exit(STARTUP_FAILURE))
+    return create_app(settings, failed=lambda: os._exit(LOAD_FAILURE))
 
 
 def _end_with_parent() -> None:

@@ -29,7 +29,7 @@ def url():
 
 @schema.parametrize()
 @hypothesis.settings(
-    max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(hypothesis.HealthCheck)
+    max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(hypothesis.HealthCheck)
 )
 def test_every_answer_is_one_that_the_document_describes(case, url):
     response = case.call(base_url=url)
