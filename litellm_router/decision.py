@@ -6,12 +6,12 @@ checked against a limit: all rules but `best` rank it after those that can.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from litellm_router.deployments import Models
 from litellm_router.reasons import NotRoutedError
@@ -91,15 +91,15 @@ def decide(
     limit = rule.max_cost if rule.max_cost is not None else np.inf
     if rule.rule == "lp" and rule.budget is not None:
         order, mixture = _drawn(values, costs, rule.budget, limit, uniform)
-        return Decision(models, order.tolist(), values, costs, rule, mixture)
+        return Decision(models, order, values, costs, rule, mixture)
     if rule.rule == "paced":
         worth = np.where(np.isnan(costs), values, values - multiplier * np.nan_to_num(costs))
         order = _capped(worth, costs, limit)
-        return Decision(models, order.tolist(), values, costs, rule, multiplier=multiplier)
+        return Decision(models, order, values, costs, rule, multiplier=multiplier)
     if rule.rule == "cap" and rule.budget is not None:
         limit = min(limit, rule.budget)
     order = _by_value(values, costs) if np.isinf(limit) else _capped(values, costs, limit)
-    return Decision(models, order.tolist(), values, costs, rule)
+    return Decision(models, order, values, costs, rule)
 
 
 def opponents_of(rule: Rule, bundle: Predicting) -> tuple[tuple[int, float], ...]:
@@ -137,29 +137,40 @@ def kept(ranking: Sequence[int], values: Array, current: int, margin: float) -> 
     return [current, *(i for i in ranking if i != current)]
 
 
-def _by_value(value: Array, cost: Array) -> NDArray[np.intp]:
+# Sorted by Python: NumPy's sorts let go of the interpreter lock, and a busy proxy waits milliseconds to have it back.
+
+
+def _by_value(value: Array, cost: Array) -> list[int]:
     """Highest value first; among equals the cheaper, then the earlier; an unknown price counts as dear."""
-    return np.lexsort((np.nan_to_num(cost, nan=np.inf), -value))
+    v, c = value.tolist(), _prices(cost)
+    return sorted(range(len(v)), key=lambda i: (-v[i], c[i]))
 
 
-def _capped(value: Array, cost: Array, limit: float) -> NDArray[np.intp]:
+def _capped(value: Array, cost: Array, limit: float) -> list[int]:
     """Models within the limit by value, then dearer ones from the cheapest, then those without a price by value."""
-    price = np.nan_to_num(cost, nan=np.inf)
-    unknown = np.isnan(cost)
-    dear = ~unknown & (price > limit)
-    group = np.where(dear, 1, np.where(unknown, 2, 0))
-    return np.lexsort((np.where(dear, -value, price), np.where(dear, price, -value), group))
+    v, c = value.tolist(), _prices(cost)
+
+    def key(i: int) -> tuple[int, float, float]:
+        if c[i] == math.inf:
+            return 2, -v[i], 0.0
+        return (1, c[i], -v[i]) if c[i] > limit else (0, -v[i], c[i])
+
+    return sorted(range(len(v)), key=key)
+
+
+def _prices(cost: Array) -> list[float]:
+    """Costs with an unknown one as infinite."""
+    return [math.inf if math.isnan(c) else c for c in cost.tolist()]
 
 
 def _drawn(
     value: Array, cost: Array, budget: float, limit: float, uniform: float
-) -> tuple[NDArray[np.intp], dict[int, float]]:
+) -> tuple[list[int], dict[int, float]]:
     """The drawn model, then the others as `_capped`. No model fits: as `_capped` alone."""
     known = np.flatnonzero(cost <= limit)  # NaN compares false
     if not known.size or cost[known].min() > budget:
         return _capped(value, cost, min(budget, limit)), {}
     mixture = routing.lp(value[known], cost[known], budget)
     drawn = int(known[mixture.draw(uniform)])
-    order = _capped(value, cost, limit)
     weights = {int(known[i]): weight for i, weight in zip(mixture.models, mixture.weights, strict=True)}
-    return np.concatenate([[drawn], order[order != drawn]]), weights
+    return [drawn, *(i for i in _capped(value, cost, limit) if i != drawn)], weights

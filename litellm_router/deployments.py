@@ -7,6 +7,7 @@ list, as a copy, and a failing best model is followed by the next.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -63,7 +64,7 @@ class Group:
         self.deployments = tuple(deployments)
         self.checked = False
         candidates: dict[int, int] = {}
-        members, prices, priced = [], [], []
+        members, prices = [], []
         for deployment in deployments:
             info, params = deployment.get("model_info") or {}, deployment["litellm_params"]
             name = p2l_model(deployment)
@@ -72,15 +73,13 @@ class Group:
             order = params.get("order")
             members.append(_Member(info.get("id"), candidate, info.get("order") if order is None else order))
             if candidate is not None:
-                prices.append(price_of(deployment) or (np.nan, np.nan))
-                priced.append(candidate)
+                prices.append((candidate, price_of(deployment)))
         self.columns = list(candidates)
         self.models = tuple(bundle.models[index] for index in candidates)
         self._members = members
-        self._prices = np.array(prices, np.float64).reshape(-1, 2)
-        self._priced = np.array(priced, np.intp)
+        self._prices = prices
 
-    def costs(self, prompt_tokens: int, output_tokens: Array) -> Array:
+    def costs(self, prompt_tokens: int, output_tokens: Sequence[float]) -> Array:
         """Expected USD of one request to each model, (M,); NaN where its price is unknown.
 
         A model with several deployments costs as much as its dearest one, since LiteLLM chooses among them; if one of
@@ -89,11 +88,13 @@ class Group:
         Args:
             output_tokens: (M,) expected tokens of each model's answer.
         """
-        cost = np.zeros(len(self.models))
-        with np.errstate(invalid="ignore"):  # NaN is meant to win
-            of_deployment = self._prices[:, 0] * prompt_tokens + self._prices[:, 1] * output_tokens[self._priced]
-            np.maximum.at(cost, self._priced, of_deployment)
-        return cost
+        cost = [0.0] * len(self.models)
+        for candidate, price in self._prices:
+            if price is None:
+                cost[candidate] = math.nan
+            elif (dear := price.cost(prompt_tokens, output_tokens[candidate])) > cost[candidate]:
+                cost[candidate] = dear  # which NaN is never below
+        return np.array(cost)
 
     def ordered(
         self, ranking: Sequence[int], failed: Iterable[str] = (), target_order: int | None = None

@@ -20,7 +20,7 @@ class Price(NamedTuple):
     input: float
     output: float
 
-    def cost(self, prompt_tokens: int, output_tokens: int) -> float:
+    def cost(self, prompt_tokens: int, output_tokens: float) -> float:
         """Expected USD of one request."""
         return prompt_tokens * self.input + output_tokens * self.output
 

@@ -7,8 +7,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 
-import numpy as np
-
 from litellm_router.sessions import Sessions
 from litellm_router.settings import P2LSettings, Rule
 from litellm_router.usage import AnswerLengths
@@ -47,9 +45,9 @@ class Traffic:
             self._rules[key] = self.settings.rule_of(group)
         return self._rules[key]
 
-    def answer_tokens(self, models: Sequence[str]) -> Array:
-        """Expected tokens of the answer of each model, (M,)."""
-        return np.array([self.lengths.expected(model) for model in models])
+    def answer_tokens(self, models: Sequence[str]) -> list[float]:
+        """Expected tokens of the answer of each model."""
+        return [self.lengths.expected(model) for model in models]
 
     def pacer(self, group: str, rule: Rule, values: Array, costs: Array) -> Pacer | None:
         """The multiplier of a group's budget, for the rule `paced`; the first request gives it a start."""
