@@ -132,6 +132,17 @@ def test_type_slide_and_read_the_result(open_page, service, tmp_path):
     assert path.stat().st_size > 10_000
 
 
+def test_a_budget_is_that_of_the_prompt_that_is_shown(open_page):
+    page = open_page()
+    ask(page, "hi")
+    slide(page, 0)
+    short = page.locator("#budget-text").inner_text()
+    ask(page, "A much longer prompt. " * 400)
+    page.locator("#budget-text").get_by_text(short, exact=True).wait_for(state="detached")
+    assert page.locator("#status.bad").count() == 0
+    assert page.locator(".pick").inner_text() == "llama-3.1-8b-instruct"
+
+
 def decide(service, prompt, **more):
     return httpx.post(f"{service.url}/v1/route", json={"prompt": prompt, **more}).json()
 
@@ -197,6 +208,8 @@ def test_a_file_of_prompts_gets_intervals_and_its_text_stays_text(open_page, ser
     assert page.locator("#board .range").count() > 10
     assert nasty in page.locator("#which option").first.text_content()
     assert page.locator("#which option").count() == 3
+    page.get_by_role("button", name="Show leaderboard").click()  # asks for the file's again
+    page.get_by_text("3 prompts in").wait_for()
     page.locator("#which").select_option("2")
     page.locator("#curve svg").wait_for()
     assert page.title() == "Prompt-to-Leaderboard"

@@ -1,6 +1,7 @@
 // The leaderboard as bars: value, interval, and where the overall board has the model.
 
-export const TOP = 25;
+// Rows that are shown until all are asked for.
+export const top = () => (matchMedia("(max-width: 60rem)").matches ? 10 : 25);
 
 const percent = (x) => `${(100 * x).toFixed(1)}%`;
 const signed = (x, digits) => `${x < 0 ? "−" : "+"}${Math.abs(x).toFixed(digits)}`;
@@ -90,7 +91,7 @@ export function draw(list, view) {
   if (order === "loss") rows = [...rows].sort((a, b) => apartLast(a, b) || change(a) - change(b));
   const wanted = find.trim().toLowerCase();
   if (wanted) rows = rows.filter((row) => row.model.toLowerCase().includes(wanted));
-  const shown = all || wanted ? rows : rows.slice(0, TOP);
+  const shown = all || wanted ? rows : rows.slice(0, top());
   const onScale = scale(board.leaderboard, before, measure);
   const items = shown.map((row) => item(row, before.get(row.model), measure, onScale));
   const apart = shown.findIndex((row) => row.grounded === false);

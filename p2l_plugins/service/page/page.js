@@ -1,7 +1,7 @@
 // What happens on the page: from the prompt to the board, from the budget to the choice. All text goes in as text.
 
 import { call, Problem, setKey } from "./api.js";
-import { draw, hasIntervals, TOP } from "./board.js";
+import { draw, hasIntervals, top } from "./board.js";
 import { budgetScale, curve, dollars } from "./curve.js";
 import { conversation, fromFile, shown } from "./prompts.js";
 
@@ -15,7 +15,7 @@ const EXAMPLES = {
 const at = (id) => document.getElementById(id);
 const chosen = (name) => document.querySelector(`input[name=${name}]:checked`).value;
 
-const state = { bundle: null, overall: null, costs: null, prompts: [], board: null, decision: null, all: false, literal: false };
+const state = { bundle: null, overall: null, costs: null, prompts: [], board: null, decision: null, decided: null, file: [], all: false, literal: false };
 let asking = null;
 let routing = null;
 let typing = 0;
@@ -41,15 +41,17 @@ function failed(error) {
 function drawBoard() {
   if (!state.board) return;
   const measure = chosen("measure");
-  const view = { board: state.board, overall: state.overall, measure, order: at("order").value, find: at("find").value, all: state.all };
+  const overall = state.board === state.overall ? null : state.overall; // which is shown until something is asked
+  const view = { board: state.board, overall, measure, order: at("order").value, find: at("find").value, all: state.all };
   const rows = draw(at("board"), view);
   const one = state.board.n_prompts === 1;
-  at("board-title").textContent = one ? "Leaderboard of this prompt" : `Leaderboard of ${state.board.n_prompts} prompts`;
-  at("board-note").textContent = state.overall ? `▲▼ against the overall board of ${state.overall.n_prompts} prompts` : "";
+  const own = one ? "Leaderboard of this prompt" : `Leaderboard of ${state.board.n_prompts} prompts`;
+  at("board-title").textContent = state.overall && !overall ? "Overall leaderboard" : own;
+  at("board-note").textContent = overall ? `▲▼ against the overall board of ${overall.n_prompts} prompts` : "";
   at("legend-bar").textContent = one ? "this prompt" : "these prompts";
   at("legend-range").hidden = !hasIntervals(state.board, measure);
-  at("legend-overall").hidden = !state.overall;
-  at("more").hidden = Boolean(at("find").value.trim()) || rows <= TOP;
+  at("legend-overall").hidden = !overall;
+  at("more").hidden = Boolean(at("find").value.trim()) || rows <= top();
   at("more").textContent = state.all ? "Show fewer" : `Show all ${rows} models`;
 }
 
@@ -77,6 +79,8 @@ async function ask(prompts) {
 
 function typed() {
   const text = at("prompt").value;
+  if (!text.trim()) return state.file;
+  state.file = [];
   const turns = state.literal ? null : conversation(text);
   const found = Boolean(turns);
   at("read").hidden = !found;
@@ -84,7 +88,7 @@ function typed() {
     at("read-text").textContent = `Read as a conversation of ${turns.length} user ${turns.length === 1 ? "turn" : "turns"}`;
     at("read-undo").textContent = "read as one text";
   }
-  return text.trim() ? [turns ?? text] : [];
+  return [turns ?? text];
 }
 
 function submit() {
@@ -98,6 +102,7 @@ async function openFile(file) {
   try {
     const prompts = fromFile(file.name, await file.text());
     at("prompt").value = "";
+    state.file = prompts;
     at("read").hidden = false;
     at("read-text").textContent = `${prompts.length} ${prompts.length === 1 ? "prompt" : "prompts"} of ${file.name}`;
     at("read-undo").textContent = "close";
@@ -167,8 +172,9 @@ async function route() {
     do {
       routing.again = false;
       const asked = { prompt: state.prompts[Number(at("which").value) || 0], costs: state.costs, objective: chosen("objective") };
-      // the first decision tells what costs there are, and so what the slider's position means
-      if (!state.decision) state.decision = await call("/v1/route", asked);
+      // the first decision on a prompt tells what it costs, and so what the slider's position means
+      if (state.decided !== asked.prompt) state.decision = await call("/v1/route", asked);
+      state.decided = asked.prompt;
       state.decision = await call("/v1/route", { ...asked, rule: chosen("rule"), budget: budget() });
       drawChoice();
     } while (routing.again);
@@ -189,8 +195,9 @@ async function useCosts() {
     return;
   }
   try {
-    state.decision = await call("/v1/route", { prompt: state.prompts[0] ?? "hi", costs });
+    await call("/v1/route", { prompt: state.prompts[0] ?? "hi", costs });
     state.costs = costs;
+    state.decided = null;
     at("costs-status").textContent = "In use.";
     at("costs-status").classList.remove("bad");
     await route();
@@ -217,12 +224,8 @@ async function start() {
     say("");
     call("/v1/overall").then((overall) => {
       state.overall = overall;
-      if (!state.board) {
-        state.board = overall;
-        drawBoard();
-        at("board-title").textContent = "Overall leaderboard";
-        at("board-note").textContent = `of ${overall.n_prompts} prompts`;
-      } else drawBoard();
+      state.board ??= overall;
+      drawBoard();
     }, () => {}); // a service without an overall board has none to compare with
   } catch (error) {
     failed(error);
@@ -252,15 +255,17 @@ at("prompt").addEventListener("keydown", (event) => {
 });
 at("prompt").addEventListener("input", () => {
   state.literal = false;
-  const prompts = typed();
   clearTimeout(typing);
-  if (prompts.length) typing = setTimeout(() => ask(prompts), 500);
+  const prompts = typed();
+  if (!prompts.length) at("read").hidden = true;
+  else if (prompts !== state.file) typing = setTimeout(() => ask(prompts), 500);
 });
 at("read-undo").addEventListener("click", () => {
   at("read").hidden = true;
-  if (!at("prompt").value) return at("prompt").focus();
   state.literal = true;
-  submit();
+  if (at("prompt").value.trim()) return submit();
+  state.file = [];
+  at("prompt").focus();
 });
 at("file").addEventListener("change", () => {
   if (at("file").files.length) openFile(at("file").files[0]);
