@@ -13,16 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from p2l_plugins.fit import fit, gradients, hessian, targets
-from p2l_plugins.outcomes import Array, sigmoid
+from p2l_plugins.fit import cholesky_solve, fit, gradients, hessian, targets
+from p2l_plugins.outcomes import Array, Family, sigmoid
 from p2l_plugins.pair_means import Indices, PairMeans
 
 LEVEL = 0.95
 REPLICATES = 200
 
 _TOGETHER = 16  # replicates refitted at once: their (M, M) matrices stay near the processor
-_STEPS = 12  # of Newton's method with the Hessian of the optimum; what has not settled by then is fitted in full
-_SETTLED = 0.02  # of the spread of the first steps, which is about the standard error
+_STEPS = 10  # of Newton's method with the Hessian of the optimum; what has not settled by then is fitted in full
+_SETTLED = 0.05  # root mean square of a step, in that of the first ones, which is about the standard error
 
 
 @dataclass(frozen=True)
@@ -118,27 +118,39 @@ def refit(means: PairMeans, coefs: Array, raw_eta: float | None, weights: Array,
         return None
     family, m = means.family, len(coefs)
     x = np.append(coefs, raw_eta) if raw_eta is not None else coefs
-    inverse = np.linalg.inv(hessian(family, x, *targets(family, means.win, means.tie, means.bad)))
+    curvature = hessian(family, x, *targets(family, means.win, means.tie, means.bad))
+    inverse = cholesky_solve(np.linalg.cholesky(curvature), np.eye(len(x)))
     found, rates = np.full((len(weights), m), np.nan), np.full((len(weights), m), np.nan)
     drawn = np.flatnonzero(weights @ means.counts)
     for start in range(0, len(drawn), _TOGETHER):
         rows = drawn[start : start + _TOGETHER]
         sums = means.resampled(weights[rows])
-        aims = targets(family, *sums)
-        xs = np.tile(x, (len(rows), 1))
-        step = gradients(family, xs, *aims) @ inverse
-        settled = _SETTLED * float(np.sqrt(np.mean(step[:, :m] ** 2)))
-        for _ in range(_STEPS):
-            xs = xs - np.clip(np.nan_to_num(step), -10.0, 10.0)
-            if np.abs(step[:, :m]).max() < settled:
-                break
-            step = gradients(family, xs, *aims) @ inverse
-        for i in np.flatnonzero(~(np.abs(step[:, :m]).max(axis=1) < settled)):
-            beta, raw = fit(family, sums[0][i], sums[1][i], sums[2][i], (coefs, raw_eta or 0.0))
-            xs[i] = beta if raw is None else np.append(beta, raw)
+        xs = _newton(family, x, inverse, sums)
         found[rows] = xs[:, :m] - (0.0 if family == "grk" else xs[:, :m].mean(axis=1, keepdims=True))
         rates[rows] = (sums[0] * opponents).sum(axis=2)
     return Replicates(found, rates, units)
+
+
+def _newton(family: Family, x: Array, inverse: Array, sums: tuple[Array, Array, Array]) -> Array:
+    """Optima (R, P) of R resamples with means `sums`, from x and the inverse of the Hessian there."""
+    m = sums[0].shape[1]
+    aims = targets(family, *sums)
+    xs = np.tile(x, (len(sums[0]), 1))
+    left, settled = np.arange(len(xs)), np.inf
+    for number in range(_STEPS):
+        own = aims if len(left) == len(xs) else [aim[left] for aim in aims]
+        step = gradients(family, xs[left], *own) @ inverse
+        if number == 0:
+            settled = _SETTLED * float(np.sqrt((step[:, :m] ** 2).mean()))
+        xs[left] -= np.clip(step, -10.0, 10.0)
+        left = left[~(np.sqrt((step[:, :m] ** 2).mean(axis=1)) < settled)]  # NaN stays
+        if not len(left):
+            return xs
+    for i in left:
+        near = xs[i] if np.isfinite(xs[i]).all() and np.abs(xs[i] - x).max() < 5.0 else x
+        beta, raw = fit(family, sums[0][i], sums[1][i], sums[2][i], (near[:m], float(near[-1])))
+        xs[i] = beta if raw is None else np.append(beta, raw)
+    return xs
 
 
 def relative(values: Array, apart: NDArray[np.bool_]) -> Array:
