@@ -75,6 +75,6 @@ class Watch:
 def _add_headers(headers: MutableHeaders, path: str) -> None:
     headers.setdefault("X-Content-Type-Options", "nosniff")
     headers.setdefault("Referrer-Policy", "no-referrer")
-    headers.setdefault("Cache-Control", "no-store")
+    headers.setdefault("Cache-Control", "no-cache" if path.startswith("/page/") else "no-store")
     if path not in DOCS:
         headers.setdefault("Content-Security-Policy", STRICT_POLICY)
