@@ -107,7 +107,8 @@ def test_route_takes_costs_and_opponents_of_the_request(client, p2l):
     assert answer["win_rate"] == pytest.approx(float(win_probability("grk", a, b, scores.raw_eta[0])), abs=1e-6)
     usable = client.post("/v1/route", json={"prompt": "hi", "objective": "usable"}).json()
     assert usable["objective"] == "usable"
-    assert usable["value"] == max(row["value"] for row in usable["models"]) or usable["value"] > 0
+    assert usable["value"] == pytest.approx(usable["models"][0]["value"], abs=1e-6)
+    assert usable["models"][0]["value"] == pytest.approx(1 / (1 + np.exp(-usable["models"][0]["coef"])), abs=1e-5)
 
 
 def test_a_leaderboard_is_that_of_the_scores(client, p2l):

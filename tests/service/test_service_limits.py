@@ -8,6 +8,7 @@ import pytest
 from servers import server
 from serving import in_thread, until
 
+from p2l_plugins import P2L
 from p2l_plugins.cache.settings import CacheSettings
 from p2l_plugins.service.app import create_app
 from p2l_plugins.service.settings import ServiceSettings
@@ -91,6 +92,25 @@ async def test_what_nobody_waits_for_is_dropped():
         until(lambda: _metric(url, "p2l_service_waiting_prompts") == 0, 20)
         assert time.monotonic() - started < 5
         assert _metric(url, "p2l_service_run_prompts_count") - before < 200
+
+
+class Failing(P2L):
+    """The starter, which fails on one prompt, with the prompt in the error."""
+
+    def score_turns(self, prompts, progress=None):
+        if any("xylophone" in turn for turns in prompts for turn in turns):
+            raise ValueError(f"can't score {prompts}")
+        return super().score_turns(prompts, progress)
+
+
+def test_a_prompt_that_the_model_fails_on_fails_its_own_request_and_is_not_named(caplog):
+    with in_thread(create_app(ServiceSettings(), lambda _: Failing.load("starter"))) as url:
+        for _ in range(2):
+            answer = httpx.post(f"{url}/v1/scores", json={"prompts": ["hi", "xylophone"]})
+            assert answer.status_code == 500
+            assert answer.json() == {"detail": "the model failed on a prompt (ValueError)"}
+            assert httpx.post(f"{url}/v1/scores", json={"prompts": ["hi", "there"]}).status_code == 200
+    assert "xylophone" not in caplog.text
 
 
 def _metric(url, name):
