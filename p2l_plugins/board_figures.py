@@ -113,4 +113,5 @@ def _save(figure: Any, path: Path) -> None:
 
     metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower(), {})
     with rc_context({"svg.hashsalt": "p2l"}), replaced_file(path) as temporary:
-        figure.savefig(temporary, dpi=100, metadata=metadata)
+        options = {"pil_kwargs": {"optimize": True}} if path.suffix.lower() == ".png" else {}
+        figure.savefig(temporary, dpi=90, metadata=metadata, **options)

@@ -118,8 +118,8 @@ def refit(means: PairMeans, coefs: Array, raw_eta: float | None, weights: Array,
         return None
     family, m = means.family, len(coefs)
     x = np.append(coefs, raw_eta) if raw_eta is not None else coefs
-    curvature = hessian(family, x, *targets(family, means.win, means.tie, means.bad))
-    inverse = cholesky_solve(np.linalg.cholesky(curvature), np.eye(len(x)))
+    factor = np.linalg.cholesky(hessian(family, x, *targets(family, means.win, means.tie, means.bad)))
+    inverse = cholesky_solve(factor, np.eye(len(x)))
     found, rates = np.full((len(weights), m), np.nan), np.full((len(weights), m), np.nan)
     drawn = np.flatnonzero(weights @ means.counts)
     for start in range(0, len(drawn), _TOGETHER):

@@ -26,7 +26,7 @@ _NAME_WORDS = 3
 _ALIKE = "the prompts are too much alike to be divided into topics"
 
 
-@dataclass
+@dataclass(eq=False)
 class Topic:
     """A node of the tree.
 

@@ -1,6 +1,8 @@
 """Topics found in prompts: they are the ones that the words tell apart, under names that say so."""
 
+import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,3 +76,12 @@ def test_without_scikit_learn_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
     with pytest.raises(ConfigError, match=r"p2l-plugins\[analysis\]"):
         Topics(["x y"] * 10, 2)
+
+
+def test_real_prompts_divide_into_as_many_topics_as_were_asked_for():
+    lines = (Path(__file__).resolve().parents[2] / "examples" / "prompts.jsonl").read_text().splitlines()
+    real = [json.loads(line)["prompt"] for line in lines]
+    tree = Topics(real, 6)
+    assert len(set(tree.of(real))) == 6
+    assert set().union(*tree.parents.values()) <= set(tree.leaves)
+    assert len({*tree.leaves, *tree.parents}) == len(tree.leaves) + len(tree.parents)
