@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
 import shutil
@@ -20,6 +21,9 @@ from p2l_plugins.files import need_folder
 from p2l_plugins.prompt_file import CHUNK_CHARACTERS, CHUNK_PROMPTS, PromptFile, Summary
 from p2l_plugins.prompts import Prompt
 from p2l_plugins.scorer import P2L, Scores
+
+#: Scores chunks of prompts, in their order.
+Engine = Callable[[Iterator[list[Prompt]]], Iterator[Scores]]
 
 FORMATS = (".jsonl", ".csv", ".parquet")
 STATE = "state.json"
@@ -50,6 +54,7 @@ def score_to_file(
     resume: bool = False,
     progress: Callable[[int], None] | None = None,
     chunk: int = CHUNK_PROMPTS,
+    engine: Engine | None = None,
 ) -> None:
     """Scores all prompts into a file.
 
@@ -61,6 +66,7 @@ def score_to_file(
         resume: go on with the parts of an interrupted run, where there are any; the output is the same.
         progress: called with the number of prompts that were done since the last call.
         chunk: prompts of a part.
+        engine: scores chunks of prompts, in their order; default: `p2l` itself.
 
     Raises:
         ConfigError: the parts are of another bundle, input or format.
@@ -78,15 +84,22 @@ def score_to_file(
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         (folder / STATE).write_text(json.dumps(state), encoding="utf-8")
-    for number, rows in enumerate(prompts.chunks(chunk)):
-        texts, part = rows["prompt"], folder / f"{number:08d}.part"
-        if part.exists():
-            if progress is not None:
-                progress(len(texts))
-            continue
-        temporary = part.with_suffix(".new")
-        _write(temporary, texts, p2l.score(texts, progress), output.suffix, found.conversations)
-        os.replace(temporary, part)
+    done = sum(1 for _ in folder.glob("*.part"))  # they are written in order
+    texts = (rows["prompt"] for rows in prompts.chunks(chunk))
+    for prompts_done in map(len, itertools.islice(texts, done)):
+        if progress is not None:
+            progress(prompts_done)
+    left, again = itertools.tee(texts)
+    if engine is None:
+        scored: Iterator[Scores] = (p2l.score(part, progress) for part in left)
+    else:
+        scored = engine(left)
+    for number, (part, scores) in enumerate(zip(again, scored, strict=True), start=done):
+        temporary = folder / "new"
+        _write(temporary, part, scores, output.suffix, found.conversations)
+        os.replace(temporary, folder / f"{number:08d}.part")
+        if engine is not None and progress is not None:
+            progress(len(part))
     joined = folder / f"joined{output.suffix}"
     _join(folder, joined, p2l.models)
     os.replace(joined, output)

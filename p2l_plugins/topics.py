@@ -23,6 +23,7 @@ SAMPLE = 20_000
 
 _DIMENSIONS = 100
 _NAME_WORDS = 3
+_STOP_WORDS = {"did", "does", "doing", "don", "doesn", "didn", "isn", "just", "like", "want", "please"}
 _ALIKE = "the prompts are too much alike to be divided into topics"
 
 
@@ -69,7 +70,7 @@ class Topics:
         try:
             from sklearn.cluster import KMeans
             from sklearn.decomposition import TruncatedSVD
-            from sklearn.feature_extraction.text import TfidfVectorizer
+            from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
         except ImportError:
             raise ConfigError("topics need the extra 'analysis': pip install 'p2l-plugins[analysis]'") from None
         if count < 2:
@@ -78,7 +79,7 @@ class Topics:
             raise DataError(f"{len(prompts)} prompts are too few for {count} topics; at least {2 * count}")
         rare = 1 if len(prompts) < 100 else 2
         words = TfidfVectorizer(
-            stop_words="english",
+            stop_words=sorted(ENGLISH_STOP_WORDS | _STOP_WORDS),
             sublinear_tf=True,
             min_df=rare,
             max_features=50_000,

@@ -143,6 +143,8 @@ BAD = {
         (["strengths", "one.jsonl", "--model", "gpt-99"], 1, "model 'gpt-99' is not in the bundle"),
         (["strengths", "one.jsonl"], 2, "Missing option '--model'"),
         (["score", "one.jsonl", "--resume"], 2, "--resume needs --output"),
+        (["score", "one.jsonl", "--engine", "ray"], 2, "--engine ray needs --output"),
+        (["score", "one.jsonl", "--engine", "spark"], 2, "--engine is 'spark'; valid: local, ray"),
         (["score", "one.jsonl", "-o", "no/x.csv"], 2, "there is no folder no"),
     ],
 )

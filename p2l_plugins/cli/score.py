@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -22,17 +23,24 @@ def score(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where an interrupted run with the same --output stopped.")
     ] = False,
+    engine: Annotated[
+        str, typer.Option(help="local, or ray: on the cluster that RAY_ADDRESS names, else on this machine's cores.")
+    ] = "local",
+    workers: Annotated[int | None, typer.Option(help="Of --engine ray; default: one per core.", min=1)] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score prompts: one coefficient per model and prompt. Memory stays the same for any number of prompts."""
     from p2l_plugins.prompt_file import PromptFile, local_file
     from p2l_plugins.score_files import check_output, json_lines, score_to_file
+    from p2l_plugins.score_ray import score_on_ray
     from p2l_plugins.scorer import P2L
 
+    if engine not in ("local", "ray"):
+        raise ConfigError(f"--engine is {engine!r}; valid: local, ray")
     if output is not None:
         check_output(output)
-    elif resume:
-        raise ConfigError("--resume needs --output")
+    elif resume or engine == "ray":
+        raise ConfigError(f"{'--resume' if resume else '--engine ray'} needs --output")
     with local_file(prompts) as path:
         file = PromptFile(path, name=str(prompts))
         found = file.scan()
@@ -40,7 +48,8 @@ def score(
         with progress() as bar:
             task = bar.add_task("scoring", total=found.prompts)
             if output is not None:
-                score_to_file(p2l, file, found, output, resume, lambda n: bar.advance(task, n))
+                on_ray = partial(score_on_ray, bundle, p2l.fingerprint, workers=workers) if engine == "ray" else None
+                score_to_file(p2l, file, found, output, resume, lambda n: bar.advance(task, n), engine=on_ray)
             else:
                 for chunk in file.chunks():
                     scores = p2l.score(chunk["prompt"], progress=lambda n: bar.advance(task, n))
