@@ -16,8 +16,10 @@ the prompt's own scores, to the bit.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from p2l_plugins.errors import ConfigError
 from p2l_plugins.fit import gradients, hessian, targets
@@ -31,6 +33,8 @@ MAX_STEP = 2.0
 MAX_SHIFT = 3.0
 
 DAY_S = 24 * 3600.0
+
+Numbers = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def decayed(board: UserBoard, now: float, blending: Blending) -> UserBoard:
 
 
 def with_prompt(
-    board: UserBoard, family: Family, coefs: Array, raw_eta: float | None, now: float, blending: Blending
+    board: UserBoard, family: Family, coefs: Numbers, raw_eta: float | None, now: float, blending: Blending
 ) -> UserBoard:
     """The board after one more prompt.
 
@@ -119,7 +123,7 @@ def with_feedback(
     liked: bool,
     now: float,
     blending: Blending,
-    coefs: Array | None = None,
+    coefs: Numbers | None = None,
     other: int | None = None,
 ) -> UserBoard:
     """The board after a thumb up or down for an answer.
@@ -153,7 +157,7 @@ def with_feedback(
     return replace(board, shift=shift, votes=board.votes + 1.0)
 
 
-def blended(board: UserBoard | None, family: Family, coefs: Array, now: float, blending: Blending) -> Array:
+def blended(board: UserBoard | None, family: Family, coefs: Numbers, now: float, blending: Blending) -> Numbers:
     """Coefficients (M,) of a prompt for this user; those of the prompt itself where nothing is known of the user.
 
     The board pulls how the models differ, by `weight · n / (n + prompts)`; the level of the prompt (how hard it is)
@@ -162,7 +166,8 @@ def blended(board: UserBoard | None, family: Family, coefs: Array, now: float, b
     if board is None or (board.prompts == 0.0 and board.votes == 0.0):
         return coefs
     board = decayed(board, now, blending)
-    own = np.asarray(coefs, np.float64)
+    own = np.array(coefs, np.float64)
     pull = blending.weight * board.prompts / (board.prompts + blending.prompts)
     difference = board.coefs - own
-    return own + pull * (difference - difference.mean()) + board.shift
+    own += pull * (difference - difference.mean()) + board.shift
+    return own

@@ -186,6 +186,18 @@ class LeaderboardResponse(BaseModel):
     leaderboard: list[dict[str, Any]]
 
 
+class FeedbackRequest(_Request):
+    """What a user thought of an answer."""
+
+    user: Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME)] = Field(
+        description="the user's name or id, as the router sees it; kept as a keyed hash only"
+    )
+    model: Name = Field(description="whose answer it was")
+    liked: bool = Field(description="thumb up, or better than the other answer")
+    other: Name | None = Field(default=None, description="the model whose answer stood beside it")
+    prompt: Prompt | None = Field(default=None, description="what was asked, where it is known; it is not kept")
+
+
 class StatusResponse(BaseModel):
     """Whether the process lives, or takes requests."""
 

@@ -163,6 +163,30 @@ async def overall(service: Serving) -> Response:
     return _json(_named(service, service.overall))
 
 
+@api.post(
+    "/v1/feedback",
+    response_model=models.StatusResponse,
+    status_code=202,
+    responses={409: {"model": models.Problem, "description": "the service keeps no boards of users"}},
+)
+async def feedback(asked: models.FeedbackRequest, request: Request, service: Serving) -> Response:
+    """Moves the user's own board by a thumb up or down, or by which of two answers was better."""
+    p2l = service.p2l
+    users = service.users
+    if users is None:
+        raise HTTPException(409, "feedback is kept in the shared cache: start the service with one, and with a secret")
+    model = p2l.index(asked.model)
+    other = None if asked.other is None else p2l.index(asked.other)
+    if other == model:
+        raise HTTPException(422, "model and other are the same model")
+    coefs = None
+    if asked.prompt is not None:
+        ((entry, _),) = await _unless_left(request, service.score(_turns([asked.prompt], 1)))
+        coefs = entry.coefs
+    users.voted(asked.user, model, asked.liked, other, coefs)
+    return _json({"status": "accepted"}, 202)
+
+
 @probes.get("/healthz", response_model=models.StatusResponse)
 async def healthz() -> Response:
     """Whether the process lives."""

@@ -22,6 +22,7 @@ from p2l_plugins.scorer import P2L, Scores
 from p2l_plugins.service import metrics
 from p2l_plugins.service.scoring import Scored, Scoring
 from p2l_plugins.service.settings import ServiceSettings
+from p2l_plugins.service.users import Users
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class Service:
         settings: of the operator.
         overall: the board that others are compared with; None until it is made.
         failure: why the bundle can't be served.
+        users: their boards; None where there is no shared cache with a secret to keep them in.
 
     Args:
         load: gives the bundle; called in a thread.
@@ -72,6 +74,7 @@ class Service:
         self._load, self._failed = load, failed
         self._p2l: P2L | None = None
         self._scoring: Scoring | None = None
+        self.users: Users | None = None
         self._stopping = False
         self._boards = ThreadPoolExecutor(1, thread_name_prefix="p2l-board")
         self._boards_waiting = 0
@@ -110,10 +113,11 @@ class Service:
         else:
             settings = self.settings
             scoring = Scoring(p2l, store, cache.namespace, secret, settings.runs(), settings.max_pending)
-            loop.call_soon_threadsafe(self._loaded, p2l, scoring)
+            users = None if store.shared is None or not secret else Users(p2l, store.shared.client, settings.cache)
+            loop.call_soon_threadsafe(self._loaded, p2l, scoring, users)
 
-    def _loaded(self, p2l: P2L, scoring: Scoring) -> None:
-        self._p2l, self._scoring = p2l, scoring
+    def _loaded(self, p2l: P2L, scoring: Scoring, users: Users | None) -> None:
+        self._p2l, self._scoring, self.users = p2l, scoring, users
         metrics.READY.set(1)
         log.info("ready: bundle %s, fingerprint %s", p2l.bundle.manifest.name, p2l.fingerprint)
         self._background = asyncio.get_running_loop().create_task(self._make_overall())
@@ -188,5 +192,7 @@ class Service:
         if self._background is not None:
             self._background.cancel()
         self._boards.shutdown(wait=False, cancel_futures=True)
+        if self.users is not None:
+            await self.users.aclose()
         if self._scoring is not None:
             await self._scoring.aclose()
