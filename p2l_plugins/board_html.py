@@ -113,7 +113,7 @@ def board_table(board: Leaderboard, top: int | None) -> str:
             cells.append(ranks(row["rank_low"], row["rank_high"]))
         cells.append(share(row["win_rate"]) + between(row, "win_rate"))
         if board.family == "grk":
-            cells.append(share(row["usable"]))
+            cells.append(share(row["usable"]) + between(row, "usable"))
         if board.difference is not None:
             cells.append(gap(row))
         table.append(cells)

@@ -46,7 +46,7 @@ def table_columns(board: Leaderboard) -> list[tuple[str, Any]]:
         ]
     columns.append(("win rate", lambda row: share(row["win_rate"]) + between(row, "win_rate")))
     if board.family == "grk":
-        columns.append(("P(usable)", lambda row: share(row["usable"])))
+        columns.append(("P(usable)", lambda row: share(row["usable"]) + between(row, "usable")))
     if board.difference is not None:
         columns.append((f"− {board.difference.reference}", gap))
     return columns
