@@ -14,6 +14,7 @@ theirs to one number.
 from __future__ import annotations
 
 import math
+import statistics
 import threading
 
 import numpy as np
@@ -21,9 +22,12 @@ import numpy as np
 from p2l_plugins import routing
 from p2l_plugins.outcomes import Array
 
-#: How far λ may fall and rise from where it started: near the lower end costs hardly matter any more, and the way back,
-#: which is paid for with what is spent too much, stays short.
+#: How far λ may fall and rise from the median of what the first requests would begin with: near the lower end costs
+#: hardly matter any more, and the way back, which is paid for with what is spent too much, stays short.
 FALL, RISE = 30.0, 1e6
+
+#: Requests of which that median is taken: a single one may be off by a factor of hundreds.
+FIRST = 33
 
 #: The gain of request n is at least FAST / (n + START).
 FAST, START = 5.0, 10.0
@@ -43,6 +47,7 @@ class Pacer:
         self._log: float | None = None  # log(λ · budget), as far as other processes know it
         self._pending = 0.0  # moves that they do not know yet
         self._requests = 0
+        self._firsts: list[float] = []
         self._limits = (-math.inf, math.inf)
         self._lock = threading.Lock()
 
@@ -62,19 +67,28 @@ class Pacer:
         with self._lock:
             if self._log is None:
                 self._log = math.log(multiplier * self.budget)
-                self._limits = (self._log - math.log(FALL), self._log + math.log(RISE))
+                self._set_limits(multiplier)
 
     def start_from(self, value: Array, cost: Array) -> None:
-        """Sets the first λ from a request, unless there is one; a request without two priced choices gives none.
+        """Sets the first λ from a request, and how far λ may go from the first ones; after those it does nothing.
 
         Args:
             value: (M,) of each choice; cost: (M,) expected USD, NaN where unknown.
         """
+        if len(self._firsts) >= FIRST:
+            return
         known = ~np.isnan(cost)
-        if not self.started and known.any():
-            first = routing.first_multiplier(value[known], cost[known], self.budget)
-            if first:
-                self.start(first)
+        first = routing.first_multiplier(value[known], cost[known], self.budget) if known.any() else None
+        if not first:
+            return
+        self.start(first)
+        with self._lock:
+            self._firsts.append(first)
+            self._set_limits(statistics.median_low(self._firsts))
+
+    def _set_limits(self, multiplier: float) -> None:
+        middle = math.log(multiplier * self.budget)
+        self._limits = (middle - math.log(FALL), middle + math.log(RISE))
 
     def charge(self, cost: float, requests: int = 1) -> None:
         """Books the cost of requests, in USD; nothing before the start.

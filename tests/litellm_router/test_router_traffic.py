@@ -8,6 +8,7 @@ from litellm_router.sessions import Sessions
 from litellm_router.settings import P2LSettings, Rule
 from litellm_router.traffic import Traffic
 from litellm_router.usage import AnswerLengths, weight
+from p2l_plugins.pacing import Pacer
 
 
 def test_lengths_start_as_configured_and_follow_the_answers():
@@ -154,3 +155,20 @@ def test_the_same_request_and_the_same_session_draw_the_same_numbers():
     assert share_of(request, "s") == share_of({"litellm_call_id": "other"}, "s")
     shares = [share_of({"litellm_call_id": str(i)}, None) for i in range(2000)]
     assert np.mean(np.array(shares) < 0.25) == pytest.approx(0.25, abs=0.04)
+
+
+@pytest.mark.parametrize("odd", [300.0, 1 / 300.0])
+def test_a_first_request_that_is_unlike_the_others_does_not_keep_the_budget_from_being_spent(odd):
+    rng = np.random.default_rng(0)
+    n = 3000
+    cost = np.tile([1.0, 10.0], (n, 1))
+    gain = rng.exponential(0.1, n)
+    gain[0] = 0.1 * odd  # what the dear model is worth more
+    value = np.stack([np.full(n, 0.5), 0.5 + gain], axis=1)
+    pacer, spent = Pacer(5.5), 0.0
+    for v, c in zip(value, cost, strict=True):
+        pacer.start_from(v, c)
+        chosen = c[int((v - pacer.multiplier * c).argmax())]
+        pacer.charge(chosen)
+        spent += chosen
+    assert spent / n == pytest.approx(5.5, rel=0.02)
