@@ -144,15 +144,17 @@ class PairMeans:
 
         if self.family != "grk":
             # φ relative to the prompt's largest, so that nothing overflows; σ(Δ − η) = φ_a / (φ_a + e^η φ_b)
-            phi = np.exp(beta - beta.max(axis=0))
+            phi = np.maximum(np.exp(beta - beta.max(axis=0)), 1e-300)
             e_eta = np.exp(rk_eta(raw))
             for a in range(len(beta) - 1):
                 x, y, after = phi[a], phi[a + 1 :], slice(a + 1, None)
                 if self.family == "rk":
-                    up, down = x / (x + e_eta * y + 1e-300), y / (y + e_eta * x + 1e-300)
+                    up, down = x / (x + e_eta * y), y / (y + e_eta * x)
                 else:
-                    both = 1.0 / (x + y + 1e-300)
-                    up, down = x * both, y * both
+                    down = x + y
+                    np.reciprocal(down, out=down)
+                    up = x * down
+                    down *= y
                 put(self._win, self._block_win, (a, after), up)
                 put(self._win, self._block_win, (after, a), down)
             return
