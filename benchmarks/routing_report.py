@@ -59,36 +59,41 @@ def figure(results: list[dict[str, Any]], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    drawn = Figure(figsize=(11, 4.8), layout="constrained")
+    drawn = Figure(figsize=(11, 5.2), layout="constrained")
     FigureCanvasAgg(drawn)
-    for axes, result in zip(drawn.subplots(1, len(results), squeeze=False)[0], results, strict=True):
+    panels = drawn.subplots(1, len(results), squeeze=False)[0]
+    for axes, result in zip(panels, results, strict=True):
         for key, label, colour, style in (
-            ("oracle", "oracle at that cost", "#999999", ":"),
+            ("oracle", "oracle, at what P2L spent", "#999999", ":"),
             ("paced", "P2L, paced budget", "#1f5fa8", "-"),
         ):
             points = [one[key] for one in result["curve"]]
             axes.plot([1e3 * p[1] for p in points], [p[0] for p in points], style, color=colour, label=label)
         tuned = [one["point"] for one in result["complexity"] if not one["plain"]]
-        label = "LiteLLM complexity router, tiers tuned on the training part"
+        label = "LiteLLM's complexity router, tiers tuned on the training part"
         axes.plot([1e3 * p[1] for p in tuned], [p[0] for p in tuned], "--", color="#d9822b", label=label)
         plain = next(one["point"] for one in result["complexity"] if one["plain"])
-        label = "complexity router, tiers by price"
+        label = "LiteLLM's complexity router, tiers by price"
         axes.plot(1e3 * plain[1], plain[0], "D", color="#d9822b", markersize=7, label=label)
         singles = list(result["singles"].values())
-        axes.plot([1e3 * c for _, c in singles], [s for s, _ in singles], ".", color="#bbbbbb", label="a model alone")
-        for key, mark, name in (("best_single", "*", "best single"), ("cheapest", "v", "cheapest")):
+        axes.plot([1e3 * c for _, c in singles], [s for s, _ in singles], ".", color="#999999", label="a model alone")
+        for key, mark, name in (
+            ("best_single", "*", "always the best single"),
+            ("cheapest", "v", "always the cheapest"),
+        ):
             score, cost = result["singles"][result[key]]
-            label = f"{name}: {result[key]}"
-            axes.plot(1e3 * cost, score, mark, color="black", markersize=9, label=label)
+            axes.plot(1e3 * cost, score, mark, color="black", markersize=9, label=name)
         axes.plot(1e3 * result["random"][1], result["random"][0], "x", color="#b03030", markersize=8, label="random")
-        low = min(one["paced"][0] for one in result["curve"])
+        low = min(*(one["paced"][0] for one in result["curve"]), result["random"][0], plain[0])
+        spent = [1e3 * cost for _, cost in singles]
         axes.set(
             xscale="log",
-            ylim=(min(low, result["random"][0], plain[0]) - 0.04, None),
+            xlim=(0.8 * min(spent), 1.4e3 * max(result["singles"][result["best_single"]][1], result["p2l_best"][1])),
+            ylim=(low - 0.03, None),
             title=f"{result['data']}: {result['prompts']} held-out prompts, {len(result['models'])} models",
             xlabel="USD per 1,000 requests",
             ylabel="share answered correctly",
         )
         axes.grid(alpha=0.25, which="both")
-        axes.legend(fontsize=7.5, loc="lower right")
+    drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     drawn.savefig(path, dpi=100)

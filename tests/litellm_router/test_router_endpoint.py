@@ -1,6 +1,10 @@
 """Scores from an HTTP scorer: a real server on loopback, well and misbehaving."""
 
 import asyncio
+import os
+import re
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -186,3 +190,47 @@ def test_wrong_settings_of_an_endpoint_are_a_sentence(raw, says):
         P2LSettings.read(raw)
     assert says in str(caught.value)
     assert "pass@" not in str(caught.value)
+
+
+@pytest.fixture
+def service(tiny_bundle, tmp_path):
+    """The address of a real `p2l serve` of the tiny bundle."""
+    log = tmp_path / "log"
+    command = [sys.executable, "-m", "p2l_plugins.cli", "serve", str(tiny_bundle), "--port", "0"]
+    command += ["--api-key-env", "P2L_TEST_SERVICE_KEY"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, env=os.environ | {"P2L_TEST_SERVICE_KEY": KEY}
+        )
+    try:
+        end = time.monotonic() + 90
+        while not (found := re.search(r"p2l serve: (http://\S+)", log.read_text())):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.05)
+        yield found[1]
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+async def test_the_real_service_is_such_a_scorer(service, group, tiny, monkeypatch):
+    monkeypatch.setattr("litellm_router.scoring.ASK_AFTER_S", 0.1)
+    remote = P2LRouter(P2LSettings(endpoint=service, endpoint_key=KEY, timeout_ms=20_000))
+    local = P2LRouter(P2LSettings(timeout_ms=5000), lambda _: tiny)
+    end = time.monotonic() + 60
+    while "error" in await decided(remote, group, "are you there"):  # it answers before its bundle is loaded
+        assert time.monotonic() < end
+        await asyncio.sleep(0.1)
+    texts = ["math", "code and math", "äöü 数学", "x " * 500]
+    for text in texts:
+        there, here = await decided(remote, group, text), await decided(local, group, text)
+        assert {k: there[k] for k in ("values", "ranking", "fingerprint")} == {
+            k: here[k] for k in ("values", "ranking", "fingerprint")
+        }
+    records = await asyncio.gather(*(decided(remote, group, f"chat {i}") for i in range(50)))
+    assert {record.get("model") for record in records} == {"gamma"}
