@@ -3,9 +3,10 @@
     python benchmarks/lmeval.py [--runs 5] [--prompts 1000] [--bundle starter]
 
 Start: both commands run the same task of twelve questions with the model `dummy`, in turn, each in a process of its
-own; medians. The third row adds the leaderboard's task: it loads the bundle and scores the questions. Scoring: the
-task's own step, which hands all prompts to the scorer at once, beside one call per prompt. The starter is int8, so that
-each of its prompts runs alone either way and what batching saves is the rest; `--bundle` names another one.
+own; medians of the time, and of the processor's time, which other programs disturb less. The third row adds the
+leaderboard's task: it loads the bundle and scores the questions. Scoring: the task's own step, which hands all prompts
+to the scorer at once, beside one call per prompt. The starter is int8, so that each of its prompts runs alone either
+way and what batching saves is the rest; `--bundle` names another one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import logging
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -31,29 +33,30 @@ STARTS = {
 }
 
 
-def start(command: str, tasks: str) -> float:
-    """Seconds of one run."""
+def start(command: str, tasks: str) -> tuple[float, float]:
+    """Seconds of one run, and of the processor's time."""
     words = [str(COMMANDS / command), "run", "--model", "dummy", "--tasks", tasks, "--include_path", str(EXAMPLES)]
-    begun = time.perf_counter()
+    before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(words, env=OFFLINE, check=True, capture_output=True)
-    return time.perf_counter() - begun
+    seconds, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def starts(runs: int) -> None:
     """Prints the median time of each command and what ours adds."""
-    seconds: dict[str, list[float]] = {name: [] for name in STARTS}
+    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in STARTS}
     for _ in range(runs + 1):  # the first of each warms the files
         for name, words in STARTS.items():
-            seconds[name].append(start(*words))
-    medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
-    base = next(iter(medians.values()))
-    for name, median in medians.items():
-        print(f"{name}: {median:.2f} s ({median - base:+.2f})")
+            measured[name].append(start(*words))
+    medians = {name: [statistics.median(x) for x in zip(*runs[1:], strict=True)] for name, runs in measured.items()}
+    wall, cpu = next(iter(medians.values()))
+    for name, (seconds, own) in medians.items():
+        print(f"{name}: {seconds:.2f} s ({seconds - wall:+.2f}), processor {own:.2f} s ({own - cpu:+.2f})")
 
 
 def scoring(prompts: int, bundle: str) -> None:
     """Prints the time of a task's prompts in one go, and one by one."""
-    os.environ.update({"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"})
+    os.environ.update({"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TQDM_DISABLE": "1"})
     logging.disable(logging.WARNING)
     from lmeval_task.task import P2LLeaderboard
     from p2l_plugins.prompts import Turns

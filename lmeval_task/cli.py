@@ -16,9 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from lmeval_task import TASKS_DIR
-from lmeval_task.derived import BENCHMARK_OF, LEADERBOARD_OF, benchmark_yamls, leaderboard_yamls, merged
-from lmeval_task.index import harness_tasks
-from lmeval_task.source import defines_task
+from lmeval_task.index import BENCHMARK_OF, LEADERBOARD_OF, harness_tasks
 from p2l_plugins.errors import ConfigError, P2LError
 
 USAGE = """\
@@ -94,6 +92,8 @@ def include_paths(args: Namespace, folder: Path) -> list[str]:
     for name in _names(getattr(args, "tasks", None) or config.get("tasks") or []):
         source = source_of(name, users)
         if source is not None:  # a name that does not exist fails here, before lm-eval reads its index
+            from lmeval_task.derived import benchmark_yamls, leaderboard_yamls, merged
+
             make = leaderboard_yamls if name.startswith(LEADERBOARD_OF) else benchmark_yamls
             files = merged(files, make(source, users))
     for file, text in files.items():
@@ -111,6 +111,8 @@ def source_of(name: str, users: Sequence[Path]) -> str | None:
         source = name.removesuffix(BENCHMARK_OF)
     else:
         return None
+    from lmeval_task.source import defines_task
+
     if defines_task(name, [*users, harness_tasks()]):
         return None
     # our YAMLs look in lm-eval only: a user's task of the same name as one of lm-eval's needs its own

@@ -11,14 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmeval_task.index import source_index
+from lmeval_task.index import BENCHMARK_OF, LEADERBOARD_OF, source_index
 from lmeval_task.source import find_task
 from p2l_plugins.errors import ConfigError
 
 if TYPE_CHECKING:
     from lm_eval.tasks._index import Entry
-
-LEADERBOARD_OF, BENCHMARK_OF = "p2l_", "_p2l"
 
 #: Of a group's YAML, what is not a setting of its tasks.
 _STRUCTURE = {"group", "group_alias", "task", "aggregate_metric_list", "metadata", "tag", "include"}

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: What the name of a derived task adds to the source's: `p2l_X` and `X_p2l`.
+LEADERBOARD_OF, BENCHMARK_OF = "p2l_", "_p2l"
+
 _SKIP = {"__pycache__", ".ipynb_checkpoints"}  # lm-eval does not look there either
 _LONGEST = 2_000_000  # bytes of a YAML file
 _NO_TEMPLATES = {".py", ".pyc", ".md", ".json", ".jsonl", ".txt", ".csv", ".parquet"}

@@ -15,7 +15,9 @@ from typing import Any
 from lmeval_task.pairs import combined
 from p2l_plugins.errors import DataError
 from p2l_plugins.files import read_json_object
+from p2l_plugins.intervals import student_t_quantile
 
+_LEVEL = 0.95
 _Z = 1.959963984540054  # 97.5 % point of the normal distribution
 
 
@@ -189,15 +191,32 @@ def _overall(boards: Sequence[Board], paths: Sequence[Path]) -> tuple[list[dict[
     variance = dict.fromkeys(models, 0.0)
     for board in boards:
         for row in board.rows:
-            low, high = row.get("win_rate_low"), row.get("win_rate_high")
-            half = math.nan if low is None or high is None else (high - low) / 2 / _Z
-            variance[row["model"]] += (half * board.n_prompts / total) ** 2
+            variance[row["model"]] += (_stderr(row, board.record) * board.n_prompts / total) ** 2
     for row in rows:
-        half = _Z * math.sqrt(variance[row["model"]])
-        known = row["win_rate"] is not None and math.isfinite(half)
-        row["win_rate_low"] = round(max(0.0, row["win_rate"] - half), 6) if known else None
-        row["win_rate_high"] = round(min(1.0, row["win_rate"] + half), 6) if known else None
+        low, high = _interval(row["win_rate"], math.sqrt(variance[row["model"]]))
+        row |= {"win_rate_low": low, "win_rate_high": high}
     return rows, total
+
+
+def _stderr(row: Mapping[str, Any], record: Mapping[str, Any]) -> float:
+    """Standard error of a win rate, from its interval of ± t standard errors of its log odds; NaN without one."""
+    rate, low, high = (row.get(key) for key in ("win_rate", "win_rate_low", "win_rate_high"))
+    if rate is None or low is None or high is None or not 0 < low <= high < 1:
+        return math.nan
+    t = student_t_quantile(0.5 + _LEVEL / 2, int(record["intervals"]["units"]) - 1)
+    return float(rate * (1 - rate) * (_log_odds(high) - _log_odds(low)) / (2 * t))
+
+
+def _interval(rate: float | None, stderr: float) -> tuple[float | None, float | None]:
+    if rate is None or not 0 < rate < 1 or not math.isfinite(stderr):
+        return None, None
+    spread = _Z * stderr / (rate * (1 - rate))
+    low, high = (1 / (1 + math.exp(-(_log_odds(rate) + sign * spread))) for sign in (-1, 1))
+    return round(low, 6), round(high, 6)
+
+
+def _log_odds(rate: float) -> float:
+    return math.log(rate / (1 - rate))
 
 
 def _ordered(boards: Sequence[Board], models: tuple[str, ...]) -> Sequence[Board]:

@@ -158,7 +158,7 @@ def metric_name(model: str) -> str:
 
 def _row_models(scores: Scores, top: int) -> dict[str, int]:
     """Rows of the best models of these prompts, by row name."""
-    order = scores.leaderboard().order[:top]
+    order = scores.leaderboard(intervals=False).order[:top]
     return dict(sorted((metric_name(scores.models[i]), i) for i in order))
 
 

@@ -84,6 +84,17 @@ def test_scores_come_from_the_shared_cache(make, monkeypatch, valkey, task_class
     assert sum(map(len, scored)) == len(QUESTIONS)  # the second run found all
 
 
+def test_our_command_makes_the_model_known_to_the_harness(bundles):
+    from lm_eval.api.registry import get_model
+
+    from lmeval_task.cli import _register_model
+
+    _register_model()
+    _register_model()
+    model = get_model("p2l").create_from_arg_obj({"bundle": str(bundles["bt"])}, {"batch_size": 1, "device": None})
+    assert model.get_model_info()["p2l_bundle"] == "tiny-bt"
+
+
 def test_the_model_is_declared_for_newer_harnesses():
     [entry] = [e for e in importlib.metadata.entry_points(group="lm_eval.models") if e.name == "p2l"]
     assert entry.load() is P2LModel
