@@ -101,7 +101,8 @@ def category_tables(boards: CategoryBoards, top: int | None) -> str:
     parts.append("\n".join(lines))
     for name, board in boards.boards.items():
         inside = f": {'; '.join(boards.parents[name])}" if name in boards.parents else ""
-        parts += [f"## {name} ({board.n_prompts}){inside}", markdown_table(board, top)]
+        heading = " ".join(f"## {name} ({board.n_prompts}){inside}".split())  # a name may hold line breaks
+        parts += [heading, markdown_table(board, top)]
     return "\n\n".join(parts)
 
 

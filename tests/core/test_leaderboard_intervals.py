@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from p2l_plugins.errors import P2LError
+from p2l_plugins.errors import BundleError, P2LError
 from p2l_plugins.fit import cholesky_solve, fit, gradients, targets
 from p2l_plugins.intervals import (
     bootstrap_weights,
@@ -18,6 +18,7 @@ from p2l_plugins.intervals import (
 from p2l_plugins.leaderboard import Leaderboard, aggregate
 from p2l_plugins.outcomes import FAMILIES, has_eta, negative_log_likelihood
 from p2l_plugins.pair_means import BLOCKS, Blocks, PairMeans
+from p2l_plugins.scorer import Scores
 
 MODELS = tuple("abcde")
 LEVEL = np.linspace(-1.0, 1.0, len(MODELS))
@@ -206,6 +207,17 @@ def test_win_rates_against_chosen_opponents():
     assert {row["model"]: row["win_rate"] for row in only.rows()}["a"] is None
     assert "| a | -1.000 | – |" in only.to_markdown()
     assert "NaN" not in only.to_json()
+
+
+def test_scores_make_leaderboards_with_groups_and_opponents_by_any_name():
+    coefs = simulated("bt", 40, 0)[0].astype(np.float32)
+    scores = Scores(MODELS, coefs, None, "bt", {"first": "a"})
+    found = scores.leaderboard(groups=list(range(20)) * 2, opponents={"first": 1.0}, seed=1)
+    assert found.intervals.units == 20
+    assert found.opponents == {"a": 1.0}
+    assert scores.leaderboard(intervals=False).intervals is None
+    with pytest.raises(BundleError, match="model 'z' is not in the bundle"):
+        scores.leaderboard(opponents={"z": 1.0})
 
 
 def test_the_difference_from_another_leaderboard():
