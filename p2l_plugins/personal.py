@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from p2l_plugins.errors import ConfigError
 from p2l_plugins.fit import gradients, hessian, targets
-from p2l_plugins.outcomes import Array, Family, has_eta, sigmoid
+from p2l_plugins.leaderboard import Leaderboard, win_rate_over_others
+from p2l_plugins.outcomes import Array, Family, has_eta, sigmoid, win_matrix
 from p2l_plugins.pair_means import PairMeans
 
 #: A step of the board moves no coefficient further than this: one prompt far from the others is not to be trusted more.
@@ -171,3 +172,12 @@ def blended(board: UserBoard | None, family: Family, coefs: Numbers, now: float,
     difference = board.coefs - own
     own += pull * (difference - difference.mean()) + board.shift
     return own
+
+
+def leaderboard_of(
+    board: UserBoard, family: Family, models: tuple[str, ...], ungrounded: frozenset[str] = frozenset()
+) -> Leaderboard:
+    """A user's board with what their votes moved, as a leaderboard; its win rates are those of its coefficients."""
+    coefs = board.coefs + board.shift
+    win_rate = win_rate_over_others(win_matrix(family, coefs, board.raw_eta), models, ungrounded)
+    return Leaderboard(models, family, coefs, board.raw_eta, win_rate, round(board.prompts), ungrounded)

@@ -30,7 +30,7 @@ def stats(url: UrlOption = None, namespace: NamespaceOption = "p2l", as_json: Js
     """Entries, bytes and age of each bundle's scores, and the server's memory."""
     from p2l_plugins.cache.scan import survey
 
-    found = _run(lambda client: survey(client, namespace), url, namespace)
+    found = in_cache(lambda client: survey(client, namespace), url, namespace)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
@@ -66,7 +66,7 @@ def purge(
     with progress() as bar:
         step = bar.add_task("counting" if dry_run else "removing", total=None)
         chosen = None if everything else frozenset(fingerprint or ())
-        removed: Counter[str] = _run(
+        removed: Counter[str] = in_cache(
             lambda client: remove(client, namespace, chosen, dry_run, lambda n: bar.advance(step, n)), url, namespace
         )
     result = {"removed": 0 if dry_run else removed.total(), "found": removed.total(), "by_fingerprint": dict(removed)}
@@ -124,7 +124,7 @@ def forget_user(
     from p2l_plugins.cache.users import forget
 
     key = own_key(user, namespace)
-    found = _run(lambda client: forget(client, key), url, namespace)
+    found = in_cache(lambda client: forget(client, key), url, namespace)
     typer.echo(json.dumps({"found": found}) if as_json else "forgotten" if found else "nothing is kept of this user")
 
 
@@ -157,7 +157,7 @@ def _check_namespace(namespace: str) -> None:
         raise ConfigError(f"--namespace is {namespace!r}, but may have letters, digits, '.', '_' and '-' only")
 
 
-def _run(work: Any, url: str | None, namespace: str) -> Any:
+def in_cache(work: Any, url: str | None, namespace: str) -> Any:
     """Runs `work(client)` on an event loop; errors of the server become one sentence without credentials."""
     from p2l_plugins.cache.address import Clients, shown
     from p2l_plugins.cache.breaker import REMEDIES

@@ -14,6 +14,7 @@ from p2l_plugins.cli.common import BundleArg, JsonOption, PromptsArg, progress, 
 from p2l_plugins.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from p2l_plugins.leaderboard import Leaderboard
     from p2l_plugins.prompts import Prompt
     from p2l_plugins.scorer import P2L, Scores
 
@@ -37,7 +38,20 @@ OutputOption = Annotated[
 
 def leaderboard(
     bundle: BundleArg,
-    prompts: PromptsArg,
+    prompts: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Prompts: .jsonl, .csv or .parquet with a column 'prompt', .txt (a line each), '-' (stdin)."
+        ),
+    ] = None,
+    user: Annotated[
+        str | None,
+        typer.Option(
+            "--user",
+            help="In place of PROMPTS: the own board of a user, from the cache ($P2L_CACHE_URL, $P2L_CACHE_SECRET).",
+        ),
+    ] = None,
+    namespace: Annotated[str, typer.Option("--namespace", help="First part of the cache's keys, for --user.")] = "p2l",
     top: Annotated[int | None, typer.Option(help="Show this many models only.", min=1)] = None,
     by: ByOption = None,
     discover: DiscoverOption = None,
@@ -61,12 +75,30 @@ def leaderboard(
     from p2l_plugins.leaderboard import Leaderboard
     from p2l_plugins.pair_means import BLOCKS, Blocks, PairMeans
 
+    if (prompts is None) == (user is None):
+        raise ConfigError("give the prompts of the leaderboard, or --user for the own board of a user")
     if against is not None and (by or discover):
         raise ConfigError("--against compares one leaderboard; by category the reference is that of all prompts")
     if plot is not None:
         check_figure(plot)
     _check(html, plot, output)
     reference = None if against is None else read_json_object(against)
+    if user is not None:
+        if by or discover or clusters or opponents:
+            raise ConfigError(
+                "--user shows one board as it is kept: leave out --by, --discover, --clusters, --opponents"
+            )
+        board = _of_user(bundle, user, namespace)
+        if reference is not None:
+            board = board.against(reference, str(against))
+        if html is not None:
+            _write(html, board.to_html("Leaderboard of a user", top))
+        if plot is not None:
+            board.plot(plot, "Leaderboard of a user", top or 25)
+        table = f"{board.to_markdown(top)}\n\n{board.n_prompts} prompts, recent ones counting more"
+        _print(board.to_json() if _as_json(output, as_json) else table, output)
+        return
+    assert prompts is not None  # noqa: S101 - one of both is given
     with _scored(bundle, prompts, by, discover, clusters, seed) as (p2l, parents, chunks):
         ungrounded = frozenset(p2l.bundle.manifest.ungrounded)
         q = _opponents(p2l, opponents)
@@ -174,6 +206,26 @@ def _scored(
                 yield _Chunk(texts, scores, list(categories), groups)
 
         yield p2l, topics.parents if topics else {}, chunks()
+
+
+def _of_user(bundle: str, user: str, namespace: str) -> Leaderboard:
+    from p2l_plugins.bundle import Bundle, find_bundle
+    from p2l_plugins.cache.users import read_board
+    from p2l_plugins.cache.value import Unreadable
+    from p2l_plugins.cli.cache import in_cache, own_key
+    from p2l_plugins.personal import leaderboard_of
+
+    manifest = Bundle.open(find_bundle(bundle)).manifest
+    key = own_key(user, namespace)
+    try:
+        board = in_cache(
+            lambda client: read_board(client, key, manifest.fingerprint, len(manifest.models)), None, namespace
+        )
+    except Unreadable as why:
+        raise DataError(f"the board of this user can't be read ({why}); `p2l cache forget-user` removes it") from None
+    if board is None:
+        raise DataError(f"nothing is kept of this user for the bundle {manifest.name} ({manifest.fingerprint})")
+    return leaderboard_of(board, manifest.family, manifest.models, frozenset(manifest.ungrounded))
 
 
 def _opponents(p2l: P2L, names: str | None) -> dict[str, float] | None:

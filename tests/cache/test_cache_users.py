@@ -1,6 +1,7 @@
 """Boards of users in the store: under a keyed hash, deletable, never in the way."""
 
 import asyncio
+import json
 import re
 import subprocess
 
@@ -9,6 +10,7 @@ import pytest
 from servers import server
 
 from p2l_plugins import ConfigError
+from p2l_plugins.bundle import Bundle, find_bundle
 from p2l_plugins.cache.address import Clients
 from p2l_plugins.cache.settings import derive_secret
 from p2l_plugins.cache.users import MOST_WAITING, UserBoards, decode_board, encode_board, forget, read_board, user_key
@@ -17,6 +19,7 @@ from p2l_plugins.personal import Blending, UserBoard, with_feedback, with_prompt
 
 FINGERPRINT, SECRET = "f" * 32, derive_secret("s3cret")
 KEY = user_key("ada@example.org", SECRET)
+BOARD = ["p2l", "leaderboard", "starter", "--user", "ada@example.org"]
 
 
 def change(board):
@@ -114,11 +117,17 @@ async def test_a_garbage_value_is_no_board(valkey):
     await clients.aclose()
 
 
-def test_the_command_forgets_a_user(valkey, monkeypatch):
+def test_the_commands_show_and_forget_a_user(valkey, monkeypatch):
+    manifest = Bundle.open(find_bundle("starter")).manifest
+    coefs = np.linspace(-1.0, 1.0, len(manifest.models))
+
+    def sent(board):
+        return with_prompt(UserBoard.empty("grk", len(coefs), 0.0), "grk", coefs, 0.5, 0.0, Blending())
+
     async def fill():
         clients = Clients(valkey.url)
-        boards = UserBoards(clients, FINGERPRINT, 3)
-        boards.change_soon(KEY, change)
+        boards = UserBoards(clients, manifest.fingerprint, len(coefs))
+        boards.change_soon(KEY, sent)
         await boards.flush()
         await clients.aclose()
 
@@ -133,5 +142,14 @@ def test_the_command_forgets_a_user(valkey, monkeypatch):
     assert refused.returncode == 2
     assert "P2L_CACHE_SECRET" in refused.stderr
     monkeypatch.setenv("P2L_CACHE_SECRET", "s3cret")
+    shown = subprocess.run([*BOARD, "--json"], capture_output=True, text=True, timeout=60, check=True)
+    board = json.loads(shown.stdout)
+    assert board["n_prompts"] == 1
+    assert [row["model"] for row in board["leaderboard"] if row.get("grounded", True)][0] == next(
+        name for name in reversed(manifest.models) if name not in manifest.ungrounded
+    )
     assert run("ada@example.org").stdout == "forgotten\n"
+    gone = subprocess.run(BOARD, capture_output=True, text=True, timeout=60, check=False)
+    assert gone.returncode == 1
+    assert "nothing is kept of this user" in gone.stderr
     assert run("ada@example.org", "--json").stdout == '{"found": false}\n'
