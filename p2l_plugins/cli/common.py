@@ -12,10 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 stderr = Console(stderr=True, highlight=False)
 
 BundleArg = Annotated[str, typer.Argument(help="A bundle: its folder, a Hugging Face hub id, or 'starter'.")]
-PromptsArg = Annotated[
-    Path,
-    typer.Argument(help="Prompts: .jsonl, .csv or .parquet with a column 'prompt', .txt (a line each), '-' (stdin)."),
-]
+PROMPTS = typer.Argument(
+    help="Prompts: .jsonl, .csv or .parquet with a column 'prompt', .txt (a line each), '-' (stdin)."
+)
+PromptsArg = Annotated[Path, PROMPTS]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 

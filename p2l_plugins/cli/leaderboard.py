@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from p2l_plugins.cli.common import BundleArg, JsonOption, PromptsArg, progress, stderr
+from p2l_plugins.cli.common import PROMPTS, BundleArg, JsonOption, PromptsArg, progress, stderr
 from p2l_plugins.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -38,12 +38,7 @@ OutputOption = Annotated[
 
 def leaderboard(
     bundle: BundleArg,
-    prompts: Annotated[
-        Path | None,
-        typer.Argument(
-            help="Prompts: .jsonl, .csv or .parquet with a column 'prompt', .txt (a line each), '-' (stdin)."
-        ),
-    ] = None,
+    prompts: Annotated[Path | None, PROMPTS] = None,
     user: Annotated[
         str | None,
         typer.Option(
@@ -85,9 +80,7 @@ def leaderboard(
     reference = None if against is None else read_json_object(against)
     if user is not None:
         if by or discover or clusters or opponents:
-            raise ConfigError(
-                "--user shows one board as it is kept: leave out --by, --discover, --clusters, --opponents"
-            )
+            raise ConfigError("--user shows one board as it is kept: no --by, --discover, --clusters or --opponents")
         board = _of_user(bundle, user, namespace)
         if reference is not None:
             board = board.against(reference, str(against))
