@@ -35,6 +35,9 @@ MAX_BYTES = 16 * 2**20
 #: Seconds for which a call may go on at least: what comes too late for one request still serves the next.
 LEAST_S = 1.0
 
+#: Seconds for which a scorer that said 429 is not asked: prompts of a batch would else come again one by one.
+PAUSE_S = 0.1
+
 
 class BundleInfo(BaseModel):
     """What a scorer says of its bundle; further keys are left alone."""
@@ -90,6 +93,7 @@ class RemoteScorer:
             limits=httpx.Limits(max_connections=WORKERS + 1),
         )
         self._breaker = Breaker(f"the scorer at {url}", topic="p2l")
+        self._busy_until = 0.0
         self.stale = False
         try:
             self._info = self._call("GET", "/v1/bundle", BundleInfo)
@@ -132,6 +136,8 @@ class RemoteScorer:
             NotRoutedError: `endpoint` where the scorer can't be reached or refuses, `busy` where it says so, `loading`
                 where it has another bundle by now, `scorer` for an answer that makes no sense.
         """
+        if time.monotonic() < self._busy_until:
+            raise NotRoutedError("busy", f"{self._url} is busy")
         if not self._breaker.allows():
             raise NotRoutedError("endpoint", f"{self._url} is left alone for some seconds after failures in a row")
         body = {"prompts": [list(turns) for turns in prompts]}
@@ -169,6 +175,7 @@ class RemoteScorer:
         else:
             self._breaker.succeeded()
         if status == httpx.codes.TOO_MANY_REQUESTS:
+            self._busy_until = time.monotonic() + PAUSE_S
             raise NotRoutedError("busy", f"{self._url} is busy")
         if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
             raise NotRoutedError("endpoint", f"{self._url} refuses the key ({status}): check p2l_settings.endpoint_key")

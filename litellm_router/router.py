@@ -290,7 +290,7 @@ def _known(costs: Array) -> Array:
 
 
 #: What a change of makes the scoring start anew.
-_OF_THE_SCORING = ("bundle", "endpoint", "endpoint_key", "threads", "timeout_ms", "cache")
+_OF_THE_SCORING = ("bundle", "endpoint", "endpoint_key", "threads", "cache")
 
 
 def _same_scoring(a: P2LSettings, b: P2LSettings) -> bool:

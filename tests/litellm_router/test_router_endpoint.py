@@ -12,7 +12,7 @@ import pytest
 from http_scorer import http_scorer
 
 from litellm_router import P2LRouter, P2LSettings
-from litellm_router.endpoint import RemoteScorer
+from litellm_router.endpoint import PAUSE_S, RemoteScorer
 from litellm_router.reasons import NotRoutedError
 from p2l_plugins import P2L
 from p2l_plugins.errors import ConfigError
@@ -101,9 +101,19 @@ async def test_a_scorer_that_misbehaves_is_named_and_used_again_when_it_is_well(
     assert record["error"] == reason
     assert (await decided(router, group, "math"))["cache"] == "hit"
     scorer.mode = "ok"
+    await asyncio.sleep(PAUSE_S)
     assert (await decided(router, group, SECRET))["cache"] == "miss"
     assert SECRET not in caplog.text
     assert KEY not in caplog.text
+
+
+async def test_a_busy_scorer_is_not_asked_for_each_prompt_again(scorer, router, group):
+    await decided(router, group, "math")
+    scorer.mode = "busy"
+    before = len(scorer.asked)
+    records = await asyncio.gather(*(decided(router, group, f"code {i}") for i in range(40)))
+    assert {record["error"] for record in records} == {"busy"}
+    assert len(scorer.asked) - before <= 8
 
 
 async def test_a_scorer_that_hangs_costs_the_deadline_and_is_left_alone_after_some_failures(scorer, group, tiny):

@@ -130,7 +130,7 @@ async def test_other_settings_close_the_connections_of_those_before(tiny, group,
 
         router = P2LRouter(load=lambda _: tiny)
         for i in range(3):
-            raw = {"timeout_ms": 5000 + i, "rule": "paced", "budget": 0.1, "cache": {"url": valkey.url}}
+            raw = {"timeout_ms": 5000, "rule": "paced", "budget": 0.1, "cache": {"url": valkey.url, "ttl_s": 60 + i}}
             monkeypatch.setattr(litellm, "p2l_settings", raw, raising=False)
             await router.async_filter_deployments("auto", group, [{"role": "user", "content": f"math {i}"}], {})
             await router.scoring(router.settings()).cache.shared.flush()
