@@ -95,7 +95,7 @@ def evaluated_model(p2l: P2L, name: str | None, metadata: Mapping[str, Any]) -> 
         except BundleError:
             continue
     if given:
-        logger.warning("%s; without it there is no row of the evaluated model", unknown_model(p2l, metadata))
+        logger.warning("%s; without it there is no row of the evaluated model", unknown_model(p2l, metadata, shown=3))
     return None
 
 
@@ -112,8 +112,14 @@ def required_model(p2l: P2L, name: str | None, metadata: Mapping[str, Any]) -> i
     return column
 
 
-def unknown_model(p2l: P2L, metadata: Mapping[str, Any]) -> str:
-    """The sentence that says which models are known, those most alike first, and how to map a name."""
+def unknown_model(p2l: P2L, metadata: Mapping[str, Any], shown: int | None = None) -> str:
+    """The sentence that says which models are known, those most alike first, and how to map a name.
+
+    Args:
+        p2l: whose models.
+        metadata: with the name that lm-eval was given.
+        shown: so many of the models; None: all.
+    """
     bundle, given = p2l.bundle.manifest.name, _given_names(metadata)
     last = given[0].rstrip("/").rsplit("/", 1)[-1] if given else ""
     similar = difflib.get_close_matches(last.lower(), [name.lower() for name in p2l.models], n=3, cutoff=0.4)
@@ -121,9 +127,10 @@ def unknown_model(p2l: P2L, metadata: Mapping[str, Any]) -> str:
         p2l.models, key=lambda name: similar.index(name.lower()) if name.lower() in similar else len(similar)
     )
     said = f"does not know the evaluated model {given[0]!r}" if given else "is not told which model is evaluated"
+    more = "" if shown is None or shown >= len(alike) else f" and {len(alike) - shown} more"
     return (
-        f"the bundle {bundle!r} {said}; its models: {', '.join(alike)}; set p2l_model to the one that it is: "
-        f'--metadata \'{{"p2l_model": "{alike[0]}"}}\''
+        f"the bundle {bundle!r} {said}; its models: {', '.join(alike[:shown])}{more}; set p2l_model to the one that "
+        f'it is: --metadata \'{{"p2l_model": "{alike[0]}"}}\''
     )
 
 

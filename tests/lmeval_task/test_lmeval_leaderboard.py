@@ -71,11 +71,15 @@ def test_row_names_hold_no_comma_slash_or_bar():
     assert metric_name("org/model, v1 | x") == "p2l_win_rate:org_model_v1_x"
 
 
-def test_the_evaluated_model_is_found_by_name_alias_or_path(make):
+def test_the_evaluated_model_is_found_by_name_alias_or_path(make, caplog):
     assert make(p2l_model="the-beta").evaluated == 1
     assert make(pretrained="someone/DELTA").evaluated == 3
     assert make(model="alpha/one").evaluated == 0
     assert make(pretrained="gpt2").evaluated is None
+    assert (
+        "does not know the evaluated model 'gpt2'; its models: alpha/one, beta, gamma, third and 1 more" in caplog.text
+    )
+    assert "p2l_model" in caplog.text
     with pytest.raises(BundleError, match="'gpt2' is not in the bundle; it has alpha/one, beta"):
         make(p2l_model="gpt2")
 
