@@ -57,7 +57,7 @@ def main() -> int:
         else:
             _run()
     except (P2LError, OSError) as error:
-        if debug:
+        if debug or not (own or isinstance(error, P2LError)):  # an error of the harness is its own to explain
             raise
         print(f"p2l-lm-eval: {error}", file=sys.stderr)
         return 2 if own and isinstance(error, ConfigError) else 1

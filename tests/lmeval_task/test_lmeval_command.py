@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from argparse import Namespace
 
@@ -79,3 +80,7 @@ def test_the_tasks_folder_is_printed(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["p2l-lm-eval", "--tasks-dir"])
     assert main() == 0
     assert capsys.readouterr().out.strip() == str(TASKS_DIR)
+    module = subprocess.run(
+        [sys.executable, "-m", "lmeval_task", "--tasks-dir"], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert module.stdout.strip() == str(TASKS_DIR)
