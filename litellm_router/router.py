@@ -23,6 +23,7 @@ from litellm_router.deployments import Deployment, Group, Groups, takes_part
 from litellm_router.headers import headers_of
 from litellm_router.health import Health
 from litellm_router.loading import Scorer, load_scorer
+from litellm_router.personal import Personal
 from litellm_router.prices import prompt_tokens
 from litellm_router.reasons import NotRoutedError
 from litellm_router.redis_client import close_soon, litellm_client
@@ -41,7 +42,7 @@ from litellm_router.request import (
     uniform,
 )
 from litellm_router.scoring import Scoring
-from litellm_router.settings import KEY, P2LSettings, tightened
+from litellm_router.settings import KEY, P2LSettings, PersonalSettings, tightened
 from litellm_router.shared import SharedTraffic
 from litellm_router.startup import warm_up_in_proxy
 from litellm_router.traffic import Traffic
@@ -70,6 +71,7 @@ class P2LRouter(CustomLogger):
         self._traffic: Traffic | None = None
         self._groups: Groups | None = None
         self._shared: SharedTraffic | None = None
+        self._users: tuple[P2LSettings, Personal] | None = None
         self._cache_counters = metrics.CacheCounters()
         self._lock = threading.Lock()
 
@@ -172,6 +174,10 @@ class P2LRouter(CustomLogger):
         if bound and current not in group.models:
             raise NotRoutedError("sealed")
         scored = await scoring.score(scorer, turns, deadline)
+        evidence = None
+        if settings.personal is not None:
+            users = self._personal(settings, settings.personal, scorer)
+            scored, evidence = await users.scored(request, scored, deadline)
         values = scoring.values(scorer, scored, group.columns, rule.objective, opponents)
         length = prompt_tokens(chat)
         costs = group.costs(length, traffic.answer_tokens(group.models))
@@ -197,6 +203,8 @@ class P2LRouter(CustomLogger):
             "prompt_tokens": length,
             "fingerprint": scorer.fingerprint,
         }
+        if evidence is not None:
+            record["personal"] = evidence
         if asked is not None:
             record["client"] = asked
         if rule.mode == "shadow":
@@ -205,6 +213,18 @@ class P2LRouter(CustomLogger):
         # LiteLLM would keep only deployments of exactly that order; ours has taken its place
         request.pop("_target_order", None)
         return ranked, record
+
+    def _personal(self, settings: P2LSettings, own: PersonalSettings, scorer: Scorer) -> Personal:
+        kept = self._users
+        if kept is None or kept[0] is not settings or kept[1].scorer is not scorer:
+            if kept is not None:
+                close_soon(kept[1].aclose)
+            try:
+                client = settings.cache.client(litellm_client)
+                kept = self._users = (settings, Personal(settings, own, scorer, client))
+            except ConfigError as error:
+                raise NotRoutedError("settings", f"{KEY}.{error}") from None
+        return kept[1]
 
     def _group(self, settings: P2LSettings, name: str, deployments: list[Deployment], scorer: Scorer) -> Group:
         groups = self._groups

@@ -58,6 +58,23 @@ class Sticky(_Model):
     sessions: int = Field(default=10_000, ge=1)
 
 
+class PersonalSettings(_Model):
+    """Boards of users, of what they ask and like; they need a secret of the cache, see docs/personal.md.
+
+    Attributes:
+        user: who the user of a request is: `key_user`, the user that the LiteLLM key belongs to, or `end_user`, whom
+            the request names in `user`, which takes callers that may be trusted with it.
+        weight: of the user's board against the prompt's own scores once there is much evidence.
+        prompts: number of prompts at which the board has half of that weight.
+        half_life_days: days after which a prompt or a vote counts half.
+    """
+
+    user: Literal["key_user", "end_user"] = "key_user"
+    weight: Share = 0.5
+    prompts: float = Field(default=20.0, gt=0, allow_inf_nan=False)
+    half_life_days: float = Field(default=30.0, gt=0, allow_inf_nan=False)
+
+
 class Rule(_Model):
     """How a request is decided; each key may be set for all groups, for one group, or by a request.
 
@@ -125,6 +142,7 @@ class P2LSettings(Rule):
         output_tokens: expected length of an answer before usage was seen: a number, or one per model by name.
         learn_output_tokens: whether the length is learnt from the answers' usage, per model.
         sticky: keeps conversations with their model; none: each request is decided on its own.
+        personal: blends a user's own board into the scores of their prompts; none: users are not told apart.
         cache: where scores are kept: in this process, and in a Redis that services share.
         threads: processor threads of one scoring, of which two run at a time; 0 lets ONNX Runtime choose, which is
             faster on an idle machine and slower beside a busy proxy.
@@ -140,6 +158,7 @@ class P2LSettings(Rule):
     output_tokens: Tokens | dict[str, Tokens] = 500
     learn_output_tokens: bool = True
     sticky: Sticky | None = None
+    personal: PersonalSettings | None = None
     cache: CacheSettings = CacheSettings()
     threads: int = Field(default=1, ge=0)
     headers: bool = True
@@ -172,6 +191,12 @@ class P2LSettings(Rule):
             raise ValueError("bundle and endpoint are both set, but one of them scores; remove the other")
         if self.endpoint is None and self.endpoint_key is not None:
             raise ValueError("endpoint_key is set, but no endpoint that it would be for")
+        return self
+
+    @model_validator(mode="after")
+    def _names_are_kept_as_a_hash(self) -> P2LSettings:
+        if self.personal is not None and self.cache.secret is None:
+            raise ValueError("personal needs cache.secret, which keys the hash of the users' names")
         return self
 
     def endpoint_secret(self) -> str | None:
@@ -281,7 +306,12 @@ def _sentence(error: ValidationError) -> str:
 
 
 def _keys_beside(location: tuple[int | str, ...]) -> str:
-    models: dict[str, type[BaseModel]] = {"groups": GroupRule, "sticky": Sticky, "cache": CacheSettings}
+    models: dict[str, type[BaseModel]] = {
+        "groups": GroupRule,
+        "sticky": Sticky,
+        "personal": PersonalSettings,
+        "cache": CacheSettings,
+    }
     model = models.get(str(location[0])) if len(location) > 1 else None
     return _keys() if model is None else ", ".join(model.model_fields)
 
