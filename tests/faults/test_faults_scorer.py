@@ -61,7 +61,9 @@ async def ask(router, text):
 )
 async def test_no_request_fails_and_none_waits_past_the_deadline(deployments, monkeypatch, trouble, reasons):
     for deployment in deployments:
-        deployment["litellm_params"] |= {"api_key": "k", "mock_response": deployment["model_info"]["id"]}
+        # a name that LiteLLM knows: its search for the price of another one takes longer than all else
+        params = {"model": "openai/gpt-4o-mini", "api_key": "k", "mock_response": deployment["model_info"]["id"]}
+        deployment["litellm_params"] |= params
     scorer = Troubled(trouble)
     callback = P2LRouter(P2LSettings(timeout_ms=DEADLINE_MS), lambda _: scorer)
     monkeypatch.setattr(litellm, "callbacks", [callback])
