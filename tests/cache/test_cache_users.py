@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from p2l_plugins.personal import Blending, UserBoard, with_feedback, with_prompt
 
 FINGERPRINT, SECRET = "f" * 32, derive_secret("s3cret")
 KEY = user_key("ada@example.org", SECRET)
-BOARD = ["p2l", "leaderboard", "starter", "--user", "ada@example.org"]
+BOARD = [sys.executable, "-m", "p2l_plugins.cli", "leaderboard", "starter", "--user", "ada@example.org"]
 
 
 def change(board):
@@ -135,7 +136,7 @@ def test_the_commands_show_and_forget_a_user(valkey, monkeypatch):
     monkeypatch.setenv("P2L_CACHE_URL", valkey.url)
 
     def run(*arguments):
-        command = ["p2l", "cache", "forget-user", *arguments]
+        command = [sys.executable, "-m", "p2l_plugins.cli", "cache", "forget-user", *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
     refused = run("ada@example.org")
