@@ -203,6 +203,7 @@ async def test_deployments_of_a_strange_form_come_back_as_they_are(p2l, group):
         assert await callback.async_filter_deployments("auto", odd, say("code"), {}) is odd
 
 
+@pytest.mark.alone
 async def test_a_slow_scorer_costs_a_request_its_deadline_and_no_more(p2l, group, slow, caplog):
     scorer = slow(0.5)
     callback = p2l(load=lambda _: scorer, timeout_ms=60)

@@ -116,6 +116,7 @@ async def test_a_busy_scorer_is_not_asked_for_each_prompt_again(scorer, router, 
     assert len(scorer.asked) - before <= 8
 
 
+@pytest.mark.alone
 async def test_a_scorer_that_hangs_costs_the_deadline_and_is_left_alone_after_some_failures(scorer, group, tiny):
     router = P2LRouter(P2LSettings(endpoint=scorer.url, endpoint_key=KEY, timeout_ms=50))
     while "error" in await decided(router, group, "math"):

@@ -58,6 +58,7 @@ async def test_a_hundred_identical_prompts_are_scored_once_and_off_the_event_loo
     assert threading.get_ident() not in scorer.threads
 
 
+@pytest.mark.alone
 async def test_at_the_deadline_the_request_gives_up_and_the_late_scores_serve_the_next_one(slow):
     scorer = slow(0.4)
     scoring = scoring_of(scorer)
@@ -80,6 +81,7 @@ async def test_a_client_that_leaves_does_not_stop_the_scoring_for_others(slow):
     assert scorer.prompts == [MATH]
 
 
+@pytest.mark.alone
 async def test_past_the_bound_of_waiting_prompts_a_request_is_refused_at_once(slow):
     scorer = slow(0.3)
     scoring = scoring_of(scorer, max_pending=2)
@@ -141,6 +143,7 @@ async def test_a_bundle_that_does_not_load_is_said_with_its_name_and_tried_again
     assert await scoring.scorer(soon()) is tiny
 
 
+@pytest.mark.alone
 async def test_a_bundle_that_loads_slowly_holds_a_request_up_to_its_deadline_only(tiny):
     def load(_):
         time.sleep(0.3)
