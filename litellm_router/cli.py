@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from p2l_plugins.cli.common import JsonOption, stderr
 from p2l_plugins.errors import ConfigError, DataError
+from p2l_plugins.files import read_yaml_object
 
 
 def check(
@@ -24,7 +24,7 @@ def check(
     """
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # offline: the prices that LiteLLM ships
 
-    content = _mapping(config)  # before what takes seconds to import
+    content = read_yaml_object(config)  # before what takes seconds to import
     from litellm_router.check import CALLBACK, candidates, problems
     from litellm_router.loading import load_scorer
     from litellm_router.scoring import sentence_of
@@ -91,18 +91,6 @@ def replay(
     rules = [parse_rule(text) for text in rule] if rule else default_rules(records)
     result = replayed(records, rules)
     typer.echo(json.dumps(result, indent=2, ensure_ascii=False) if as_json else to_markdown(result))
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from None
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: expected a LiteLLM configuration with model_list and litellm_settings")
-    return content
 
 
 def _price(value: float | None) -> str:
