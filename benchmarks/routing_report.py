@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from p2l_plugins.figures import new_figure, save_figure
+
 
 def tables(result: dict[str, Any]) -> str:
     """The tables of a data set."""
@@ -56,11 +58,7 @@ def tables(result: dict[str, Any]) -> str:
 
 def figure(results: list[dict[str, Any]], path: Path) -> None:
     """Draws a panel per data set."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    drawn = Figure(figsize=(11, 5.2), layout="constrained")
-    FigureCanvasAgg(drawn)
+    drawn = new_figure(figsize=(11, 5.2))
     panels = drawn.subplots(1, len(results), squeeze=False)[0]
     for axes, result in zip(panels, results, strict=True):
         for key, label, colour, style in (
@@ -96,4 +94,4 @@ def figure(results: list[dict[str, Any]], path: Path) -> None:
         )
         axes.grid(alpha=0.25, which="both")
     drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
-    drawn.savefig(path, dpi=100)
+    save_figure(drawn, path, dpi=100)

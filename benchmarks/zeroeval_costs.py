@@ -24,8 +24,9 @@ import numpy as np
 from p2l_plugins.choice import request_costs
 from p2l_plugins.evaluation.choices import candidates
 from p2l_plugins.evaluation.evaluate import evaluate_votes
-from p2l_plugins.evaluation.figures import check_figure, cost_score_figure
+from p2l_plugins.evaluation.figures import cost_score_figure
 from p2l_plugins.evaluation.tables import curve_tables
+from p2l_plugins.figures import check_figure
 from p2l_plugins.files import read_json_object
 from p2l_plugins.scorer import P2L
 from p2l_plugins.training.config import read_config
@@ -49,7 +50,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.figure is not None:
-        check_figure(options.figure)
+        check_figure(options.figure, "train")
     config = read_config(options.recipe)
     p2l = P2L.load(options.bundle)
     votes = read_votes(options.data / MATRIX, config.aliases)

@@ -76,7 +76,7 @@ def report(
     from lmeval_task.run_report import read_report, to_json
 
     if figure is not None:
-        from p2l_plugins.board_figures import check_figure
+        from p2l_plugins.figures import check_figure
 
         check_figure(figure)
     found = read_report(results)

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from lmeval_task.run_report import RunReport
-from p2l_plugins.board_figures import check_figure
 from p2l_plugins.errors import DataError
-from p2l_plugins.files import replaced_file
+from p2l_plugins.figures import check_figure, new_figure, plain_text, save_figure
 
 
 def rank_change_figure(report: RunReport, path: Path, top: int | None = 30) -> None:
@@ -29,32 +28,20 @@ def rank_change_figure(report: RunReport, path: Path, top: int | None = 30) -> N
     check_figure(path)
     if len(report.boards) < 2:
         raise DataError(f"rank changes need the leaderboards of two benchmarks; there are {len(report.boards)}")
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     models = [row["model"] for row in report.overall[:top]]
     change = np.array([report.changes[model] for model in models])
     holds = np.array([report.holds[model] for model in models])
-    figure = Figure(layout="constrained", figsize=(3.4 + 0.6 * len(report.boards), 2.2 + 0.24 * len(models)))
-    FigureCanvasAgg(figure)
+    figure = new_figure(figsize=(3.4 + 0.6 * len(report.boards), 2.2 + 0.24 * len(models)))
     axes = figure.subplots()
     limit = max(int(np.abs(change).max()), 1)
     image = axes.imshow(change, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto")
     rows, columns = np.nonzero(holds)
     axes.scatter(columns, rows, s=7, color="black", linewidths=0)
-    names = [f"{_plain(board.name)} ({board.n_prompts})" for board in report.boards]
+    names = [f"{plain_text(board.name)} ({board.n_prompts})" for board in report.boards]
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
-    axes.set_yticks(range(len(models)), [_plain(model) for model in models], fontsize=8)
+    axes.set_yticks(range(len(models)), [plain_text(model) for model in models], fontsize=8)
     axes.set_title("Rank over all prompts less rank on the benchmark", fontsize=11)
     bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
     bar.set_label("places better (+) or worse (−) there\n(dot: outside of the 95 % interval)", fontsize=8)
     bar.ax.tick_params(labelsize=8)
-    metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower(), {})
-    with rc_context({"svg.hashsalt": "p2l"}), replaced_file(path) as temporary:
-        figure.savefig(temporary, dpi=120, metadata=metadata)
-
-
-def _plain(text: str) -> str:
-    """Text that matplotlib does not take for mathematics."""
-    return text.replace("$", r"\$")
+    save_figure(figure, path, dpi=120)

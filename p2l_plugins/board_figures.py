@@ -1,7 +1,4 @@
-"""The pictures of leaderboards: intervals, and the heat map model × category. matplotlib is the extra `analysis`.
-
-The same leaderboard gives the same file: no dates, no random ids.
-"""
+"""The pictures of leaderboards: intervals, and the heat map model × category. matplotlib is the extra `analysis`."""
 
 from __future__ import annotations
 
@@ -11,24 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from p2l_plugins.errors import ConfigError
+from p2l_plugins.figures import check_figure, new_figure, plain_text, save_figure
 
 if TYPE_CHECKING:
     from p2l_plugins.by_category import CategoryBoards
     from p2l_plugins.leaderboard import Leaderboard
 
-FORMATS = (".png", ".svg", ".pdf")
 COLOUR = "#1f5fa8"
-
-
-def check_figure(path: Path) -> None:
-    """Raises a ConfigError where the ending is not .png, .svg or .pdf, or matplotlib is missing."""
-    if path.suffix.lower() not in FORMATS:
-        raise ConfigError(f"{path}: the ending {path.suffix!r} is not one of {', '.join(FORMATS)}")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise ConfigError("figures need the extra 'analysis': pip install 'p2l-plugins[analysis]'") from None
 
 
 def leaderboard_figure(board: Leaderboard, path: Path, title: str, top: int | None) -> None:
@@ -39,7 +25,7 @@ def leaderboard_figure(board: Leaderboard, path: Path, title: str, top: int | No
     """
     check_figure(path)
     shown = board.order[:top]
-    figure = _figure(figsize=(7.2, 1.4 + 0.24 * len(shown)))
+    figure = new_figure(figsize=(7.2, 1.4 + 0.24 * len(shown)))
     axes = figure.subplots()
     y = np.arange(len(shown))
     x = board.coefs[shown]
@@ -47,11 +33,11 @@ def leaderboard_figure(board: Leaderboard, path: Path, title: str, top: int | No
     if board.intervals is not None:
         spread = [x - board.intervals.coef_low[shown], board.intervals.coef_high[shown] - x]
     axes.errorbar(x, y, xerr=spread, fmt="o", color=COLOUR, markersize=4, capsize=2, linewidth=1.2)
-    axes.set_yticks(y, [_plain(board.models[i]) for i in shown], fontsize=8)
+    axes.set_yticks(y, [plain_text(board.models[i]) for i in shown], fontsize=8)
     axes.invert_yaxis()
     axes.margins(y=0.02)
     level = "" if board.intervals is None else f" with {board.intervals.level:.0%} interval over prompts"
-    axes.set(title=_plain(title), xlabel=f"coefficient{level}")
+    axes.set(title=plain_text(title), xlabel=f"coefficient{level}")
     axes.title.set_fontsize(11)
     axes.grid(alpha=0.25)
     _save(figure, path)
@@ -70,7 +56,7 @@ def heat_map(boards: CategoryBoards, path: Path, title: str, top: int | None) ->
     gaps = [boards.boards[name].difference for name in names]
     value = 100 * np.array([gap.value[shown] for gap in gaps if gap is not None]).T
     holds = np.array([gap.holds[shown] for gap in gaps if gap is not None and gap.holds is not None]).T
-    figure = _figure(figsize=(3.2 + 0.55 * len(names), 2.2 + 0.22 * len(shown)))
+    figure = new_figure(figsize=(3.2 + 0.55 * len(names), 2.2 + 0.22 * len(shown)))
     axes = figure.subplots()
     limit = max(float(np.nanquantile(np.abs(value), 0.98)), 1e-9)
     image = axes.imshow(value, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto")
@@ -78,11 +64,11 @@ def heat_map(boards: CategoryBoards, path: Path, title: str, top: int | None) ->
         rows, columns = np.nonzero(holds)
         axes.scatter(columns, rows, s=11, color="white", edgecolors="black", linewidths=0.8)
     labels = [
-        f"{textwrap.shorten(_plain(name), 40, placeholder='…')} ({boards.boards[name].n_prompts})" for name in names
+        f"{textwrap.shorten(plain_text(name), 40, placeholder='…')} ({boards.boards[name].n_prompts})" for name in names
     ]
     axes.set_xticks(range(len(names)), labels, rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
-    axes.set_yticks(range(len(shown)), [_plain(boards.overall.models[i]) for i in shown], fontsize=8)
-    axes.set_title(_plain(title), fontsize=11)
+    axes.set_yticks(range(len(shown)), [plain_text(boards.overall.models[i]) for i in shown], fontsize=8)
+    axes.set_title(plain_text(title), fontsize=11)
     bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
     bar.set_label(
         "win rate, difference from all prompts, points\n(less the mean of all models; dot: FDR 5 %)", fontsize=8
@@ -91,27 +77,6 @@ def heat_map(boards: CategoryBoards, path: Path, title: str, top: int | None) ->
     _save(figure, path)
 
 
-def _plain(text: str) -> str:
-    """Text that matplotlib does not take for mathematics."""
-    return text.replace("$", r"\$")
-
-
-def _figure(**options: Any) -> Any:
-    """A figure without pyplot, so that no window system and no global state is touched."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(layout="constrained", **options)
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def _save(figure: Any, path: Path) -> None:
-    from matplotlib import rc_context
-
-    from p2l_plugins.files import replaced_file
-
-    metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower(), {})
-    with rc_context({"svg.hashsalt": "p2l"}), replaced_file(path) as temporary:
-        options = {"pil_kwargs": {"optimize": True}} if path.suffix.lower() == ".png" else {}
-        figure.savefig(temporary, dpi=90, metadata=metadata, **options)
+    options = {"pil_kwargs": {"optimize": True}} if path.suffix.lower() == ".png" else {}
+    save_figure(figure, path, dpi=90, **options)

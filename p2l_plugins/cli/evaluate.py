@@ -50,6 +50,7 @@ def evaluate(
     """Judge a bundle on held-out votes: log loss, calibration and more beside baselines, and routed score."""
     from p2l_plugins.evaluation import figures
     from p2l_plugins.evaluation.evaluate import evaluate_votes
+    from p2l_plugins.figures import check_figure
     from p2l_plugins.scorer import P2L
     from p2l_plugins.training.data import read_votes
 
@@ -57,7 +58,7 @@ def evaluate(
         raise ConfigError("--curve needs --costs")
     for path in (figure, curve):
         if path is not None:
-            figures.check_figure(path)
+            check_figure(path, "train")
     p2l = P2L.load(bundle)
     aliases = p2l.bundle.manifest.aliases
     held_out = read_votes(votes, aliases, usable, margin)

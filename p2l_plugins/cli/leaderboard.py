@@ -64,8 +64,8 @@ def leaderboard(
     as_json: JsonOption = False,
 ) -> None:
     """The aggregate leaderboard of a set of prompts, with intervals over prompts; also by category."""
-    from p2l_plugins.board_figures import check_figure
     from p2l_plugins.by_category import CategoryMeans
+    from p2l_plugins.figures import check_figure
     from p2l_plugins.files import read_json_object
     from p2l_plugins.leaderboard import Leaderboard
     from p2l_plugins.pair_means import BLOCKS, Blocks, PairMeans

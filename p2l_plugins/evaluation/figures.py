@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from p2l_plugins.errors import ConfigError
 from p2l_plugins.evaluation.calibration import HISTOGRAM, Calibrations
 from p2l_plugins.evaluation.routed import MARKS, CostScore
+from p2l_plugins.figures import new_figure, save_figure
 
-FORMATS = (".png", ".svg", ".pdf")
 PANELS = {
     "win": "win (both sides pooled)",
     "tie": "tie",
@@ -29,16 +27,6 @@ CURVES = {
 }
 
 
-def check_figure(path: Path) -> None:
-    """Raises a ConfigError where the ending is not .png, .svg or .pdf, or matplotlib is missing."""
-    if path.suffix.lower() not in FORMATS:
-        raise ConfigError(f"{path}: the ending {path.suffix!r} is not one of {', '.join(FORMATS)}")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise ConfigError("figures need the extra 'train': pip install 'p2l-plugins[train]'") from None
-
-
 def reliability_diagram(calibration: Mapping[str, Calibrations], path: Path, title: str) -> None:
     """Draws observed frequency against prediction: a panel per outcome, P2L and the marginal, 95 % intervals by prompt.
 
@@ -50,7 +38,7 @@ def reliability_diagram(calibration: Mapping[str, Calibrations], path: Path, tit
         title: of the figure.
     """
     shown = [key for key in PANELS if key in calibration["p2l"].classes]
-    figure = _figure(figsize=(4.4 * len(shown), 5.6))
+    figure = new_figure(figsize=(4.4 * len(shown), 5.6))
     figure.suptitle(title)
     grid = figure.add_gridspec(2, len(shown), height_ratios=[4, 1])
     for column, key in enumerate(shown):
@@ -81,12 +69,12 @@ def reliability_diagram(calibration: Mapping[str, Calibrations], path: Path, tit
         axes.legend(fontsize=8, loc="lower right")
         axes.grid(alpha=0.25)
         spread.set(xlabel="predicted probability", ylabel="share" if column == 0 else "")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def cost_score_figure(curve: CostScore, path: Path, title: str) -> None:
     """Draws mean score against mean cost (logarithmic), a line per policy with a band of one standard error."""
-    figure = _figure(figsize=(8, 5.2))
+    figure = new_figure(figsize=(8, 5.2))
     axes = figure.subplots()
     for name, c in curve.curves.items():
         label, colour, style = CURVES[name]
@@ -112,22 +100,4 @@ def cost_score_figure(curve: CostScore, path: Path, title: str) -> None:
     )
     axes.legend(fontsize=9, loc="lower right")
     axes.grid(alpha=0.25, which="both")
-    _save(figure, path)
-
-
-def _figure(**options: Any) -> Any:
-    """A figure without pyplot, so that no window system and no global state is touched."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(layout="constrained", **options)
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _save(figure: Any, path: Path) -> None:
-    from matplotlib import rc_context
-
-    metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower(), {})
-    with rc_context({"svg.hashsalt": "p2l"}):
-        figure.savefig(path, dpi=150, metadata=metadata)
+    save_figure(figure, path)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from p2l_plugins.figures import new_figure, save_figure
+
 
 def draw_learning_curve(report: dict[str, Any], path: Path) -> None:
     """Loss per prompt over the steps: on training batches, and on the prompts that are not trained on."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = new_figure(figsize=(7, 4.2))
     axes = figure.subplots()
     log = report["log"]
     trained = [(row["step"], row["loss"]) for row in log if "loss" in row]
@@ -26,4 +26,4 @@ def draw_learning_curve(report: dict[str, Any], path: Path) -> None:
     axes.grid(alpha=0.3)
     if trained or watched:
         axes.legend()
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)

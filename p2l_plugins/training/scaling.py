@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from p2l_plugins.errors import ConfigError, DataError
+from p2l_plugins.figures import new_figure, save_figure
 from p2l_plugins.outcomes import Array
 from p2l_plugins.training.config import TrainConfig
 
@@ -199,9 +200,7 @@ def scaling_tables(runs: Sequence[Run], fitted: Sequence[Law]) -> str:
 
 def draw_scaling(runs: Sequence[Run], fitted: Sequence[Law], path: Path) -> None:
     """Held-out loss over training votes, runs as points and laws as curves."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = new_figure(figsize=(7, 4.2))
     axes: Any = figure.subplots()
     by_name = {law.backbone: law for law in fitted}
     for i, backbone in enumerate(dict.fromkeys(run.backbone for run in runs)):
@@ -217,4 +216,4 @@ def draw_scaling(runs: Sequence[Run], fitted: Sequence[Law], path: Path) -> None
     axes.set(xscale="log", xlabel="training votes N", ylabel="held-out loss per prompt (nats)", title="Scaling law")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
