@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,11 @@ def read_table(path: Path) -> dict[str, Column]:
         raise DataError(f"{path}: there is no such file")
     suffix = path.suffix.lower()
     if str(path) == "-" or suffix in (".jsonl", ".ndjson"):
-        table = _jsonl(path)
+        table = _columns(jsonl_rows(_text(path).split("\n"), path))
     elif suffix == ".parquet":
         table = _parquet(path)
     elif suffix == ".csv":
-        table = _csv(path)
+        table = _columns(csv_rows(io.StringIO(_text(path)), path))
     else:
         raise DataError(f"{path}: the ending {suffix!r} is not one of {TABLE_FORMATS}")
     if not table or not len(next(iter(table.values()))):
@@ -145,32 +145,53 @@ def _text(path: Path) -> str:
         raise DataError(f"{path}: not UTF-8 text (byte {error.start})") from None
 
 
-def _jsonl(path: Path) -> dict[str, Column]:
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(_text(path).split("\n"), start=1):
+def jsonl_rows(lines: Iterable[str], name: object) -> Iterator[dict[str, Any]]:
+    """The objects of lines of JSONL; a bare string is a prompt.
+
+    Args:
+        lines: with or without their ends.
+        name: of the file, for messages.
+
+    Raises:
+        DataError: a line that is neither.
+    """
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise DataError(f"{path}: line {number} is not valid JSON ({error})") from None
+            raise DataError(f"{name}: line {number} is not valid JSON ({error})") from None
         if isinstance(row, str):
             row = {"prompt": row}
         if not isinstance(row, dict):
-            raise DataError(f"{path}: line {number} is not a JSON object or string")
-        rows.append(row)
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: [row.get(name) for row in rows] for name in names}
+            raise DataError(f"{name}: line {number} is not a JSON object or string")
+        yield row
 
 
-def _csv(path: Path) -> dict[str, Column]:
+def csv_rows(lines: Iterable[str], name: object) -> Iterator[dict[str, Any]]:
+    """The rows of CSV with a heading; an empty cell is None.
+
+    Args:
+        lines: with their ends.
+        name: of the file, for messages.
+
+    Raises:
+        DataError: a line that can't be read.
+    """
     csv.field_size_limit(2**31 - 1)  # conversations are longer than the default of 128 KiB
-    reader = csv.DictReader(io.StringIO(_text(path)))
+    reader = csv.DictReader(lines)
     try:
-        rows = list(reader)
+        for row in reader:
+            yield {column: row[column] or None for column in reader.fieldnames or []}
     except csv.Error as error:
-        raise DataError(f"{path}: line {reader.line_num} is not valid CSV ({error})") from None
-    return {name: [row[name] or None for row in rows] for name in reader.fieldnames or []}
+        raise DataError(f"{name}: line {reader.line_num} is not valid CSV ({error})") from None
+
+
+def _columns(rows: Iterable[dict[str, Any]]) -> dict[str, Column]:
+    kept = list(rows)
+    names = dict.fromkeys(name for row in kept for name in row)
+    return {name: [row.get(name) for row in kept] for name in names}
 
 
 def _parquet(path: Path) -> dict[str, Column]:

@@ -6,9 +6,7 @@ second gives them in chunks, which are the same in every run.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 import math
 import shutil
 import sys
@@ -20,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from p2l_plugins.errors import DataError, PromptError
-from p2l_plugins.files import TABLE_FORMATS, Column
+from p2l_plugins.files import TABLE_FORMATS, Column, csv_rows, jsonl_rows
 from p2l_plugins.prompts import as_turns
 
 #: A chunk ends at so many prompts or characters.
@@ -168,27 +166,10 @@ class PromptFile:
                     yield {"prompt": part}
 
     def _jsonl(self) -> Iterator[dict[str, Any]]:
-        for number, line in enumerate(self._lines(), start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{self.name}: line {number} is not valid JSON ({error})") from None
-            if isinstance(row, str):
-                row = {"prompt": row}
-            if not isinstance(row, dict):
-                raise DataError(f"{self.name}: line {number} is not a JSON object or string")
-            yield row
+        return jsonl_rows(self._lines(), self.name)
 
     def _csv(self) -> Iterator[dict[str, Any]]:
-        csv.field_size_limit(2**31 - 1)  # conversations are longer than the default of 128 KiB
-        reader = csv.DictReader(self._lines())
-        try:
-            for row in reader:
-                yield {name: row[name] or None for name in reader.fieldnames or []}
-        except csv.Error as error:
-            raise DataError(f"{self.name}: line {reader.line_num} is not valid CSV ({error})") from None
+        return csv_rows(self._lines(), self.name)
 
     def _parquet(self) -> Iterator[dict[str, Any]]:
         try:
