@@ -13,11 +13,8 @@ from litellm_router.loading import Scorer
 from litellm_router.request import bucket_of
 from litellm_router.settings import P2LSettings, PersonalSettings
 from litellm_router.values import Scored
-from p2l_plugins.cache import Entry
-from p2l_plugins.cache.address import Clients
 from p2l_plugins.cache.users import UserBoards, user_key
-from p2l_plugins.outcomes import Family
-from p2l_plugins.personal import DAY_S, Blending, UserBoard, blended, with_prompt
+from p2l_plugins.personal import DAY_S, Blending, blended, with_prompt
 
 #: Where LiteLLM puts the names, by the setting `personal.user`.
 FIELDS = {"key_user": "user_api_key_user_id", "end_user": "user_api_key_end_user_id"}
@@ -30,7 +27,8 @@ class Personal:
         settings: with `personal` and a secret of the cache.
         own: `settings.personal`.
         scorer: the bundle.
-        client: gives the Redis client of the running event loop, or None; then boards live in this process.
+        client: gives the Redis client of the running event loop, as the score cache has it; None: boards live in this
+            process.
 
     Raises:
         ConfigError: the environment variable of the secret is not set.
@@ -40,12 +38,11 @@ class Personal:
         self, settings: P2LSettings, own: PersonalSettings, scorer: Scorer, client: Callable[[], Any] | None
     ) -> None:
         self.scorer = scorer
-        self._client = client
         self._field = FIELDS[own.user]
         self._blending = Blending(own.weight, own.prompts, own.half_life_days * DAY_S)
         self._secret, self._namespace = settings.cache.key_secret(), settings.cache.namespace
         self._boards = UserBoards(
-            client, scorer.fingerprint, len(scorer.models), settings.cache.deadline_ms / 1e3, time.time
+            client, scorer.fingerprint, scorer.family, len(scorer.models), settings.cache.deadline_ms / 1e3
         )
 
     async def scored(
@@ -64,8 +61,8 @@ class Personal:
         key = user_key(user, self._secret, self._namespace)
         board = await self._boards.get(key, deadline - time.monotonic())
         if not bucket_of(request).get("attempted_retries"):
-            change = partial(_with_entry, family=self.scorer.family, entry=scored.entry, blending=self._blending)
-            self._boards.change_soon(key, change)
+            asked = partial(with_prompt, coefs=scored.entry.coefs, raw_eta=scored.entry.raw_eta)
+            self._boards.change_soon(key, partial(asked, family=self.scorer.family, blending=self._blending))
         if board is None:
             return scored, None
         coefs = blended(board, self.scorer.family, scored.entry.coefs, time.time(), self._blending)
@@ -76,15 +73,3 @@ class Personal:
     async def flush(self) -> None:
         """Waits until the prompts so far are in their boards."""
         await self._boards.flush()
-
-    async def aclose(self) -> None:
-        """As `flush`; a client of our own is closed."""
-        await self.flush()
-        if isinstance(self._client, Clients):
-            await self._client.aclose()
-
-
-def _with_entry(board: UserBoard | None, family: Family, entry: Entry, blending: Blending) -> UserBoard:
-    now = time.time()
-    board = board or UserBoard.empty(family, len(entry.coefs), now)
-    return with_prompt(board, family, entry.coefs, entry.raw_eta, now, blending)

@@ -176,7 +176,7 @@ class P2LRouter(CustomLogger):
         scored = await scoring.score(scorer, turns, deadline)
         evidence = None
         if settings.personal is not None:
-            users = self._personal(settings, settings.personal, scorer)
+            users = self._personal(settings, settings.personal, scorer, scoring)
             scored, evidence = await users.scored(request, scored, deadline)
         values = scoring.values(scorer, scored, group.columns, rule.objective, opponents)
         length = prompt_tokens(chat)
@@ -214,16 +214,15 @@ class P2LRouter(CustomLogger):
         request.pop("_target_order", None)
         return ranked, record
 
-    def _personal(self, settings: P2LSettings, own: PersonalSettings, scorer: Scorer) -> Personal:
+    def _personal(self, settings: P2LSettings, own: PersonalSettings, scorer: Scorer, scoring: Scoring) -> Personal:
         kept = self._users
         if kept is None or kept[0] is not settings or kept[1].scorer is not scorer:
-            if kept is not None:
-                close_soon(kept[1].aclose)
+            shared = scoring.cache.shared
             try:
-                client = settings.cache.client(litellm_client)
-                kept = self._users = (settings, Personal(settings, own, scorer, client))
+                users = Personal(settings, own, scorer, None if shared is None else shared.client)
             except ConfigError as error:
                 raise NotRoutedError("settings", f"{KEY}.{error}") from None
+            kept = self._users = (settings, users)
         return kept[1]
 
     def _group(self, settings: P2LSettings, name: str, deployments: list[Deployment], scorer: Scorer) -> Group:

@@ -56,7 +56,7 @@ def fit(
 
     loss, gradient, hessian = step_of(x)
     for _ in range(iterations):
-        direction = _newton_direction(gradient, hessian + shift)
+        direction = newton_direction(gradient, hessian + shift)
         size, slope = 1.0, float(gradient @ direction)
         while size > 1e-8:
             trial = x + size * direction
@@ -138,7 +138,8 @@ def _gauge(family: Family, m: int) -> Array:
     return gauge
 
 
-def _newton_direction(gradient: Array, hessian: Array) -> Array:
+def newton_direction(gradient: Array, hessian: Array) -> Array:
+    """The step (P,) to the minimum, with damping where the Hessian is not positive definite; no number above 10."""
     damping = 0.0
     for _ in range(60):
         try:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2l_plugins.errors import ConfigError
-from p2l_plugins.fit import gradients, hessian, targets
+from p2l_plugins.fit import gradients, hessian, newton_direction, targets
 from p2l_plugins.leaderboard import Leaderboard, win_rate_over_others
 from p2l_plugins.outcomes import Array, Family, has_eta, sigmoid, win_matrix
 from p2l_plugins.pair_means import PairMeans
@@ -109,9 +109,7 @@ def with_prompt(
     win, tie, bad = targets(family, means.win, means.tie, means.bad)
     x = board.coefs if board.raw_eta is None else np.append(board.coefs, board.raw_eta)
     slope = gradients(family, x[None], win[None], tie[None], bad[None])[0]
-    curvature = hessian(family, x, win, tie, bad)
-    ridge = 1e-6 * float(np.abs(np.diag(curvature)).max()) * np.eye(len(x))
-    step = -np.linalg.solve(curvature + ridge, slope)
+    step = newton_direction(slope, hessian(family, x, win, tie, bad))
     x = x + np.clip(step, -MAX_STEP, MAX_STEP) / prompts
     board_coefs = x[: len(own)] if family == "grk" else x[: len(own)] - x[: len(own)].mean()
     return replace(board, coefs=board_coefs, raw_eta=None if raw_eta is None else float(x[len(own)]), prompts=prompts)

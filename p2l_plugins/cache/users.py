@@ -11,10 +11,9 @@ import hashlib
 import math
 import struct
 import time
-import zlib
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,8 +21,9 @@ from p2l_plugins.cache import NAMESPACE
 from p2l_plugins.cache.breaker import Breaker
 from p2l_plugins.cache.redis import DEADLINE_S, kind_of
 from p2l_plugins.cache.stats import Stats
-from p2l_plugins.cache.value import MAX_MODELS, Unreadable
+from p2l_plugins.cache.value import Unreadable, check_sealed, framed, sealed
 from p2l_plugins.errors import ConfigError
+from p2l_plugins.outcomes import Family
 from p2l_plugins.personal import UserBoard
 
 SCHEMA = 1
@@ -38,7 +38,6 @@ KEEP_S, MEMORY_S, CHANGE_S = 180 * 24 * 3600, 60.0, 1.0
 MOST_USERS, MOST_WAITING = 10_000, 1_000
 
 _HEAD = struct.Struct("<2sBBHfffxxxxd")
-_CRC = struct.Struct("<I")
 
 
 def user_key(user: str, secret: bytes, namespace: str = NAMESPACE) -> str:
@@ -61,8 +60,7 @@ def encode_board(key: str, board: UserBoard) -> bytes:
     flags, eta = (0, 0.0) if board.raw_eta is None else (1, board.raw_eta)
     count = len(board.coefs)
     head = _HEAD.pack(MAGIC, VERSION, flags, count, eta, board.prompts, board.votes, board.time)
-    body = head + numbers.tobytes()
-    return body + _CRC.pack(zlib.crc32(body, zlib.crc32(key.encode())))
+    return sealed(key, head + numbers.tobytes())
 
 
 def decode_board(key: str, value: object, models: int) -> UserBoard:
@@ -71,23 +69,24 @@ def decode_board(key: str, value: object, models: int) -> UserBoard:
     Raises:
         Unreadable: `type`, `format`, `version`, `length`, `checksum`, `models` or `numbers`.
     """
-    if not isinstance(value, bytes):
-        raise Unreadable("type")
-    if len(value) < _HEAD.size + _CRC.size or value[:2] != MAGIC:
-        raise Unreadable("format")
-    _, version, flags, count, eta, prompts, votes, changed = _HEAD.unpack_from(value)
+    body = framed(value, _HEAD, MAGIC)
+    _, version, flags, count, eta, prompts, votes, changed = _HEAD.unpack_from(body)
     if version != VERSION or flags > 1:
         raise Unreadable("version")
-    if count > MAX_MODELS or len(value) != _HEAD.size + 8 * count + _CRC.size:
-        raise Unreadable("length")
-    if _CRC.unpack_from(value, len(value) - _CRC.size)[0] != zlib.crc32(value[: -_CRC.size], zlib.crc32(key.encode())):
-        raise Unreadable("checksum")
+    check_sealed(key, body, _HEAD.size + 8 * count)
     if count != models:
         raise Unreadable("models")
-    numbers = np.frombuffer(value, "<f4", 2 * count, _HEAD.size).astype(np.float64)
+    numbers = np.frombuffer(body, "<f4", 2 * count, _HEAD.size).astype(np.float64)
     if not (np.isfinite(numbers).all() and all(map(math.isfinite, (eta, prompts, votes, changed)))):
         raise Unreadable("numbers")
     return UserBoard(numbers[:count], eta if flags else None, prompts, numbers[count:], votes, changed)
+
+
+class Change(Protocol):
+    """What happens to a board, such as `personal.with_prompt` with all else given."""
+
+    def __call__(self, board: UserBoard, *, now: float) -> UserBoard:
+        """The board afterwards; now: seconds since the epoch."""
 
 
 class UserBoards:
@@ -96,6 +95,7 @@ class UserBoards:
     Args:
         client: gives the redis-py client of the running event loop, or None; then boards live in this process only.
         fingerprint: of the bundle.
+        family: of the bundle.
         models: coefficients of a board.
         deadline_s: longest that a read may take.
         clock: seconds since the epoch.
@@ -108,23 +108,26 @@ class UserBoards:
         self,
         client: Callable[[], Any] | None,
         fingerprint: str,
+        family: Family,
         models: int,
         deadline_s: float = DEADLINE_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.stats = Stats()
-        self._client, self._fingerprint, self._models = client, fingerprint, models
+        self._client, self._fingerprint, self._family, self._models = client, fingerprint, family, models
         self._deadline_s, self._clock = deadline_s, clock
         self._breaker = Breaker("boards of users in Redis")
         self._memory: OrderedDict[str, tuple[float, UserBoard | None]] = OrderedDict()
-        self._waiting: list[tuple[str, Callable[[UserBoard | None], UserBoard]]] = []
+        self._waiting: deque[tuple[str, Change]] = deque()
         self._worker: asyncio.Task[None] | None = None
 
     async def get(self, key: str, timeout_s: float | None = None) -> UserBoard | None:
         """The board of a user, or None where there is none or the store does not say in time."""
         expires, board = self._memory.get(key, (0.0, None))
+        if expires > self._clock():
+            return board
         client = self._client and self._client()
-        if client is None or expires > self._clock() or not self._breaker.allows():
+        if client is None or not self._breaker.allows():
             return board
         try:
             async with asyncio.timeout(self._deadline_s if timeout_s is None else min(timeout_s, self._deadline_s)):
@@ -136,7 +139,7 @@ class UserBoards:
         self._keep(key, board)
         return board
 
-    def change_soon(self, key: str, change: Callable[[UserBoard | None], UserBoard]) -> None:
+    def change_soon(self, key: str, change: Change) -> None:
         """Changes a user's board behind the requests, on the running event loop; what can't wait is lost."""
         if len(self._waiting) >= MOST_WAITING:
             self.stats.count("lost")
@@ -152,20 +155,22 @@ class UserBoards:
 
     async def _change_waiting(self) -> None:
         while self._waiting:
-            key, change = self._waiting.pop(0)
+            key, change = self._waiting.popleft()
             try:
                 await self._change(key, change)
             except Exception as error:  # a change that fails is lost
                 self.stats.count("lost")
                 self._failed(error)
 
-    async def _change(self, key: str, change: Callable[[UserBoard | None], UserBoard]) -> None:
+    async def _change(self, key: str, change: Change) -> None:
         client = self._client and self._client()
         before = self._memory.get(key, (0.0, None))[1]
         if client is not None and self._breaker.allows():
             async with asyncio.timeout(CHANGE_S):
                 before = await self._read(client, key)
-        after = await asyncio.to_thread(change, before)
+        now = self._clock()
+        board = UserBoard.empty(self._family, self._models, now) if before is None else before
+        after = await asyncio.to_thread(change, board, now=now)
         self._keep(key, after)
         if client is None or not self._breaker.allows():
             return
@@ -176,19 +181,12 @@ class UserBoards:
         self.stats.count("written")
 
     async def _read(self, client: Any, key: str) -> UserBoard | None:
-        from redis.client import NEVER_DECODE
-
-        raw: dict[str, Any] = {NEVER_DECODE: True}
-        value = await client.execute_command("HGET", key, self._fingerprint, **raw)
-        if value is None:
-            self.stats.count("misses")
-            return None
         try:
-            board = decode_board(key, value, self._models)
+            board = await read_board(client, key, self._fingerprint, self._models)
         except Unreadable as why:
             self.stats.count("unreadable", str(why))
             return None
-        self.stats.count("hits", "redis")
+        self.stats.count("misses" if board is None else "hits", "" if board is None else "redis")
         return board
 
     def _keep(self, key: str, board: UserBoard | None) -> None:

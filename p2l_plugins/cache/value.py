@@ -46,8 +46,7 @@ def encode(key: str, entry: Entry) -> bytes:
     flags = 0 if eta is None else HAS_ETA
     if entry.truncated is not None:
         flags |= TRUNCATED if entry.truncated else WHOLE
-    body = _HEAD.pack(MAGIC, VERSION, flags, len(coefs), eta or 0.0) + coefs.tobytes()
-    return body + _CRC.pack(zlib.crc32(body, zlib.crc32(key.encode())))
+    return sealed(key, _HEAD.pack(MAGIC, VERSION, flags, len(coefs), eta or 0.0) + coefs.tobytes())
 
 
 def decode(key: str, value: object, models: int | None = None) -> Entry:
@@ -61,22 +60,46 @@ def decode(key: str, value: object, models: int | None = None) -> Entry:
     Raises:
         Unreadable: `type`, `format`, `version`, `length`, `checksum`, `models` or `numbers`.
     """
-    if not isinstance(value, bytes):
-        raise Unreadable("type")
-    if len(value) < _HEAD.size + _CRC.size or value[:2] != MAGIC:
-        raise Unreadable("format")
-    _, version, flags, count, eta = _HEAD.unpack_from(value)
+    body = framed(value, _HEAD, MAGIC)
+    _, version, flags, count, eta = _HEAD.unpack_from(body)
     if version != VERSION or flags & ~(HAS_ETA | TRUNCATED | WHOLE):
         raise Unreadable("version")
-    if len(value) != _HEAD.size + 4 * count + _CRC.size:
-        raise Unreadable("length")
-    (crc,) = _CRC.unpack_from(value, len(value) - _CRC.size)
-    if crc != zlib.crc32(memoryview(value)[: -_CRC.size], zlib.crc32(key.encode())):
-        raise Unreadable("checksum")
+    check_sealed(key, body, _HEAD.size + 4 * count)
     if models is not None and count != models:
         raise Unreadable("models")
-    coefs = np.frombuffer(value, "<f4", count, _HEAD.size).astype(np.float32)
+    coefs = np.frombuffer(body, "<f4", count, _HEAD.size).astype(np.float32)
     if not np.isfinite(coefs).all() or not math.isfinite(eta):
         raise Unreadable("numbers")
     truncated = bool(flags & TRUNCATED) if flags & (TRUNCATED | WHOLE) else None
     return Entry(coefs, eta if flags & HAS_ETA else None, truncated)
+
+
+def sealed(key: str, body: bytes) -> bytes:
+    """A body with the checksum of key and body behind it."""
+    return body + _CRC.pack(zlib.crc32(body, zlib.crc32(key.encode())))
+
+
+def framed(value: object, head: struct.Struct, magic: bytes) -> bytes:
+    """What a store gave, where it may be of a kind: bytes, long enough for its head, that begin with its magic.
+
+    Raises:
+        Unreadable: `type` or `format`.
+    """
+    if not isinstance(value, bytes):
+        raise Unreadable("type")
+    if len(value) < head.size + _CRC.size or not value.startswith(magic):
+        raise Unreadable("format")
+    return value
+
+
+def check_sealed(key: str, value: bytes, length: int) -> None:
+    """Checks what `sealed` wrote: its body has so many bytes, and its checksum is that of key and body.
+
+    Raises:
+        Unreadable: `length` or `checksum`.
+    """
+    if len(value) != length + _CRC.size:
+        raise Unreadable("length")
+    (crc,) = _CRC.unpack_from(value, length)
+    if crc != zlib.crc32(memoryview(value)[:length], zlib.crc32(key.encode())):
+        raise Unreadable("checksum")

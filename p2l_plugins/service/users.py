@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from p2l_plugins.cache.settings import CacheSettings
 from p2l_plugins.cache.users import CHANGE_S, UserBoards, user_key
-from p2l_plugins.outcomes import Family
-from p2l_plugins.personal import Blending, Numbers, UserBoard, with_feedback
+from p2l_plugins.personal import Blending, Numbers, with_feedback
 from p2l_plugins.scorer import P2L
 
 
@@ -25,9 +23,9 @@ class Users:
     """
 
     def __init__(self, p2l: P2L, client: Callable[[], Any], cache: CacheSettings) -> None:
-        self._family, self._models = p2l.family, len(p2l.models)
+        self._family = p2l.family
         self._secret, self._namespace = cache.key_secret(), cache.namespace
-        self._boards = UserBoards(client, p2l.fingerprint, self._models, cache.deadline_ms / 1e3)
+        self._boards = UserBoards(client, p2l.fingerprint, p2l.family, len(p2l.models), cache.deadline_ms / 1e3)
 
     def voted(self, user: str, model: int, liked: bool, other: int | None, coefs: Numbers | None) -> None:
         """Moves a user's board, behind the request.
@@ -36,24 +34,10 @@ class Users:
             model: column of the model; other: column of the other one.
             coefs: (M,) of the prompt, or None.
         """
-        vote = partial(_voted, family=self._family, models=self._models, model=model, liked=liked)
+        vote = partial(with_feedback, family=self._family, model=model, liked=liked, blending=Blending())
         key = user_key(user, self._secret, self._namespace)
-        self._boards.change_soon(key, partial(vote, other=other, coefs=coefs))
+        self._boards.change_soon(key, partial(vote, coefs=coefs, other=other))
 
     async def aclose(self) -> None:
         """Waits until the votes so far are kept, a second at most."""
         await asyncio.wait({asyncio.ensure_future(self._boards.flush())}, timeout=CHANGE_S)
-
-
-def _voted(
-    board: UserBoard | None,
-    family: Family,
-    models: int,
-    model: int,
-    liked: bool,
-    other: int | None,
-    coefs: Numbers | None,
-) -> UserBoard:
-    now = time.time()
-    board = board or UserBoard.empty(family, models, now)
-    return with_feedback(board, family, model, liked, now, Blending(), coefs, other)

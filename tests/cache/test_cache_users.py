@@ -23,8 +23,7 @@ KEY = user_key("ada@example.org", SECRET)
 BOARD = [sys.executable, "-m", "p2l_plugins.cli", "leaderboard", "starter", "--user", "ada@example.org"]
 
 
-def change(board):
-    board = board or UserBoard.empty("grk", 3, 0.0)
+def change(board, now=0.0):
     return with_prompt(board, "grk", np.array([1.0, 0.0, -1.0]), 0.5, 0.0, Blending())
 
 
@@ -39,7 +38,7 @@ def test_the_name_is_not_in_the_key_and_the_secret_keys_it():
 
 
 def test_a_value_comes_back_and_anything_else_is_unreadable():
-    board = with_feedback(change(None), "grk", 1, True, 3.0, Blending())
+    board = with_feedback(change(UserBoard.empty("grk", 3, 0.0)), "grk", 1, True, 3.0, Blending())
     value = encode_board(KEY, board)
     again = decode_board(KEY, value, 3)
     assert again.coefs == pytest.approx(board.coefs, abs=1e-6)
@@ -59,7 +58,7 @@ def test_a_value_comes_back_and_anything_else_is_unreadable():
 
 async def test_services_share_a_board_and_forget_it(valkey):
     clients = Clients(valkey.url)
-    one, other = (UserBoards(clients, FINGERPRINT, 3, deadline_s=5) for _ in range(2))
+    one, other = (UserBoards(clients, FINGERPRINT, "grk", 3, deadline_s=5) for _ in range(2))
     assert await one.get(KEY) is None
     one.change_soon(KEY, change)
     one.change_soon(KEY, change)
@@ -68,16 +67,16 @@ async def test_services_share_a_board_and_forget_it(valkey):
     assert board is not None
     assert board.prompts == pytest.approx(2.0)
     assert (await read_board(clients(), KEY, FINGERPRINT, 3)).prompts == pytest.approx(2.0)
-    assert await UserBoards(clients, "e" * 32, 3, deadline_s=5).get(KEY) is None  # another bundle, another board
+    assert await UserBoards(clients, "e" * 32, "grk", 3, deadline_s=5).get(KEY) is None  # another bundle, another board
     assert 0 < await clients().ttl(KEY) <= 180 * 24 * 3600
     assert await forget(clients(), KEY) is True
     assert await forget(clients(), KEY) is False
-    assert await UserBoards(clients, FINGERPRINT, 3, deadline_s=5).get(KEY) is None
+    assert await UserBoards(clients, FINGERPRINT, "grk", 3, deadline_s=5).get(KEY) is None
     await clients.aclose()
 
 
 async def test_without_a_store_boards_live_in_the_process():
-    boards = UserBoards(None, FINGERPRINT, 3)
+    boards = UserBoards(None, FINGERPRINT, "grk", 3)
     boards.change_soon(KEY, change)
     await boards.flush()
     assert (await boards.get(KEY)).prompts == 1.0
@@ -87,7 +86,7 @@ async def test_without_a_store_boards_live_in_the_process():
 async def test_a_store_that_hangs_or_dies_costs_the_deadline_and_no_exception(tmp_path):
     with server(tmp_path) as store:
         clients = Clients(store.url)
-        boards = UserBoards(clients, FINGERPRINT, 3)
+        boards = UserBoards(clients, FINGERPRINT, "grk", 3)
         store.pause()
         started = asyncio.get_running_loop().time()
         assert await boards.get(KEY) is None
@@ -101,9 +100,9 @@ async def test_a_store_that_hangs_or_dies_costs_the_deadline_and_no_exception(tm
 
 
 async def test_changes_that_can_not_wait_are_lost_and_counted():
-    boards = UserBoards(None, FINGERPRINT, 3)
+    boards = UserBoards(None, FINGERPRINT, "grk", 3)
     for _ in range(MOST_WAITING + 5):
-        boards.change_soon(KEY, lambda board: board or UserBoard.empty("grk", 3, 0.0))
+        boards.change_soon(KEY, lambda board, now: board)
     assert boards.stats["lost"] == 5
     await boards.flush()
 
@@ -111,7 +110,7 @@ async def test_changes_that_can_not_wait_are_lost_and_counted():
 async def test_a_garbage_value_is_no_board(valkey):
     clients = Clients(valkey.url)
     await clients().hset(KEY, FINGERPRINT, b"\x80garbage")
-    boards = UserBoards(clients, FINGERPRINT, 3, deadline_s=5)
+    boards = UserBoards(clients, FINGERPRINT, "grk", 3, deadline_s=5)
     assert await boards.get(KEY) is None
     assert boards.stats["unreadable"] == 1
     await clients().delete(KEY)
@@ -122,12 +121,12 @@ def test_the_commands_show_and_forget_a_user(valkey, monkeypatch):
     manifest = Bundle.open(find_bundle("starter")).manifest
     coefs = np.linspace(-1.0, 1.0, len(manifest.models))
 
-    def sent(board):
-        return with_prompt(UserBoard.empty("grk", len(coefs), 0.0), "grk", coefs, 0.5, 0.0, Blending())
+    def sent(board, now):
+        return with_prompt(board, "grk", coefs, 0.5, now, Blending())
 
     async def fill():
         clients = Clients(valkey.url)
-        boards = UserBoards(clients, manifest.fingerprint, len(coefs))
+        boards = UserBoards(clients, manifest.fingerprint, "grk", len(coefs))
         boards.change_soon(KEY, sent)
         await boards.flush()
         await clients.aclose()

@@ -78,3 +78,9 @@ def deployment():
         return {"model_name": "auto", "litellm_params": params, "model_info": info}
 
     return make
+
+
+@pytest.fixture
+def group(deployment):
+    """A deployment of each model, all of one price."""
+    return [deployment("x", "alpha"), deployment("y", "beta"), deployment("z", "gamma")]

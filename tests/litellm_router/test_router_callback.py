@@ -31,11 +31,6 @@ def p2l(tiny, monkeypatch):
     return make
 
 
-@pytest.fixture
-def group(deployment):
-    return [deployment("x", "alpha"), deployment("y", "beta"), deployment("z", "gamma")]
-
-
 def say(text):
     return [{"role": "user", "content": text}]
 

@@ -1,7 +1,5 @@
 """A user's own board in the router, through the callback inside LiteLLM's real router."""
 
-import time
-
 import litellm
 import pytest
 from servers import server
@@ -11,7 +9,7 @@ from p2l_plugins import ConfigError
 from p2l_plugins.cache.address import Clients
 from p2l_plugins.cache.settings import derive_secret
 from p2l_plugins.cache.users import UserBoards, user_key
-from p2l_plugins.personal import Blending, UserBoard, with_feedback
+from p2l_plugins.personal import Blending, with_feedback
 
 SETTINGS = {"timeout_ms": 20_000, "personal": {"prompts": 2}, "cache": {"secret": "s3cret", "shared": False}}
 
@@ -24,11 +22,6 @@ def p2l(tiny, monkeypatch):
         return router
 
     return make
-
-
-@pytest.fixture
-def group(deployment):
-    return [deployment("x", "alpha"), deployment("y", "beta"), deployment("z", "gamma")]
 
 
 async def ask(callback, group, text, user="ada", field="user_api_key_user_id", **metadata):
@@ -91,11 +84,10 @@ async def test_feedback_given_elsewhere_reaches_the_router_through_redis(p2l, gr
         callback = p2l(cache={"secret": "s3cret", "url": store.url, "deadline_ms": 5000})
         await ask(callback, group, "unknown", user="first")  # connects
         clients = Clients(store.url)
-        boards = UserBoards(clients, tiny.fingerprint, len(tiny.models))
+        boards = UserBoards(clients, tiny.fingerprint, "grk", len(tiny.models))
 
-        def liked(board):
-            now = time.time()
-            return with_feedback(board or UserBoard.empty("grk", 3, now), "grk", 2, True, now, Blending(step=3.0))
+        def liked(board, now):
+            return with_feedback(board, "grk", 2, True, now, Blending(step=3.0))
 
         boards.change_soon(user_key("ada", derive_secret("s3cret")), liked)
         await boards.flush()
@@ -103,7 +95,6 @@ async def test_feedback_given_elsewhere_reaches_the_router_through_redis(p2l, gr
         assert best == "gamma"
         assert record["personal"]["votes"] == pytest.approx(1, abs=0.01)
         await clients.aclose()
-        await callback._users[1].aclose()
         await callback._scoring.cache.aclose()
 
 
