@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from p2l_plugins.errors import DataError
-from p2l_plugins.fit import fit
 from p2l_plugins.intervals import (
     REPLICATES,
     Difference,
@@ -24,9 +23,6 @@ from p2l_plugins.intervals import (
     bootstrap_weights,
     difference,
     false_discovery,
-    intervals,
-    opponent_weights,
-    refit,
     relative,
     standard_error,
 )
@@ -160,16 +156,7 @@ class CategoryMeans:
     def _board(
         self, means: PairMeans, weights: Array, opponents: Mapping[str, float] | None
     ) -> tuple[Leaderboard, Replicates | None]:
-        coefs, raw_eta = fit(means.family, means.win, means.tie, means.bad, means.start())
-        q = opponent_weights(self.models, self.ungrounded, opponents)
-        win_rate = (means.win * q).sum(axis=1)
-        board = Leaderboard(
-            self.models, self.family, coefs, raw_eta, win_rate, means.n, self.ungrounded, opponents=opponents
-        )
-        drawn = refit(means, coefs, raw_eta, weights, q)
-        if drawn is not None:
-            board = replace(board, intervals=intervals(coefs, win_rate, drawn, board.apart))
-        return board, drawn
+        return Leaderboard.with_replicates(self.models, means, weights, self.ungrounded, opponents)
 
 
 def _gap(board: tuple[Leaderboard, Replicates | None], overall: tuple[Leaderboard, Replicates | None]) -> Difference:

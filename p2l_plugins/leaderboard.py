@@ -23,6 +23,7 @@ from p2l_plugins.intervals import (
     REPLICATES,
     Difference,
     Intervals,
+    Replicates,
     bootstrap_weights,
     difference,
     intervals,
@@ -93,15 +94,32 @@ class Leaderboard:
         """
         if not means.n:
             raise P2LError("a leaderboard needs at least one prompt")
+        weights = bootstrap_weights(means.counts, replicates, seed) if len(means.counts) else None
+        return cls.with_replicates(models, means, weights, ungrounded, opponents)[0]
+
+    @classmethod
+    def with_replicates(
+        cls,
+        models: tuple[str, ...],
+        means: PairMeans,
+        weights: Array | None,
+        ungrounded: frozenset[str] = frozenset(),
+        opponents: Mapping[str, float] | None = None,
+    ) -> tuple[Leaderboard, Replicates | None]:
+        """As `from_means`, for resamples that several leaderboards share; and the leaderboards of the resamples.
+
+        Args:
+            weights: (R, B) how often each block of `means` is drawn; None: no intervals.
+        """
         win = means.win
         coefs, raw_eta = fit(means.family, win, means.tie, means.bad, means.start())
         q = opponent_weights(models, ungrounded, opponents)
         win_rate = (win * q).sum(axis=1)
         board = cls(models, means.family, coefs, raw_eta, win_rate, means.n, ungrounded, opponents=opponents)
-        if not len(means.counts):
-            return board
-        drawn = refit(means, coefs, raw_eta, bootstrap_weights(means.counts, replicates, seed), q)
-        return board if drawn is None else replace(board, intervals=intervals(coefs, win_rate, drawn, board.apart))
+        drawn = None if weights is None else refit(means, coefs, raw_eta, weights, q)
+        if drawn is not None:
+            board = replace(board, intervals=intervals(coefs, win_rate, drawn, board.apart))
+        return board, drawn
 
     @property
     def apart(self) -> NDArray[np.bool_]:
