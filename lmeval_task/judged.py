@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
-
 from p2l_plugins.evaluation.baselines import Parts, fit_forecasts
-from p2l_plugins.evaluation.calibration import calibrations
-from p2l_plugins.evaluation.evaluate import Evaluation
-from p2l_plugins.evaluation.quality import difference, log_losses, targets, vote_log_probabilities, vote_quality
+from p2l_plugins.evaluation.evaluate import Evaluation, judge_forecasts
+from p2l_plugins.evaluation.quality import difference, vote_log_probabilities
 from p2l_plugins.outcomes import Array, Family
 from p2l_plugins.training.data import Votes
 
@@ -30,17 +26,7 @@ def judge(log_p: Array, votes: Votes, baseline: Votes | None, family: Family) ->
         "marginal": vote_log_probabilities(votes, *fitted.marginal, family),
         "constant": fitted.constant[votes.prompt],
     }
-    target = targets(votes, family)
-    losses = {name: log_losses(p, target) for name, p in forecasts.items()}
-    calibrated = {name: calibrations(p, votes, family) for name, p in forecasts.items()}
-    quality = {}
-    for name, p in forecasts.items():
-        decisive = calibrated[name].classes.get("decisive")
-        quality[name] = replace(
-            vote_quality(p, votes, family),
-            calibration_error=calibrated[name].error,
-            decisive_calibration_error=math.nan if decisive is None else decisive.error,
-        )
+    losses, calibrated, quality = judge_forecasts(forecasts, votes, family)
     return Evaluation(
         n_prompts=len(votes.prompts),
         n_votes=len(votes),

@@ -7,6 +7,7 @@ judgement of choices; here they make one report.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -155,18 +156,7 @@ def evaluate_votes(
     if fitted.category is not None:
         log_p["category_marginal"] = vote_log_probabilities(mine, *fitted.category, family)
     target = targets(mine, family)
-    losses = {name: log_losses(p, target) for name, p in log_p.items()}
-    calibrated = {name: calibrations(p, mine, family, bins, kind) for name, p in log_p.items()}
-    quality = {
-        name: replace(
-            vote_quality(p, mine, family),
-            calibration_error=calibrated[name].error,
-            decisive_calibration_error=(
-                calibrated[name].classes["decisive"].error if "decisive" in calibrated[name].classes else math.nan
-            ),
-        )
-        for name, p in log_p.items()
-    }
+    losses, calibrated, quality = judge_forecasts(log_p, mine, family, bins, kind)
     notes = _notes(mine, baseline, family)
     for name, p in log_p.items():
         if n := impossible(p, target):
@@ -195,6 +185,28 @@ def evaluate_votes(
         curve=curve,
         notes=notes,
     )
+
+
+def judge_forecasts(
+    log_p: Mapping[str, Array], votes: Votes, family: Family, bins: int = BINS, kind: Bins = "equal-mass"
+) -> tuple[dict[str, Array], dict[str, Calibrations], dict[str, VoteQuality]]:
+    """Losses (V,) of each vote, calibration and quality of forecasts of the same votes.
+
+    Args:
+        log_p: by name, (V, 4) log-probabilities in the order of `OUTCOMES`.
+    """
+    target = targets(votes, family)
+    losses = {name: log_losses(p, target) for name, p in log_p.items()}
+    calibrated = {name: calibrations(p, votes, family, bins, kind) for name, p in log_p.items()}
+    quality = {}
+    for name, p in log_p.items():
+        decisive = calibrated[name].classes.get("decisive")
+        quality[name] = replace(
+            vote_quality(p, votes, family),
+            calibration_error=calibrated[name].error,
+            decisive_calibration_error=math.nan if decisive is None else decisive.error,
+        )
+    return losses, calibrated, quality
 
 
 def _notes(votes: Votes, baseline: Votes | None, family: Family) -> list[str]:
