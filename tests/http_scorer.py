@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from loopback import Answering, Loopback, serving
 
 
-class HttpScorer(ThreadingHTTPServer):
+class HttpScorer(Loopback):
     """Scores with a `P2L`.
 
     Attributes:
@@ -17,14 +17,10 @@ class HttpScorer(ThreadingHTTPServer):
         asked: prompts of each call; connections: how many were opened.
     """
 
-    daemon_threads = True
-    request_queue_size = 128
-
     def __init__(self, p2l, key=None, port=0):
-        super().__init__(("127.0.0.1", port), Handler)
+        super().__init__(Handler, port)
         self.p2l, self.key, self.mode = p2l, key, "ok"
         self.asked, self.connections = [], 0
-        self.released = threading.Event()
 
     @property
     def url(self):
@@ -35,15 +31,10 @@ class HttpScorer(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+class Handler(Answering):
     server: HttpScorer
 
-    def log_message(self, *_):
-        pass
-
-    def do_GET(self):
+    def do_GET(self):  # noqa: N802 - the name that http.server calls
         p2l = self.server.p2l
         self._answer(
             self._status("/v1/bundle"),
@@ -58,17 +49,17 @@ class Handler(BaseHTTPRequestHandler):
             },
         )
 
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+    def do_POST(self):  # noqa: N802 - the name that http.server calls
+        body = self.body()
         p2l, mode = self.server.p2l, self.server.mode
         prompts = [tuple(turns) for turns in body["prompts"]]
         self.server.asked.append(prompts)
         if mode == "hang":
             self.server.released.wait(20)
         if mode == "odd":
-            return self._send(200, b"<html>")
+            return self.send(200, b"<html>")
         if mode == "huge":
-            return self._send(200, b'{"coefs": [' + b" " * 2**25)
+            return self.send(200, b'{"coefs": [' + b" " * 2**25)
         scores = p2l.score_turns(prompts)
         coefs, eta = scores.coefs.tolist(), None if scores.raw_eta is None else scores.raw_eta.tolist()
         reply = {
@@ -91,27 +82,12 @@ class Handler(BaseHTTPRequestHandler):
         return {"busy": 429, "raise": 500}.get(self.server.mode, 200)
 
     def _answer(self, status, content):
-        self._send(status, json.dumps(content if status == 200 else {"error": "no"}).encode())
-
-    def _send(self, status, body):
-        with contextlib.suppress(OSError):  # the other side may have left
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+        self.send(status, json.dumps(content if status == 200 else {"error": "no"}).encode())
 
 
 @contextlib.contextmanager
 def http_scorer(p2l, key=None, port=0) -> Iterator[HttpScorer]:
     """A scorer on a free loopback port while the block runs."""
     server = HttpScorer(p2l, key, port)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
+    with serving(server):
         yield server
-    finally:
-        server.released.set()
-        server.shutdown()
-        server.server_close()
-        thread.join(10)

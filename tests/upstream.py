@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
 from collections import Counter
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
+from loopback import Answering, Loopback, serving
 
-class Upstream(ThreadingHTTPServer):
+
+class Upstream(Loopback):
     """Chat completions at `/{how}/…`; how: a status, `hang` (until `released`), or a text to answer with.
 
     Attributes:
@@ -19,30 +19,21 @@ class Upstream(ThreadingHTTPServer):
         tokens: that an answer reports to have used.
     """
 
-    daemon_threads = True
-    request_queue_size = 128
-
     def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.asked = Counter()
         self.tokens = 100
-        self.released = threading.Event()
 
     def base(self, how):
         """The `api_base` of a deployment."""
         return f"http://127.0.0.1:{self.server_port}/{how}"
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+class Handler(Answering):
     server: Upstream
 
-    def log_message(self, *_):
-        pass
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+    def do_POST(self):  # noqa: N802 - the name that http.server calls
+        body = self.body()
         how = unquote(self.path.split("/")[1])
         self.server.asked[how] += 1
         if how == "hang":
@@ -52,7 +43,7 @@ class Handler(BaseHTTPRequestHandler):
         if status == 200 and body.get("stream"):
             events = responses_events if self.path.endswith("/responses") else chat_events
             content = "".join(f"data: {json.dumps(event)}\n\n" for event in events(how, body["model"]))
-            return self._send(200, f"{content}data: [DONE]\n\n".encode(), "text/event-stream")
+            return self.send(200, f"{content}data: [DONE]\n\n".encode(), "text/event-stream")
         answer = {
             "id": "one",
             "object": "chat.completion",
@@ -62,15 +53,7 @@ class Handler(BaseHTTPRequestHandler):
             "usage": {"prompt_tokens": 10, "completion_tokens": tokens, "total_tokens": 10 + tokens},
         }
         error = {"error": {"message": "no", "code": how}}
-        return self._send(status, json.dumps(answer if status == 200 else error).encode(), "application/json")
-
-    def _send(self, status, content, kind):
-        with contextlib.suppress(OSError):  # the other side may have left
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+        return self.send(status, json.dumps(answer if status == 200 else error).encode())
 
 
 def chat_events(text, model):
@@ -102,12 +85,5 @@ def responses_events(text, model):
 def upstream() -> Iterator[Upstream]:
     """A provider on a free loopback port while the block runs."""
     server = Upstream()
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
+    with serving(server):
         yield server
-    finally:
-        server.released.set()
-        server.shutdown()
-        server.server_close()
-        thread.join(10)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from lm_eval.tasks import TaskManager
+from lmeval_files import write_task
 
 from lmeval_task import TASKS_DIR
 from lmeval_task.cli import main
@@ -59,22 +60,6 @@ def results_of(folder: Path) -> dict:
 def samples_of(folder: Path, task: str) -> list[dict]:
     [path] = folder.rglob(f"samples_{task}_*.jsonl")
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def write_task(folder: Path, name: str, rows: list[dict], **config) -> None:
-    code = f"from datasets import Dataset\n\ndef load(**_):\n    return {{'test': Dataset.from_list({rows!r})}}\n"
-    (folder / f"{name}_data.py").write_text(code)
-    keys = {
-        "task": name,
-        "test_split": "test",
-        "doc_to_text": "question",
-        "doc_to_target": "answer",
-        "output_type": "generate_until",
-        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
-        **config,
-    }
-    lines = [f"{key}: {json.dumps(value)}" for key, value in keys.items()]
-    (folder / f"{name}.yaml").write_text("\n".join([*lines, f"custom_dataset: !function {name}_data.load"]) + "\n")
 
 
 @pytest.fixture(scope="module")

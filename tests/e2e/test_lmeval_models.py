@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from lmeval_files import write_task
 from topics import TOPICS
 from typer.testing import CliRunner
 
@@ -56,20 +57,8 @@ def quiz(folder: Path) -> None:
         words = TOPICS[topic]
         question = " ".join([topic, words[i % 4], words[(i // 4) % 4], words[(i // 16) % 4]])
         rows.append({"question": question, "choices": ["yes", "no"], "answer": ANSWERS[topic]})
-    (folder / "quiz.py").write_text(
-        f"from datasets import Dataset\n\ndef load(**_):\n    return {{'test': Dataset.from_list({rows!r})}}\n"
-    )
-    keys = {
-        "task": "quiz",
-        "test_split": "test",
-        "output_type": "multiple_choice",
-        "doc_to_text": "question",
-        "doc_to_choice": "choices",
-        "doc_to_target": "answer",
-        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
-    }
-    lines = [f"{key}: {json.dumps(value)}" for key, value in keys.items()]
-    (folder / "quiz.yaml").write_text("\n".join([*lines, "custom_dataset: !function quiz.load"]) + "\n")
+    metric = {"metric": "acc", "aggregation": "mean", "higher_is_better": True}
+    write_task(folder, "quiz", rows, output_type="multiple_choice", doc_to_choice="choices", metric_list=[metric])
 
 
 def commands() -> list[list[str]]:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from lmeval_files import write_task as write_local_task
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
@@ -86,19 +86,7 @@ def write_task(tmp_path: Path) -> Callable[..., Path]:
     def write(name: str, questions: list[str], folder: Path = tmp_path, **config: Any) -> Path:
         folder.mkdir(exist_ok=True)
         rows = [{"question": question, "answer": "yes"} for question in questions]
-        code = f"from datasets import Dataset\n\ndef load(**_):\n    return {{'test': Dataset.from_list({rows!r})}}\n"
-        (folder / f"{name}_data.py").write_text(code)
-        keys = {
-            "task": name,
-            "test_split": "test",
-            "doc_to_text": "{{question}}",
-            "doc_to_target": "{{answer}}",
-            "output_type": "generate_until",
-            "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
-            **config,
-        }
-        lines = [f"{key}: {json.dumps(value)}" for key, value in keys.items()]
-        (folder / f"{name}.yaml").write_text("\n".join([*lines, f"custom_dataset: !function {name}_data.load"]) + "\n")
+        write_local_task(folder, name, rows, **{"doc_to_text": "{{question}}", "doc_to_target": "{{answer}}"} | config)
         return folder
 
     return write
