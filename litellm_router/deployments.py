@@ -1,20 +1,19 @@
-"""Reads a model group's deployments and hands a ranking to LiteLLM through `litellm_params.order`.
+"""Reads a model group's deployments, and which of them come first.
 
-LiteLLM answers with the lowest order that is alive after its own checks (context window, tags, exclusions), and
-balances deployments of equal order by its own strategy. So a ranking takes nothing away: every deployment stays in the
-list, as a copy, and a failing best model is followed by the next.
+LiteLLM balances what the callback hands back, so a ranking narrows: the deployments of the best model that has not
+been tried, as they came. LiteLLM asks again at every retry and hop; then the next model's turn has come.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from litellm_router.prices import price_of
+from litellm_router.prices import INPUT, OUTPUT, price_of
 from p2l_plugins.errors import BundleError
 from p2l_plugins.outcomes import Array
 
@@ -22,6 +21,9 @@ Deployment = dict[str, Any]
 
 #: Seconds for which what was read of a group is kept: a change that LiteLLM makes in place shows after that.
 KEEP_S = 10.0
+
+_PARAMS = ("model", "base_model", "order", "rpm", INPUT, OUTPUT)
+_INFO = ("id", "p2l_model", "base_model", "order", "max_input_tokens", "enable_tag_filtering", INPUT, OUTPUT)
 
 
 def p2l_model(deployment: Mapping[str, Any]) -> str | None:
@@ -41,10 +43,23 @@ def takes_part(deployments: Iterable[Mapping[str, Any]]) -> bool:
     return False
 
 
-class _Member(NamedTuple):
-    id: Any
-    candidate: int | None  # position of its model in Group.models
-    order: int | None  # the operator's own
+def id_of(deployment: Mapping[str, Any]) -> str:
+    """LiteLLM's id of a deployment."""
+    return str((deployment.get("model_info") or {}).get("id"))
+
+
+class Member(NamedTuple):
+    """A deployment of a group.
+
+    Attributes:
+        id: LiteLLM's.
+        model: the bundle's name of its model, None where the bundle does not know it.
+        order: the operator's own; deployments without one come after all that have one.
+    """
+
+    id: str
+    model: str | None
+    order: int | None
 
 
 class Group:
@@ -53,6 +68,7 @@ class Group:
     Attributes:
         models: bundle names of the group's different models, in the order of the config.
         columns: their columns in the coefficients.
+        members: the deployments.
         checked: whether what is wrong with these deployments was said.
 
     Args:
@@ -69,15 +85,21 @@ class Group:
             info, params = deployment.get("model_info") or {}, deployment["litellm_params"]
             name = p2l_model(deployment)
             index = None if name is None else column_of(bundle, name)
-            candidate = None if index is None else candidates.setdefault(index, len(candidates))
             order = params.get("order")
-            members.append(_Member(info.get("id"), candidate, info.get("order") if order is None else order))
-            if candidate is not None:
-                prices.append((candidate, price_of(deployment)))
+            order = info.get("order") if order is None else order
+            model = None if index is None else bundle.models[index]
+            members.append(Member(id_of(deployment), model, order if isinstance(order, int) else None))
+            if index is not None:
+                prices.append((candidates.setdefault(index, len(candidates)), price_of(deployment)))
         self.columns = list(candidates)
         self.models = tuple(bundle.models[index] for index in candidates)
-        self._members = members
+        self.members = tuple(members)
+        self._model_of = {member.id: member.model for member in members}
         self._prices = prices
+
+    def model_of(self, deployment: str) -> str | None:
+        """The bundle's name of the model of a deployment, by id; None for one that is unranked or of another group."""
+        return self._model_of.get(deployment)
 
     def costs(self, prompt_tokens: int, output_tokens: Sequence[float]) -> Array:
         """Expected USD of one request to each model, (M,); NaN where its price is unknown.
@@ -96,37 +118,40 @@ class Group:
                 cost[candidate] = dear  # which NaN is never below
         return np.array(cost)
 
-    def ordered(
-        self, ranking: Sequence[int], failed: Iterable[str] = (), target_order: int | None = None
-    ) -> list[Deployment]:
-        """Copies of all deployments with `litellm_params.order` set by, in this order of importance:
-
-        whether the request has failed there; the operator's own `order` (as in LiteLLM, none comes after any); whether
-        P2L ranks the deployment; its model's place in the ranking.
+    def untried(self, deployments: Collection[str], models: Collection[str], *, replicas: bool = True) -> list[str]:
+        """Ids of the deployments whose turn may come: of models that were not tried.
 
         Args:
-            ranking: positions in `models`, the best first.
-            failed: ids of deployments to put last.
-            target_order: the operator's order that LiteLLM has fallen back to: lower ones have been tried already.
+            deployments: ids of those that were tried; models: theirs.
+            replicas: whether, once every model was tried, their other deployments may be.
         """
-        last = set(failed)
-        rank = {candidate: i for i, candidate in enumerate(ranking)}
-        unranked = len(rank)
-        keys = [
-            (
-                member.id in last,
-                target_order is not None and member.order is not None and member.order < target_order,
-                member.order is None,
-                member.order or 0,
-                unranked if member.candidate is None else rank[member.candidate],
-            )
-            for member in self._members
-        ]
-        orders = {key: order for order, key in enumerate(sorted(set(keys)), start=1)}
-        return [
-            {**deployment, "litellm_params": {**deployment["litellm_params"], "order": orders[key]}}
-            for deployment, key in zip(self.deployments, keys, strict=True)
-        ]
+        fresh = [one.id for one in self.members if one.id not in deployments and one.model not in models]
+        if fresh or not replicas:
+            return fresh
+        return [one.id for one in self.members if one.id not in deployments]
+
+    def of_first_order(self, among: Collection[str], target: object = None) -> list[str]:
+        """Ids, of some, that LiteLLM's own rule of the operator's `order` keeps.
+
+        Args:
+            target: the order that LiteLLM has fallen back to, if it has.
+        """
+        members = [one for one in self.members if one.id in among]
+        orders = [one.order for one in members if one.order is not None]
+        first = target if isinstance(target, int) else min(orders, default=None)
+        return [one.id for one in members if first is None or one.order == first]
+
+    def best(self, rank: Mapping[str, int], among: Collection[str]) -> list[str]:
+        """Ids of the deployments of the best model among some; those that P2L does not rank come last, together.
+
+        Args:
+            rank: place of each model, by name, 0 the best.
+            among: ids.
+        """
+        last = len(rank)
+        places = [(rank.get(one.model or "", last), one.id) for one in self.members if one.id in among]
+        first = min((place for place, _ in places), default=None)
+        return [name for place, name in places if place == first]
 
 
 class Models(Protocol):
@@ -149,7 +174,7 @@ def column_of(bundle: Models, name: str) -> int | None:
 
 
 class Groups:
-    """What was read of the groups seen last. LiteLLM passes the same deployments with every request.
+    """What was read of the groups seen last. LiteLLM passes the same deployments, or copies, with every request.
 
     Args:
         bundle: the models that deployments may name.
@@ -159,7 +184,7 @@ class Groups:
     def __init__(self, bundle: Models, clock: Callable[[], float] = time.monotonic) -> None:
         self.bundle = bundle
         self._clock = clock
-        self._groups: dict[tuple[int, ...], tuple[float, Group]] = {}
+        self._groups: dict[object, tuple[float, Group]] = {}
 
     def canonical(self, name: str) -> str | None:
         """The bundle's own name of a model; None for a name that it does not know."""
@@ -168,8 +193,7 @@ class Groups:
 
     def of(self, deployments: Sequence[Deployment]) -> Group:
         """The group of these deployments."""
-        # a kept group holds its deployments, so that no other object can have their ids meanwhile
-        key = tuple(map(id, deployments))
+        key = _content(deployments)
         now = self._clock()
         kept = self._groups.get(key)
         if kept is not None and now - kept[0] < KEEP_S:
@@ -179,3 +203,16 @@ class Groups:
         group = Group(deployments, self.bundle)
         self._groups[key] = (now, group)
         return group
+
+
+def _content(deployments: Sequence[Deployment]) -> object:
+    """What a group is read from, as a key; a value that has no hash makes the deployments a group of their own."""
+    key = tuple(
+        (*map(deployment["litellm_params"].get, _PARAMS), *map((deployment.get("model_info") or {}).get, _INFO))
+        for deployment in deployments
+    )
+    try:
+        hash(key)
+    except TypeError:
+        return object()
+    return key

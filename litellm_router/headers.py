@@ -32,6 +32,7 @@ def headers_of(record: Mapping[str, Any], answered: str | None) -> dict[str, str
             "x-p2l-ranking": ",".join(record["ranking"][:RANKING_LENGTH]),
             value: _number(record["values"].get(answered), ".4f"),
             "x-p2l-cost": _number(record["costs"].get(answered), ".6g"),
+            "x-p2l-error": "not_followed" if record.get("not_followed") else None,
         }
     )
 

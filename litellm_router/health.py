@@ -6,10 +6,11 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from litellm_router import metrics
 from litellm_router.reasons import NotRoutedError
+from litellm_router.routers import litellm_version
 
 log = logging.getLogger("litellm_router")
 
@@ -41,6 +42,7 @@ class Health:
         self._state = ROUTED
         self._logged_at: dict[str, float] = {}
         self._errors: set[str] = set()
+        self._followed = True
         self._lock = threading.Lock()
 
     def routed(self) -> None:
@@ -71,6 +73,22 @@ class Health:
             self._errors.add(sentence)
         metrics.misconfigured()
         log.error("p2l: %s", sentence)
+
+    def not_followed(self, offered: Collection[str], taken: str) -> None:
+        """LiteLLM sent a request to a deployment that it was not handed; said once."""
+        with self._lock:
+            self.counts["not_followed"] += 1
+            first, self._followed = self._followed, False
+        metrics.not_followed()
+        if first:
+            log.error(
+                "p2l: LiteLLM %s does not follow the ranking: it was offered %s and took %s; another callback after "
+                "litellm_router.p2l_router may have changed the choice, or this version has another router (p2l check "
+                "--live URL tells whether routing works)",
+                litellm_version(),
+                ", ".join(offered),
+                taken,
+            )
 
     def _log(self, topic: str, level: int, sentence: str) -> None:
         now = self._clock()

@@ -21,6 +21,7 @@ else:
     _ALL = {
         "decisions": Counter("p2l_decisions", "Requests that P2L ranked, by first model", ["group", "model", "mode"]),
         "not_routed": Counter("p2l_not_routed", "Requests left to LiteLLM's own strategy, by reason", ["reason"]),
+        "not_followed": Counter("p2l_not_followed", "Requests that went to a deployment other than those offered"),
         "problems": Counter("p2l_config_problems", "What an operator has to correct, each sentence of the log once"),
         "cache": Counter("p2l_cache_requests", "Lookups of a prompt's scores", ["result"]),
         "latency": Histogram("p2l_latency_seconds", "Time that routing added to a request", buckets=_BUCKETS),
@@ -74,6 +75,12 @@ def misconfigured() -> None:
     """Counts something that an operator has to correct."""
     if _ALL:
         _ALL["problems"].inc()
+
+
+def not_followed() -> None:
+    """Counts a request that LiteLLM sent to a deployment that it was not handed."""
+    if _ALL:
+        _ALL["not_followed"].inc()
 
 
 class Counted(Protocol):

@@ -54,6 +54,13 @@ def bucket_of(request: Mapping[str, Any]) -> dict[str, Any]:
     return bucket if isinstance(bucket, dict) else {}
 
 
+def record_of(request: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What stands in the place of a decision's record in a request's metadata; a client may have written it."""
+    logged = bucket_of(request).get(SPEND_LOGS)
+    record = logged.get(RECORD) if isinstance(logged, Mapping) else None
+    return record if isinstance(record, Mapping) else {}
+
+
 def asked_of(request: Mapping[str, Any]) -> object:
     """What the client asks of P2L: `metadata.p2l` of the request's body, wherever the route put it."""
     for bucket in (request.get("metadata"), request.get("litellm_metadata")):
@@ -119,45 +126,18 @@ def _holds_state(item: object, depth: int) -> bool:
     return any(_holds_state(item.get(key), depth - 1) for key in nested)
 
 
-def failed_ids(request: Mapping[str, Any]) -> set[str]:
-    """Deployments that this request has tried in vain.
-
-    LiteLLM lists only those whose error it does not retry; a server error would go to the same best model again. Its
-    record of this request's attempts, in the metadata, has the others.
-    """
-    bucket = bucket_of(request)
-    failed = {
-        *_texts(request.get("_retry_skipped_deployment_ids")),
-        *_texts(request.get("_excluded_deployment_ids")),
-    }
-    attempts = bucket.get("attempted_retries")
-    if type(attempts) is int and attempts > 0:
-        earlier = bucket.get("previous_models")
-        records = list(earlier)[-attempts:] if isinstance(earlier, (list, tuple)) else []
-        failed.update(_texts(record.get("deployment_id") for record in records if isinstance(record, Mapping)))
-        info = bucket.get("model_info")
-        failed.update(_texts([info.get("id")] if isinstance(info, Mapping) else ()))
-    return failed
-
-
-def note(request: dict[str, Any], record: dict[str, Any], ms: float) -> None:
-    """Writes a decision into the request's metadata, for the headers and for every logger."""
+def note(request: dict[str, Any], record: dict[str, Any]) -> None:
+    """Puts a decision's record into the request's metadata, for every logger; the record itself, not a copy."""
     key = bucket_key(request)
     bucket = request.get(key)
     if bucket is None:
         bucket = request[key] = {}
     if not isinstance(bucket, dict):
         return
-    attempts = bucket.get("attempted_retries")
     logged = bucket.get(SPEND_LOGS)
-    logged = logged if isinstance(logged, Mapping) else {}
-    first = logged.get(RECORD)
-    if type(attempts) is int and attempts > 0 and isinstance(first, Mapping) and "error" not in record:
-        # the next attempt of one request always finds its scores: what the client waited for is the first attempt
-        record = record | {"cache": first.get("cache", record.get("cache"))}
-        ms += first["ms"] if isinstance(first.get("ms"), float) else 0.0
-    bucket[SPEND_LOGS] = {**logged, RECORD: record | {"ms": round(ms, 3)}}
+    bucket[SPEND_LOGS] = {**(logged if isinstance(logged, Mapping) else {}), RECORD: record}
 
 
-def _texts(values: object) -> Iterable[str]:
+def texts(values: object) -> list[str]:
+    """The texts among values of an unknown form."""
     return [value for value in values if isinstance(value, str)] if isinstance(values, Iterable) else []

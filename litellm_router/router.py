@@ -6,9 +6,11 @@ on with the deployments as they were, and LiteLLM's own strategy decides.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,30 +19,31 @@ import numpy as np
 from litellm.integrations.custom_logger import CustomLogger
 
 from litellm_router import metrics
+from litellm_router.asking import ASKED
+from litellm_router.attempts import TOKEN, Attempts, Requests
 from litellm_router.check import group_problems
 from litellm_router.decision import decide, kept, opponents_of
-from litellm_router.deployments import Deployment, Group, Groups, takes_part
+from litellm_router.deployments import Deployment, Group, Groups, id_of, p2l_model, takes_part
+from litellm_router.failover import Failover
 from litellm_router.headers import headers_of
 from litellm_router.health import Health
 from litellm_router.loading import Scorer, load_scorer
+from litellm_router.narrowing import Ranked
 from litellm_router.personal import Personal
 from litellm_router.prices import prompt_tokens
 from litellm_router.reasons import NotRoutedError
 from litellm_router.redis_client import close_soon, litellm_client
 from litellm_router.request import (
-    RECORD,
-    SPEND_LOGS,
     asked_of,
-    bucket_of,
-    call_of,
-    failed_ids,
     note,
+    record_of,
     sealed,
     session_of,
     share_of,
     turns_of,
     uniform,
 )
+from litellm_router.routers import router_of
 from litellm_router.scoring import Scoring
 from litellm_router.settings import KEY, P2LSettings, PersonalSettings, tightened
 from litellm_router.shared import SharedTraffic
@@ -48,6 +51,9 @@ from litellm_router.startup import warm_up_in_proxy
 from litellm_router.traffic import Traffic
 from p2l_plugins.errors import ConfigError
 from p2l_plugins.outcomes import Array
+
+
+log = logging.getLogger("litellm_router")
 
 
 class P2LRouter(CustomLogger):
@@ -62,7 +68,10 @@ class P2LRouter(CustomLogger):
         self, settings: P2LSettings | None = None, load: Callable[[P2LSettings], Scorer] = load_scorer
     ) -> None:
         super().__init__()
+        self.is_p2l = True
         self.health = Health()
+        self.requests = Requests()
+        self.failover = Failover()
         self._fixed = settings
         self._load = load
         self._raw: object = None
@@ -127,29 +136,85 @@ class P2LRouter(CustomLogger):
         request_kwargs: dict[str, Any] | None = None,
         parent_otel_span: Any = None,
     ) -> list[Any]:
-        """Copies of the deployments with an order, or the deployments as they are where P2L does not decide."""
+        """The deployments of the best model that this request has not tried, or all where P2L does not decide.
+
+        They are LiteLLM's own, never copied or changed. LiteLLM asks again at every retry and hop.
+
+        Raises:
+            Exception: what a provider answered last, once every model that may be tried was.
+        """
+        asked = ASKED.get()
+        if asked is not None:  # LiteLLM asks in the middle of our own question to it
+            return [one for one in healthy_deployments if id_of(one) in asked]
+        ranked = await self.ranked(model, healthy_deployments, messages, request_kwargs)
+        if ranked is None:
+            return healthy_deployments
+        try:
+            ids = await ranked.next()
+            if ids:
+                return ranked.offer(ids)
+        except Exception as error:
+            self._failed(error)
+            return healthy_deployments
+        ranked.raise_last_error()
+        # nobody is left: where that is so from the start, LiteLLM says itself why
+        return [] if ranked.attempts.tried else healthy_deployments
+
+    async def ranked(
+        self, model: str, deployments: list[Any], messages: object, request_kwargs: dict[str, Any] | None
+    ) -> Ranked | None:
+        """The ranking of a request, made at its first attempt; None where P2L does not decide. Never raises.
+
+        Args:
+            model: name of the group; deployments: that are healthy; messages, request_kwargs: as LiteLLM has them.
+        """
         started = time.monotonic()
         request: dict[str, Any] = request_kwargs if isinstance(request_kwargs, dict) else {}
+        attempts = None
         try:
-            if not isinstance(healthy_deployments, list) or not takes_part(healthy_deployments):
-                return healthy_deployments
-            ranked, record = await self._ranked(model, healthy_deployments, messages, request, started)
+            attempts = self.requests.of(request)
+            if attempts is not None:
+                attempts.settle(model, request)
+            again = attempts is not None and attempts.goes_on
+            if not isinstance(deployments, list) or not (again or takes_part(deployments)):
+                return None
+            chat = request.get("input") if messages is None else messages
+            attempts = attempts or self.requests.begin(request)
+            if not again:
+                await self._decide(model, deployments, chat, request, attempts, started)
+                self._note(model, request, attempts, started)
             self.health.routed()
+            groups = self._groups
+            if not attempts.ranking or groups is None:
+                return None
+            return Ranked(self.settings(), model, groups.of(deployments), deployments, attempts, request, chat, messages)
         except Exception as error:
-            ranked, record = healthy_deployments, self._failed(error)
+            attempts = attempts or self.requests.begin(request)
+            attempts.decided(model, [], self._failed(error))
+            self._note(model, request, attempts, started)
+            return None
+
+    def _note(self, model: str, request: dict[str, Any], attempts: Attempts, started: float) -> None:
+        """Tells headers, loggers and metrics what was decided."""
         try:
             seconds = time.monotonic() - started
-            note(request, record, 1e3 * seconds)
-            metrics.observe(model, record, seconds)
+            attempts.record["ms"] = round(1e3 * seconds, 3)
+            note(request, attempts.record)
+            metrics.observe(model, attempts.record, seconds)
             if self._scoring is not None:
                 self._cache_counters.carry(self._scoring.cache)
         except Exception as error:  # metadata of an unknown form costs the headers, not the request
             self._failed(error)
-        return ranked
 
-    async def _ranked(
-        self, model: str, deployments: list[Deployment], messages: object, request: dict[str, Any], started: float
-    ) -> tuple[list[Deployment], dict[str, Any]]:
+    async def _decide(
+        self,
+        model: str,
+        deployments: list[Deployment],
+        chat: object,
+        request: dict[str, Any],
+        attempts: Attempts,
+        started: float,
+    ) -> None:
         try:
             settings = self.settings()
         except ConfigError as error:
@@ -162,7 +227,6 @@ class P2LRouter(CustomLogger):
         if rule.traffic < 1 and share_of(request, session) >= rule.traffic:
             raise NotRoutedError("traffic")
         rule, asked = tightened(rule, asked_of(request), settings.client_rules)
-        chat = messages if messages is not None else request.get("input")
         turns = turns_of(chat)
         scoring = self.scoring(settings)
         deadline = started + settings.timeout_ms / 1e3
@@ -192,8 +256,9 @@ class P2LRouter(CustomLogger):
             ranking = kept(ranking, worth, group.models.index(current), margin)
             decision = replace(decision, ranking=ranking)
         first = ranking[0]
+        shadow = rule.mode == "shadow"
         # what a shadow decision would have cost is expected for good: the answer comes from elsewhere
-        booked = None if rule.mode == "shadow" else call_of(request)
+        booked = None if shadow else attempts.token
         traffic.decided(booked, model, session, group.models[first], pacer, float(costs[first]))
         if self._shared is not None:
             self._shared.soon(traffic)
@@ -207,12 +272,7 @@ class P2LRouter(CustomLogger):
             record["personal"] = evidence
         if asked is not None:
             record["client"] = asked
-        if rule.mode == "shadow":
-            return deployments, record
-        ranked = group.ordered(ranking, failed_ids(request), request.get("_target_order"))
-        # LiteLLM would keep only deployments of exactly that order; ours has taken its place
-        request.pop("_target_order", None)
-        return ranked, record
+        attempts.decided(model, [] if shadow else record["ranking"], record)
 
     def _personal(self, settings: P2LSettings, own: PersonalSettings, scorer: Scorer, scoring: Scoring) -> Personal:
         kept = self._users
@@ -234,9 +294,38 @@ class P2LRouter(CustomLogger):
             group.checked = True
             for sentence in group_problems(settings, name, deployments, scorer, scorer.family):
                 self.health.misconfigured(sentence)
+            self.set_up_failover(router_of(id_of(deployments[0])), [name])
         if len(group.models) < 2:
             raise NotRoutedError("models")
         return group
+
+    def set_up_failover(self, router: Any, groups: Collection[str] | None = None) -> None:
+        """Gives groups of a router what they need to have every error reach the next model, where that is wanted.
+
+        LiteLLM reads it at the start of a request, so a group should have it before its first one.
+
+        Args:
+            groups: by name; None for all.
+        """
+        try:
+            settings = self.settings()
+            if router is None or settings.failover == "off":
+                return
+            named: dict[str, set[str]] = defaultdict(set)
+            for deployment in router.get_model_list() or []:
+                if (name := p2l_model(deployment)) is not None:
+                    named[str(deployment.get("model_name"))].add(name)
+            for group, models in named.items():
+                rule = settings.rule_of(group)
+                wanted = len(models) > 1 and rule is not None and rule.mode == "route"
+                if wanted and (groups is None or group in groups):
+                    said = self.failover.set_up(router, group, len(models), settings.max_attempts)
+                    if said is not None:
+                        log.info("p2l: %s", said)
+        except ConfigError as error:
+            self.health.misconfigured(f"{error}; LiteLLM's own strategy decides")
+        except Exception as error:  # of a LiteLLM whose router is another
+            self.health.misconfigured(f"failover could not be set up ({type(error).__name__})")
 
     def _failed(self, error: Exception) -> dict[str, Any]:
         if not isinstance(error, NotRoutedError):
@@ -244,6 +333,26 @@ class P2LRouter(CustomLogger):
             error = NotRoutedError("internal", f"an unexpected {type(error).__name__} in the router")
         self.health.not_routed(error)
         return {"error": error.reason}
+
+    async def async_pre_call_deployment_hook(self, kwargs: dict[str, Any], call_type: Any) -> None:
+        """Books which deployment takes a request, at each of its attempts, and whether it is one that was offered."""
+        try:
+            attempts = self.requests.by_token(record_of(kwargs).get(TOKEN))
+            if attempts is not None:
+                self._taken(attempts, kwargs.get("model_info"))
+        except Exception:  # of a form that another LiteLLM gives them
+            self.health.counts["taken"] += 1
+
+    def _taken(self, attempts: Attempts, info: object) -> None:
+        deployment = info.get("id") if isinstance(info, Mapping) else None
+        if isinstance(deployment, str) and not attempts.take(deployment, self._model_in(info)):
+            attempts.record["not_followed"] = True
+            self.health.not_followed(attempts.offered, deployment)
+
+    def _model_in(self, info: object) -> str | None:
+        """The bundle's name of the model that a deployment's `model_info` names."""
+        name = info.get("p2l_model") if isinstance(info, Mapping) else None
+        return self._groups.canonical(name) if isinstance(name, str) and self._groups is not None else None
 
     async def async_post_call_response_headers_hook(
         self,
@@ -255,13 +364,14 @@ class P2LRouter(CustomLogger):
     ) -> dict[str, str] | None:
         """The `x-p2l-*` headers of a response, where P2L had a say."""
         try:
-            record = (bucket_of(data).get(SPEND_LOGS) or {}).get(RECORD)
-            if not isinstance(record, Mapping) or not self.settings().headers:
+            # what a client wrote into its own metadata has no token of ours
+            attempts = self.requests.by_token(record_of(data).get(TOKEN))
+            if attempts is None or not self.settings().headers:
                 return None
-            return headers_of(record, self._answered(litellm_call_info))
+            return headers_of(attempts.record, self._answered(attempts, litellm_call_info))
         except ConfigError:
             return headers_of({"error": "settings"}, None)
-        except Exception:  # a record that a client wrote into its own metadata
+        except Exception:  # of a form that another LiteLLM gives them
             self.health.counts["headers"] += 1
             return None
 
@@ -272,28 +382,47 @@ class P2LRouter(CustomLogger):
     def log_success_event(self, kwargs: Any, response_obj: Any, start_time: Any, end_time: Any) -> None:
         """As `async_log_success_event`, for LiteLLM's sync calls."""
         try:
+            params = kwargs.get("litellm_params") or {}
+            attempts = self.requests.by_token(record_of(params).get(TOKEN))
+            info = params.get("model_info") or {}
+            if attempts is not None:
+                self._taken(attempts, info)
+                attempts.done = True
             traffic = self._traffic
             if traffic is None or kwargs.get("cache_hit"):
                 return
-            info = (kwargs.get("litellm_params") or {}).get("model_info") or {}
-            name = info.get("p2l_model")
-            model = self._groups.canonical(name) if isinstance(name, str) and self._groups is not None else None
             logged = kwargs.get("standard_logging_object") or {}
             tokens, cost = logged.get("completion_tokens"), logged.get("response_cost")
             traffic.answered(
-                call_of(kwargs),
-                model,
+                None if attempts is None else attempts.token,
+                self._model_in(info),
                 tokens if isinstance(tokens, int) and tokens > 0 else None,
                 float(cost) if isinstance(cost, int | float) and 0 <= cost < float("inf") else None,
             )
         except Exception:  # a log record of an unknown form costs what could be learnt from it
             self.health.counts["usage"] += 1
 
-    def _answered(self, call_info: Mapping[str, Any] | None) -> str | None:
+    async def async_log_failure_event(self, kwargs: Any, response_obj: Any, start_time: Any, end_time: Any) -> None:
+        """Keeps what a provider answered, for the client of a request that every model refuses."""
+        self.log_failure_event(kwargs, response_obj, start_time, end_time)
+
+    def log_failure_event(self, kwargs: Any, response_obj: Any, start_time: Any, end_time: Any) -> None:
+        """As `async_log_failure_event`, for LiteLLM's sync calls."""
+        try:
+            attempts = self.requests.by_token(record_of(kwargs.get("litellm_params") or {}).get(TOKEN))
+            error = kwargs.get("exception")
+            if attempts is not None and isinstance(error, Exception):
+                attempts.error = error
+                attempts.record.pop("answered", None)
+        except Exception:  # of an unknown form
+            self.health.counts["usage"] += 1
+
+    def _answered(self, attempts: Attempts, call_info: Mapping[str, Any] | None) -> str | None:
         """The bundle's name of the model that answered: not the first of the ranking, where that one failed."""
-        info = (call_info or {}).get("model_info") or {}
-        name = info.get("p2l_model")
-        return self._groups.canonical(name) if isinstance(name, str) and self._groups is not None else None
+        if "answered" in attempts.record:
+            answered: str | None = attempts.record["answered"]
+            return answered
+        return self._model_in((call_info or {}).get("model_info"))
 
 
 def _shared(settings: P2LSettings) -> SharedTraffic | None:

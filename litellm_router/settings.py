@@ -35,6 +35,7 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 #: YAML reads a bare `off` as false.
 _OFF = BeforeValidator(lambda value: "off" if value is False else value)
+_ON_OFF = BeforeValidator(lambda value: {False: "off", True: "on"}[value] if isinstance(value, bool) else value)
 
 #: What a rule may be tightened to: `cap` limits each request, `lp` and `paced` the mean, `best` nothing.
 STRICTNESS = {"best": 0, "paced": 1, "lp": 2, "cap": 3}
@@ -146,6 +147,9 @@ class P2LSettings(Rule):
         cache: where scores are kept: in this process, and in a Redis that services share.
         threads: processor threads of one scoring, of which two run at a time; 0 lets ONNX Runtime choose, which is
             faster on an idle machine and slower beside a busy proxy.
+        failover: `on` lets every error of a provider reach the next best model, by a retry policy of LiteLLM's for the
+            groups that P2L routes; `off` leaves retries as they are configured.
+        max_attempts: most models that one request is tried at, where `num_retries` does not ask for more.
         headers: whether responses carry the `x-p2l-*` headers.
     """
 
@@ -161,6 +165,8 @@ class P2LSettings(Rule):
     personal: PersonalSettings | None = None
     cache: CacheSettings = CacheSettings()
     threads: int = Field(default=1, ge=0)
+    failover: Annotated[Literal["on", "off"], _ON_OFF] = "on"
+    max_attempts: int = Field(default=3, ge=1, le=100)
     headers: bool = True
 
     @field_validator("endpoint")

@@ -38,6 +38,7 @@ def warm_up_in_proxy(router: P2LRouter) -> None:
         while time.monotonic() < end:
             llm_router = getattr(sys.modules.get("litellm.proxy.proxy_server"), "llm_router", None)
             if llm_router is not None:
+                router.set_up_failover(llm_router)
                 warm_up(router, deployments_of(llm_router))
                 return
             time.sleep(0.05)

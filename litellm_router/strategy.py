@@ -1,25 +1,31 @@
 """P2L in LiteLLM's SDK: `P2LRoutingStrategy.install(router)` routes its async and its sync methods.
 
-The async methods call the callback of `router.py`, which `install` registers. The sync ones call no callback of that
-kind, only the router's custom strategy. That strategy is one for all groups, so it hands everything back to LiteLLM's
-own method: with P2L's ranking, one rank after the other, by way of the deployments to leave out. LiteLLM keeps all its
-checks (cooldown, context window, tags, health), and balances deployments of equal rank.
+The async methods call the callback of `router.py`, which `install` registers. The sync ones call no callback, so they
+are joined where the version allows it: up to 1.109 by a custom strategy, that hands every choice back to LiteLLM's own
+method with the deployments to leave out; since 1.110 at the step of the Rust core where the async methods ask the
+callbacks. Both keep LiteLLM's own checks and its own strategy, whatever it is, and leave other groups alone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import litellm
 from litellm.types.router import CustomRoutingStrategyBase
 
-from litellm_router.deployments import takes_part
+from litellm_router import routers
+from litellm_router.asking import ASKED, MAY_ASK, may_remove
+from litellm_router.deployments import id_of
 from litellm_router.router import P2LRouter, p2l_router
+from p2l_plugins.errors import ConfigError
 
 EXCLUDED = "_excluded_deployment_ids"
+
+#: The step of the Rust core's sync calls, and where what joins it stands.
+_STEP, _JOINED = "_answer_select_sync", "_p2l_strategy"
 
 
 class _Loop:
@@ -53,20 +59,35 @@ class P2LRoutingStrategy(CustomRoutingStrategyBase):
         self.router, self.p2l = router, p2l
         self._core = getattr(router, "_core", router)  # since 1.109 Router is a facade
         kind = type(self._core)  # the class's own methods, whatever strategy the instance had
-        self._sync = kind.get_available_deployment
-        self._async = getattr(kind, "_core_async_get_available_deployment", None) or kind.async_get_available_deployment
+        self._sync = getattr(kind, "_core_get_available_deployment", None) or kind.get_available_deployment
+        self._async = getattr(kind, "_core_async_get_available_deployment", None) or getattr(
+            kind, "async_get_available_deployment", None
+        )
 
     @classmethod
     def install(cls, router: Any, p2l: P2LRouter | None = None) -> P2LRoutingStrategy:
-        """Turns P2L on for a router. Changing the router's `routing_strategy` later turns its sync half off.
+        """Turns P2L on for a router. Before LiteLLM 1.110, changing its `routing_strategy` turns the sync half off.
 
         Args:
             p2l: with settings of its own; None takes the callback that reads `litellm.p2l_settings`.
+
+        Raises:
+            ConfigError: a LiteLLM whose router P2L does not know.
         """
         strategy = cls(router, p2l or p2l_router)
+        if hasattr(strategy._core, _STEP):
+            strategy._join_core()
+        elif strategy._async is not None:
+            (getattr(router, "register_plugin", None) or router.set_custom_routing_strategy)(strategy)
+        else:
+            raise ConfigError(
+                f"litellm {routers.litellm_version()} has a router that P2L does not know; valid: "
+                f"{', '.join(routers.TESTED)}"
+            )
+        routers.install(router)
+        strategy.p2l.set_up_failover(router)
         if not any(callback is strategy.p2l for callback in litellm.callbacks):
             litellm.callbacks.append(strategy.p2l)
-        (getattr(router, "register_plugin", None) or router.set_custom_routing_strategy)(strategy)
         return strategy
 
     async def async_get_available_deployment(  # type: ignore[override]
@@ -77,7 +98,7 @@ class P2LRoutingStrategy(CustomRoutingStrategyBase):
         specific_deployment: bool | None = False,
         request_kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """LiteLLM's own choice, among deployments that the callback has ordered."""
+        """LiteLLM's own choice, among the deployments that the callback leaves."""
         return await self._async(
             self._core,
             model=model,
@@ -95,10 +116,10 @@ class P2LRoutingStrategy(CustomRoutingStrategyBase):
         specific_deployment: bool | None = False,
         request_kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """LiteLLM's own choice among the deployments of the best rank that is alive."""
+        """LiteLLM's own choice among the deployments of the best model that it has left."""
         request = {} if request_kwargs is None else request_kwargs
 
-        def choose(excluded: set[str]) -> Any:
+        def choose(excluded: Collection[str]) -> Any:
             own = request | ({EXCLUDED: sorted({*(request.get(EXCLUDED) or ()), *excluded})} if excluded else {})
             return self._sync(
                 self._core,
@@ -109,30 +130,87 @@ class P2LRoutingStrategy(CustomRoutingStrategyBase):
                 request_kwargs=own,
             )
 
-        ranks = {} if specific_deployment else self._ranks(model, messages, input, request)
-        for rank in sorted(set(ranks.values()))[:-1]:
+        group = [] if specific_deployment else self._group(model)
+        ids = {id_of(one) for one in group}
+        for turn in self._turns(model, group, messages, input, request):
             try:
-                return choose({name for name, other in ranks.items() if other != rank})
-            except Exception:  # noqa: S112  # nobody of this rank is alive: the next one
+                return choose(ids.difference(turn))
+            except Exception:  # noqa: S112  # LiteLLM's own checks refuse these: the next model
                 continue
-        return choose(set())
+        attempts = self.p2l.requests.of(request)
+        return choose(attempts.tried if attempts is not None and attempts.ranking else ())
 
-    def _ranks(self, model: str, messages: Any, chat: Any, request: dict[str, Any]) -> dict[str, int]:
-        """Rank of each deployment of a group, by id; empty where P2L does not decide."""
+    def _join_core(self) -> None:
+        """Has the Rust core's sync calls ask P2L where its async ones ask the callbacks."""
+        if getattr(self._core, _JOINED, None) is not None:
+            getattr(self._core, _JOINED).p2l = self.p2l
+            return
+        own: Callable[..., Any] = getattr(self._core, _STEP)
+
+        def answer(step: Mapping[str, Any], request: Any, messages: Any, input: Any) -> Any:
+            candidates = own(step, request, messages, input)
+            if step.get("stage") != "callback_filters" or not isinstance(request, dict):
+                return candidates
+            asked = ASKED.get()
+            if asked is not None:
+                return [name for name in candidates if name in asked]
+            model = str(step.get("model_group") or step.get("model"))
+            group = [one for one in self._group(model) if id_of(one) in set(candidates)]
+            turns = self._turns(model, group, messages, input, request)
+            return next((turn for turn in turns if self._would_pick(model, group, turn, messages, input, request)), candidates)
+
+        setattr(self._core, _STEP, answer)
+        setattr(self._core, _JOINED, self)
+
+    def _would_pick(
+        self, model: str, group: Sequence[Any], ids: Sequence[str], messages: Any, input: Any, request: dict[str, Any]
+    ) -> bool:
+        """Whether LiteLLM's later checks leave one of some deployments."""
+        if not may_remove(self.router, group, request, input if messages is None else messages):
+            return True
+        token = ASKED.set(frozenset(ids))
         try:
-            group = self.router.get_model_list(model_name=model) or []
-            if not takes_part(group):
-                return {}
-            if messages is None and chat is not None:
-                request = request | {"input": chat}
-            ordered = _loop.run(self.p2l.async_filter_deployments(model, group, messages, request))
-            if ordered is group:
-                return {}
-            return {_id(deployment): deployment["litellm_params"]["order"] for deployment in ordered}
+            self._sync(self._core, model=model, messages=messages, input=input, request_kwargs=dict(request))
+        except Exception:
+            return False
+        finally:
+            ASKED.reset(token)
+        return True
+
+    def _group(self, model: str) -> list[Any]:
+        try:
+            return self.router.get_model_list(model_name=model) or []
         except Exception:
             self.p2l.health.counts["internal"] += 1
-            return {}
+            return []
 
+    def _turns(
+        self, model: str, group: list[Any], messages: Any, chat: Any, request: dict[str, Any]
+    ) -> Iterator[list[str]]:
+        """Ids of the deployments of each model in turn, the best first; none where P2L does not decide.
 
-def _id(deployment: Mapping[str, Any]) -> str:
-    return str(deployment["model_info"]["id"])
+        Raises:
+            Exception: what a provider answered last, once every model that may be tried was.
+        """
+        left = group
+        while left:
+            narrowed = self._narrowed(model, left, chat if messages is None else messages, request)
+            if narrowed is left or not narrowed:
+                return
+            turn = [id_of(one) for one in narrowed]
+            yield turn
+            left = [one for one in left if id_of(one) not in turn]
+
+    def _narrowed(self, model: str, group: list[Any], chat: Any, request: dict[str, Any]) -> list[Any]:
+        token = MAY_ASK.set(False)  # LiteLLM's async checks belong to another event loop
+        try:
+            narrowed: list[Any] = _loop.run(self.p2l.async_filter_deployments(model, group, chat, request))
+            return narrowed
+        except Exception as error:
+            attempts = self.p2l.requests.of(request)
+            if attempts is not None and attempts.error is error:
+                raise
+            self.p2l.health.counts["internal"] += 1
+            return group
+        finally:
+            MAY_ASK.reset(token)

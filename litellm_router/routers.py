@@ -1,0 +1,116 @@
+"""LiteLLM's routers in this process, and the few things about them that differ between its versions.
+
+A callback is not told which router calls it. Since 1.109 `litellm.Router` is a facade over a core; since 1.110 the core
+is written in Rust.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Iterable, Mapping
+from importlib import import_module, metadata
+from typing import Any
+
+import litellm
+
+#: The LiteLLM versions that the tests run on; `make matrix` reads them from here.
+TESTED = ("1.106.2", "1.109.3", "1.110.2")
+
+_installed: weakref.WeakSet[Any] = weakref.WeakSet()
+
+#: Most frames above a callback in which its router is looked for.
+_FRAMES = 25
+
+
+def litellm_version() -> str:
+    """The installed version of LiteLLM."""
+    try:
+        return metadata.version("litellm")
+    except metadata.PackageNotFoundError:  # vendored, without its metadata
+        return "unknown"
+
+
+def is_tested(version: str) -> bool:
+    """Whether the tests run on a version, or on another patch of it."""
+    return version.rpartition(".")[0] in {one.rpartition(".")[0] for one in TESTED}
+
+
+def install(router: Any) -> None:
+    """Makes a router of the SDK known."""
+    _installed.add(router)
+
+
+def routers() -> list[Any]:
+    """The routers that live."""
+    found = [*_installed, *_holders(), getattr(sys.modules.get("litellm.proxy.proxy_server"), "llm_router", None)]
+    return list({id(one): one for one in found if one is not None}.values())
+
+
+def router_of(deployment: str) -> Any:
+    """The router that has a deployment; where several do, as in a test, the one that calls. None where none is known."""
+    known = [one for one in routers() if has_deployment(one, deployment)]
+    return _calling(known) if len(known) > 1 else next(iter(known), None)
+
+
+def _calling(known: list[Any]) -> Any:
+    """The router among some that stands on the stack of the current call, or None."""
+    cores = {id(getattr(one, "_core", one)): one for one in known}
+    frame = sys._getframe(1)
+    for _ in range(_FRAMES):
+        found = cores.get(id(frame.f_locals.get("self")))
+        if found is not None or frame.f_back is None:
+            return found
+        frame = frame.f_back
+    return None
+
+
+def has_deployment(router: Any, deployment: str) -> bool:
+    """Whether a router has a deployment of this id."""
+    registry = getattr(router, "registry", None)
+    return bool(router.has_model_id(deployment) if registry is None else registry().has_deployment(deployment))
+
+
+def _holders() -> Iterable[Any]:
+    """Routers that registered themselves with LiteLLM: by their callbacks, since 1.110 in a set of their own."""
+    cores = [getattr(callback, "__self__", None) for callback in litellm.success_callback]
+    cores = [core for core in cores if hasattr(core, "get_available_deployment")]
+    try:
+        cores += import_module("litellm.router_utils.global_callback_holders").routers_holding_global_callbacks
+    except (ImportError, AttributeError):
+        pass
+    return [_facade(core) for core in cores]
+
+
+def _facade(core: Any) -> Any:
+    owner = getattr(core, "__dict__", {}).get("_core_owner")
+    return core if owner is None else owner()
+
+
+def settings_of(router: Any) -> Any:
+    """What holds a router's settings as attributes: its `settings()` since 1.109, itself before."""
+    settings = getattr(router, "settings", None)
+    return settings() if callable(settings) else router
+
+
+async def healthy(
+    router: Any, model: str, request: Mapping[str, Any], messages: Any, specific: bool = False
+) -> Any:
+    """The deployments that a pick would choose among, as the router itself says, its callbacks included.
+
+    Raises:
+        Exception: whatever the router raises where there is none.
+    """
+    select = getattr(router, "select", None)
+    own = dict(request)  # the router takes keys out of it
+    if select is not None:
+        return await select(
+            model, own, kind="healthy", messages=messages, input=request.get("input"), specific_deployment=specific
+        )
+    return await router.async_get_healthy_deployments(
+        model=model,
+        request_kwargs=own,
+        messages=messages,
+        input=request.get("input"),
+        specific_deployment=specific,
+    )
