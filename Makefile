@@ -2,6 +2,8 @@
 #   make demo      a LiteLLM proxy that routes 15 prompts, with mock answers (no keys, no torch)
 #   make proxy     the same proxy, kept running
 #   make test      linters, types and all tests
+#   make matrix    the router's tests on each LiteLLM version of tests/versions/, in an environment of its own, and the
+#                  table in docs/litellm-versions.md; make matrix-1.110.2 is one version, make newest the newest
 #   make starter   rebuilds the model that ships with the package: make starter DATA=folder
 #   make wheel     builds the wheel into dist/
 PYTHON ?= python3
@@ -12,7 +14,12 @@ SOURCES := p2l_plugins litellm_router lmeval_task onnx_export
 export LITELLM_LOCAL_MODEL_COST_MAP := True
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo proxy test lint types unit starter wheel clean
+# LiteLLM's versions, the lowest first, each with its list of packages; environments are kept between runs
+VERSIONS := $(shell ls tests/versions | grep -E '^[0-9.]+\.txt$$' | sed 's/\.txt$$//' | sort -V)
+MATRIX ?= .matrix
+ON_VERSIONS := tests/litellm_router tests/e2e/test_proxy.py tests/e2e/test_proxy_failover.py tests/e2e/test_proxy_cache.py
+
+.PHONY: demo proxy test lint types unit matrix newest starter wheel clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m litellm_router.demo
@@ -32,6 +39,22 @@ types: $(VENV)/.dev
 unit: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not alone'
 	$(BIN)/python -m pytest -m alone
+
+matrix: $(VERSIONS:%=matrix-%)
+	python3 tests/versions/table.py --write $(VERSIONS:%=$(MATRIX)/%/bin/python)
+
+newest: matrix-$(lastword $(VERSIONS))
+
+matrix-%: $(MATRIX)/%/.ready
+	$(MATRIX)/$*/bin/python -m pytest $(ON_VERSIONS) -n 2 --dist loadfile -m 'not alone'
+
+.PRECIOUS: $(MATRIX)/%/.ready
+$(MATRIX)/%/.ready: tests/versions/%.txt tests/versions/proxy.txt tests/versions/tests.txt constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	grep -v '^litellm==' constraints.txt > $(@D)/constraints.txt
+	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet -c $(@D)/constraints.txt -r $<
+	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps -e .
+	@touch $@
 
 starter: $(VENV)/.dev
 	@test -n "$(DATA)" || { echo "name the folder of the data files: make starter DATA=folder"; exit 2; }
@@ -62,4 +85,4 @@ $(VENV)/.dev: $(VENV)/.venv pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) dist build runs *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(MATRIX) dist build runs *.egg-info .pytest_cache .mypy_cache .ruff_cache

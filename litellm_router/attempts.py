@@ -14,13 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from litellm_router.request import bucket_of, record_of, texts
+from litellm_router.request import bucket_of, texts
 
 #: Requests that are remembered at the same time; past it the oldest is forgotten, and tried again from its best model.
 MOST_OPEN = 20_000
 
-#: Key of the token in a decision's record.
-TOKEN = "request"  # noqa: S105
+#: Key of the token in a request's metadata.
+TOKEN = "p2l_request"  # noqa: S105
 
 
 @dataclass(slots=True)
@@ -58,7 +58,7 @@ class Attempts:
     def decided(self, group: str, ranking: Sequence[str], record: dict[str, Any]) -> None:
         """A group's models were ranked, the best first, or P2L left the request alone."""
         self.group, self.ranking = group, {name: place for place, name in enumerate(ranking)}
-        self.record = record | {TOKEN: self.token}
+        self.record = record
         self.before, self.offered = len(self.tried), ()
 
     def offer(self, ids: Sequence[str], model: str | None, request: Mapping[str, Any]) -> None:
@@ -116,8 +116,7 @@ class Requests:
 
     def of(self, request: Mapping[str, Any]) -> Attempts | None:
         """The attempts that a request's metadata speak of; None for a request that is new."""
-        token = record_of(request).get(TOKEN)
-        found = self._open.get(token) if isinstance(token, str) else None
+        found = self.named_in(request)
         # metadata that a caller of the SDK passes with each request hold the token of the one before
         new = found is None or found.done or found.trace != request.get("litellm_trace_id")
         return None if new else found
@@ -131,8 +130,9 @@ class Requests:
                 self._open.popitem(last=False)
         return attempts
 
-    def by_token(self, token: object) -> Attempts | None:
-        """The request of a token."""
+    def named_in(self, holder: Mapping[str, Any]) -> Attempts | None:
+        """The request whose token the metadata of a request, or of its log record, hold."""
+        token = bucket_of(holder).get(TOKEN)
         return self._open.get(token) if isinstance(token, str) else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,13 +16,51 @@ from p2l_plugins.files import read_yaml_object
 
 
 def check(
-    config: Annotated[Path, typer.Argument(help="The proxy's config.yaml.")],
+    config: Annotated[Path | None, typer.Argument(help="The proxy's config.yaml.")] = None,
+    live: Annotated[str | None, typer.Option(metavar="URL", help="Also ask a running proxy.")] = None,
+    key: Annotated[str | None, typer.Option(envvar="LITELLM_MASTER_KEY", help="Its key, for --live.")] = None,
+    group: Annotated[list[str] | None, typer.Option(help="Group to ask, for --live; repeatable. Default: all.")] = None,
+    requests: Annotated[int, typer.Option(min=1, max=100, help="Requests to each group, for --live.")] = 5,
     as_json: JsonOption = False,
 ) -> None:
     """Check a LiteLLM proxy's configuration for P2L; exit status 1 where something is wrong.
 
-    Offline, unless the settings name an HTTP scorer: that is asked for its models.
+    Offline, unless the settings name an HTTP scorer: that is asked for its models. With --live, sends a few requests of
+    some tokens to a running proxy, and says whether the model that P2L chose answers.
     """
+    if config is None and live is None:
+        raise typer.BadParameter("give the proxy's config.yaml, or a running proxy with --live URL")
+    report: dict[str, Any] = {}
+    if config is not None:
+        report |= _offline(config, as_json)
+    if live is not None:
+        report |= _live(live, key, group, requests, as_json)
+    if as_json:
+        typer.echo(json.dumps(report, indent=2))
+    if report.get("problems") or any(one["problems"] for one in report.get("live", ())):
+        raise typer.Exit(1)
+
+
+def _live(url: str, key: str | None, groups: list[str] | None, requests: int, as_json: bool) -> dict[str, Any]:
+    import httpx
+
+    from litellm_router.live import TIMEOUT_S, groups_of, observe
+
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    with httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=TIMEOUT_S) as client:
+        seen = [observe(client, name, requests) for name in groups or groups_of(client)]
+    if not as_json:
+        typer.echo("| group | requests | answered by the first of the ranking |\n|:---|---:|---:|")
+        for one in seen:
+            typer.echo(f"| {one.group} | {one.requests} | {one.first} |")
+        for one in seen:
+            for sentence in one.problems:
+                stderr.print(f"p2l: {url}: group {one.group!r}: {sentence}", style="red", markup=False, soft_wrap=True)
+        typer.echo("\nrouting works" if not any(one.problems for one in seen) else "\nrouting does not work")
+    return {"live": [asdict(one) for one in seen]}
+
+
+def _offline(config: Path, as_json: bool) -> dict[str, Any]:
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # offline: the prices that LiteLLM ships
 
     content = read_yaml_object(config)  # before what takes seconds to import
@@ -60,9 +99,7 @@ def check(
         says.append(str(error))
     except P2LError as error:
         says.append(f"{settings.scored_by}: {sentence_of(error)}" if settings else sentence_of(error))
-    if as_json:
-        typer.echo(json.dumps({"config": str(config), "candidates": rows, "problems": says}, indent=2))
-    else:
+    if not as_json:
         typer.echo(
             "| group | deployment | model | USD per million tokens: input | output |\n|:---|:---|:---|---:|---:|"
         )
@@ -72,8 +109,7 @@ def check(
         for sentence in says:
             stderr.print(f"p2l: {config}: {sentence}", style="red", markup=False, soft_wrap=True)
         typer.echo(f"\n{len(says)} problems" if says else "\nno problems")
-    if says:
-        raise typer.Exit(1)
+    return {"config": str(config), "candidates": rows, "problems": says}
 
 
 def replay(

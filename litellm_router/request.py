@@ -54,13 +54,6 @@ def bucket_of(request: Mapping[str, Any]) -> dict[str, Any]:
     return bucket if isinstance(bucket, dict) else {}
 
 
-def record_of(request: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What stands in the place of a decision's record in a request's metadata; a client may have written it."""
-    logged = bucket_of(request).get(SPEND_LOGS)
-    record = logged.get(RECORD) if isinstance(logged, Mapping) else None
-    return record if isinstance(record, Mapping) else {}
-
-
 def asked_of(request: Mapping[str, Any]) -> object:
     """What the client asks of P2L: `metadata.p2l` of the request's body, wherever the route put it."""
     for bucket in (request.get("metadata"), request.get("litellm_metadata")):
@@ -126,8 +119,12 @@ def _holds_state(item: object, depth: int) -> bool:
     return any(_holds_state(item.get(key), depth - 1) for key in nested)
 
 
-def note(request: dict[str, Any], record: dict[str, Any]) -> None:
-    """Puts a decision's record into the request's metadata, for every logger; the record itself, not a copy."""
+def note(request: dict[str, Any], record: dict[str, Any], marks: Mapping[str, Any]) -> None:
+    """Puts a decision's record, itself and no copy, into the request's metadata, where every logger finds it.
+
+    Args:
+        marks: that go beside it, for this package alone.
+    """
     key = bucket_key(request)
     bucket = request.get(key)
     if bucket is None:
@@ -135,7 +132,7 @@ def note(request: dict[str, Any], record: dict[str, Any]) -> None:
     if not isinstance(bucket, dict):
         return
     logged = bucket.get(SPEND_LOGS)
-    bucket[SPEND_LOGS] = {**(logged if isinstance(logged, Mapping) else {}), RECORD: record}
+    bucket |= {**marks, SPEND_LOGS: {**(logged if isinstance(logged, Mapping) else {}), RECORD: record}}
 
 
 def texts(values: object) -> list[str]:

@@ -36,7 +36,6 @@ from litellm_router.redis_client import close_soon, litellm_client
 from litellm_router.request import (
     asked_of,
     note,
-    record_of,
     sealed,
     session_of,
     share_of,
@@ -51,7 +50,6 @@ from litellm_router.startup import warm_up_in_proxy
 from litellm_router.traffic import Traffic
 from p2l_plugins.errors import ConfigError
 from p2l_plugins.outcomes import Array
-
 
 log = logging.getLogger("litellm_router")
 
@@ -187,7 +185,9 @@ class P2LRouter(CustomLogger):
             groups = self._groups
             if not attempts.ranking or groups is None:
                 return None
-            return Ranked(self.settings(), model, groups.of(deployments), deployments, attempts, request, chat, messages)
+            return Ranked(
+                self.settings(), model, groups.of(deployments), deployments, attempts, request, chat, messages
+            )
         except Exception as error:
             attempts = attempts or self.requests.begin(request)
             attempts.decided(model, [], self._failed(error))
@@ -199,7 +199,7 @@ class P2LRouter(CustomLogger):
         try:
             seconds = time.monotonic() - started
             attempts.record["ms"] = round(1e3 * seconds, 3)
-            note(request, attempts.record)
+            note(request, attempts.record, {TOKEN: attempts.token})
             metrics.observe(model, attempts.record, seconds)
             if self._scoring is not None:
                 self._cache_counters.carry(self._scoring.cache)
@@ -337,7 +337,7 @@ class P2LRouter(CustomLogger):
     async def async_pre_call_deployment_hook(self, kwargs: dict[str, Any], call_type: Any) -> None:
         """Books which deployment takes a request, at each of its attempts, and whether it is one that was offered."""
         try:
-            attempts = self.requests.by_token(record_of(kwargs).get(TOKEN))
+            attempts = self.requests.named_in(kwargs)
             if attempts is not None:
                 self._taken(attempts, kwargs.get("model_info"))
         except Exception:  # of a form that another LiteLLM gives them
@@ -365,10 +365,10 @@ class P2LRouter(CustomLogger):
         """The `x-p2l-*` headers of a response, where P2L had a say."""
         try:
             # what a client wrote into its own metadata has no token of ours
-            attempts = self.requests.by_token(record_of(data).get(TOKEN))
+            attempts = self.requests.named_in(data)
             if attempts is None or not self.settings().headers:
                 return None
-            return headers_of(attempts.record, self._answered(attempts, litellm_call_info))
+            return headers_of(attempts.record, self._answered(attempts, response, litellm_call_info))
         except ConfigError:
             return headers_of({"error": "settings"}, None)
         except Exception:  # of a form that another LiteLLM gives them
@@ -383,7 +383,7 @@ class P2LRouter(CustomLogger):
         """As `async_log_success_event`, for LiteLLM's sync calls."""
         try:
             params = kwargs.get("litellm_params") or {}
-            attempts = self.requests.by_token(record_of(params).get(TOKEN))
+            attempts = self.requests.named_in(params)
             info = params.get("model_info") or {}
             if attempts is not None:
                 self._taken(attempts, info)
@@ -409,7 +409,7 @@ class P2LRouter(CustomLogger):
     def log_failure_event(self, kwargs: Any, response_obj: Any, start_time: Any, end_time: Any) -> None:
         """As `async_log_failure_event`, for LiteLLM's sync calls."""
         try:
-            attempts = self.requests.by_token(record_of(kwargs.get("litellm_params") or {}).get(TOKEN))
+            attempts = self.requests.named_in(kwargs.get("litellm_params") or {})
             error = kwargs.get("exception")
             if attempts is not None and isinstance(error, Exception):
                 attempts.error = error
@@ -417,10 +417,10 @@ class P2LRouter(CustomLogger):
         except Exception:  # of an unknown form
             self.health.counts["usage"] += 1
 
-    def _answered(self, attempts: Attempts, call_info: Mapping[str, Any] | None) -> str | None:
+    def _answered(self, attempts: Attempts, response: object, call_info: Mapping[str, Any] | None) -> str | None:
         """The bundle's name of the model that answered: not the first of the ranking, where that one failed."""
-        if "answered" in attempts.record:
-            answered: str | None = attempts.record["answered"]
+        if attempts.tried:  # an error reply has no response, and names nobody
+            answered: str | None = None if response is None else attempts.record.get("answered")
             return answered
         return self._model_in((call_info or {}).get("model_info"))
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import litellm
 
-#: The LiteLLM versions that the tests run on; `make matrix` reads them from here.
-TESTED = ("1.106.2", "1.109.3", "1.110.2")
+#: The LiteLLM versions that the tests run on, the lowest first: those of tests/versions/.
+TESTED = ("1.101.0", "1.106.2", "1.109.3", "1.110.2")
 
 _installed: weakref.WeakSet[Any] = weakref.WeakSet()
 
@@ -93,9 +93,7 @@ def settings_of(router: Any) -> Any:
     return settings() if callable(settings) else router
 
 
-async def healthy(
-    router: Any, model: str, request: Mapping[str, Any], messages: Any, specific: bool = False
-) -> Any:
+async def healthy(router: Any, model: str, request: Mapping[str, Any], messages: Any, specific: bool = False) -> Any:
     """The deployments that a pick would choose among, as the router itself says, its callbacks included.
 
     Raises:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from litellm_router.check import problems
 from litellm_router.loading import Scorer
+from litellm_router.routers import TESTED, is_tested, litellm_version
 from litellm_router.scoring import sentence_of
 from p2l_plugins.errors import ConfigError
 
@@ -32,18 +33,42 @@ def warm_up_in_proxy(router: P2LRouter) -> None:
     """
     if "litellm.proxy.proxy_server" not in sys.modules:
         return
+    _say_what_happens()
 
     def wait() -> None:
         end = time.monotonic() + STARTUP_S
         while time.monotonic() < end:
             llm_router = getattr(sys.modules.get("litellm.proxy.proxy_server"), "llm_router", None)
             if llm_router is not None:
+                _name_litellm()
                 router.set_up_failover(llm_router)
                 warm_up(router, deployments_of(llm_router))
                 return
             time.sleep(0.05)
 
     threading.Thread(target=wait, name="p2l-warm-up", daemon=True).start()
+
+
+def _say_what_happens() -> None:
+    """Has the few lines of the start shown in a proxy, which configures only loggers of its own."""
+    if log.level == logging.NOTSET and not log.hasHandlers():
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s - %(name)s:%(levelname)s: %(message)s", "%H:%M:%S"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+
+
+def _name_litellm() -> None:
+    version = litellm_version()
+    if is_tested(version):
+        log.info("p2l: routes on LiteLLM %s", version)
+    else:
+        log.warning(
+            "p2l: LiteLLM %s is a version that no test of this p2l-plugins runs on (tested: %s); "
+            "p2l check --live URL tells whether routing works",
+            version,
+            ", ".join(TESTED),
+        )
 
 
 def warm_up(router: P2LRouter, deployments: Sequence[Mapping[str, Any]]) -> None:

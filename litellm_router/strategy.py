@@ -157,7 +157,9 @@ class P2LRoutingStrategy(CustomRoutingStrategyBase):
             model = str(step.get("model_group") or step.get("model"))
             group = [one for one in self._group(model) if id_of(one) in set(candidates)]
             turns = self._turns(model, group, messages, input, request)
-            return next((turn for turn in turns if self._would_pick(model, group, turn, messages, input, request)), candidates)
+            return next(
+                (turn for turn in turns if self._would_pick(model, group, turn, messages, input, request)), candidates
+            )
 
         setattr(self._core, _STEP, answer)
         setattr(self._core, _JOINED, self)

@@ -10,7 +10,6 @@ from urllib.parse import unquote
 
 from loopback import Answering, Loopback, serving
 
-
 #: Errors that come with a status of 400 and mean more than that.
 SAYS = {
     "context": ("context_length_exceeded", "This model's maximum context length is 10 tokens, not 20."),
@@ -54,7 +53,11 @@ class Handler(Answering):
         status = int(how) if how.isdigit() else 400 if how in SAYS else 200
         if status != 200:
             code, message = SAYS.get(how, (how, "no"))
-            error = {"message": message, "code": code, "type": "invalid_request_error"}
+            error = {
+                "message": message,
+                "code": code,
+                "type": "invalid_request_error" if status < 500 else "server_error",
+            }
             return self.send(status, json.dumps({"type": "error", "error": error}).encode())
         route = "/".join(rest[-2:]) if rest[-2:] == ["chat", "completions"] else rest[-1]
         if body.get("stream"):

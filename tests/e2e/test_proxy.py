@@ -52,9 +52,9 @@ def deployment(group, p2l_model, info=None, **params):
     }
 
 
-def at(provider, how, **params):
+def at(provider, how, name=None, **params):
     """Parameters of a deployment that a real provider answers."""
-    return {"api_base": provider.base(how), "mock_response": None, "max_retries": 0} | params
+    return {"api_base": provider.base(how, name), "mock_response": None, "max_retries": 0} | params
 
 
 def stream_of(provider, model):

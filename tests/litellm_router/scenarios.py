@@ -22,6 +22,7 @@ from upstream import Upstream, upstream
 from word_bundle import write_bundle
 
 from litellm_router import P2LRouter, P2LRoutingStrategy, P2LSettings
+from litellm_router.routers import litellm_version
 
 #: The ranking of the prompt "code" with the bundle of `word_bundle`, all of one price.
 BEST, SECOND, THIRD = "beta", "gamma", "alpha"
@@ -54,49 +55,49 @@ class Scenario:
     tried: int = 2
 
 
-def failing(how: str, name: str | None = None) -> Scenario:
-    return Scenario(name or how, {BEST: how})
+def failing(how: str, name: str) -> Scenario:
+    return Scenario(name, {BEST: how})
 
 
 SCENARIOS = (
-    *map(failing, ("500", "503", "429", "401", "403", "400", "404", "413", "422")),
-    failing("hang", "time-out"),
-    failing("context", "context error"),
-    failing("policy", "content policy"),
-    Scenario("cooling down", {BEST: "429"}, times=2, tried=1),
+    *(failing(how, f"answers {how}") for how in ("500", "503", "429", "401", "403", "400", "404", "413", "422")),
+    failing("hang", "times out"),
+    failing("context", "answers that the context is too long"),
+    failing("policy", "answers that the content is against its policy"),
+    Scenario("is cooling down", {BEST: "429"}, times=2, tried=1),
     Scenario(
-        "too small",
+        "has too small a window",
         info={BEST: {"max_input_tokens": 50}} | {one: {"max_input_tokens": 100_000} for one in (SECOND, THIRD)},
         router={"enable_pre_call_checks": True},
         text=LONG,
         tried=1,
     ),
     Scenario(
-        "tag",
+        "lacks the tag of the request",
         params={BEST: {"tags": ["paid"]}, SECOND: {"tags": ["free"]}, THIRD: {"tags": ["free"]}},
         router={"enable_tag_filtering": True},
         request={"metadata": {"tags": ["free"]}},
         sync_answers=(BEST,),  # LiteLLM's sync calls know no tags
         tried=1,
     ),
-    Scenario("excluded", request={"_excluded_deployment_ids": [BEST]}, tried=1),
+    Scenario("is excluded by the request", request={"_excluded_deployment_ids": [f"id-{BEST}"]}, tried=1),
     Scenario(
-        "operator's order",
+        "has a later order of the operator's",
         params={BEST: {"order": 2}, SECOND: {"order": 1}, THIRD: {"order": 1}},
         tried=1,
     ),
     Scenario(
-        "operator's order, all of the first failing",
+        "has a later order, and all of the first fail",
         {SECOND: "500", THIRD: "500"},
         params={BEST: {"order": 2}, SECOND: {"order": 1}, THIRD: {"order": 1}},
         answers=(BEST,),
         tried=3,
     ),
-    Scenario("replicas", ids=(THIRD, f"{BEST}-1", f"{BEST}-2"), answers=(f"{BEST}-1", f"{BEST}-2"), tried=1),
-    Scenario("two failing", {BEST: "500", SECOND: "503"}, answers=(THIRD,), tried=3),
-    Scenario("two failing, refused", {BEST: "400", SECOND: "404"}, answers=(THIRD,), tried=3),
-    Scenario("num_retries: 0", {BEST: "500"}, router={"num_retries": 0}),
-    Scenario("nothing", answers=(BEST,), tried=1),
+    Scenario("has two deployments", ids=(THIRD, f"{BEST}-1", f"{BEST}-2"), answers=(f"{BEST}-1", f"{BEST}-2"), tried=1),
+    Scenario("fails with the second", {BEST: "500", SECOND: "503"}, answers=(THIRD,), tried=3),
+    Scenario("is refused with the second", {BEST: "400", SECOND: "404"}, answers=(THIRD,), tried=3),
+    Scenario("answers 500, under num_retries: 0", {BEST: "500"}, router={"num_retries": 0}),
+    Scenario("answers", answers=(BEST,), tried=1),
 )
 
 
@@ -106,7 +107,7 @@ def deployments(scenario: Scenario, provider: Upstream) -> list[dict]:
             "model_name": "auto",
             "litellm_params": {
                 # by a name of its own: LiteLLM shares what it knows of a window among all deployments of a name
-                "model": f"openai/{scenario.name.replace(' ', '-')}-{one}",
+                "model": f"openai/{abs(hash(scenario.name))}-{one}",
                 "api_base": provider.base(scenario.how.get(one, one), one),
                 "api_key": "k",
                 "max_retries": 0,
@@ -115,7 +116,8 @@ def deployments(scenario: Scenario, provider: Upstream) -> list[dict]:
                 "output_cost_per_token": 1e-6,
             }
             | scenario.params.get(one, {}),
-            "model_info": {"id": one, "p2l_model": one.partition("-")[0]} | scenario.info.get(one, {}),
+            # LiteLLM keeps prices by id too: one that is a model's name would be a price of that model in other tests
+            "model_info": {"id": f"id-{one}", "p2l_model": one.partition("-")[0]} | scenario.info.get(one, {}),
         }
         for one in scenario.ids
     ]
@@ -192,19 +194,25 @@ def problem(scenario: Scenario, kind: str, text: str, taken: list[str]) -> str |
     return None
 
 
-def main() -> None:
-    from litellm_router.routers import litellm_version
+#: Ways to call: async or sync, streaming or not.
+WAYS = [(kind, stream) for kind in ("async", "sync") for stream in (False, True)]
 
-    outcomes = {}
+_PLACES = {BEST: "best", SECOND: "second", THIRD: "third"}
+
+
+def main() -> None:
+    outcomes: dict[str, dict] = {}
     with tempfile.TemporaryDirectory() as folder, upstream() as provider:
         bundle = write_bundle(Path(folder) / "bundle")
         for scenario in SCENARIOS:
-            for kind in ("async", "sync"):
-                for stream in (False, True):
-                    with p2l_router(bundle) as p2l:
-                        text, taken = answered(scenario, provider, p2l, kind, stream)
-                    wrong = problem(scenario, kind, text, taken)
-                    outcomes[f"{scenario.name}|{kind}|{'stream' if stream else 'whole'}"] = wrong
+            ways = outcomes[scenario.name] = {}
+            for kind, stream in WAYS:
+                with p2l_router(bundle) as p2l:
+                    text, taken = answered(scenario, provider, p2l, kind, stream)
+                ways[f"{kind}{' stream' if stream else ''}"] = {
+                    "answered": _PLACES.get(text.partition("-")[0], text),
+                    "problem": problem(scenario, kind, text, taken),
+                }
     print(json.dumps({"litellm": litellm_version(), "outcomes": outcomes}))
 
 

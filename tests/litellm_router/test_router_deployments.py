@@ -1,10 +1,8 @@
 import copy
 
-import litellm
 import numpy as np
 
 from litellm_router.deployments import Group, Groups, takes_part
-from litellm_router.request import failed_ids
 from p2l_plugins.bundle import resolve_model
 
 
@@ -20,37 +18,36 @@ class Names:
 PREFERENCE = ("beta", "alpha", "gamma")
 
 
-def ordered(deployments, failed=(), target=None):
+RANK = {name: place for place, name in enumerate(PREFERENCE)}
+
+
+def turns(deployments, target=None):
+    """Ids of the deployments in the order in which their turn comes."""
     group = Group(deployments, Names())
-    ranking = sorted(range(len(group.models)), key=lambda i: PREFERENCE.index(group.models[i]))
-    return group.ordered(ranking, failed, target)
+    left = [one.id for one in group.members]
+    found = []
+    while left:
+        turn = group.best(RANK, group.of_first_order(left, target))
+        if not turn:
+            return found
+        found.append(turn)
+        left = [one for one in left if one not in turn]
+    return found
 
 
-def orders(*args, **options):
-    ranked = ordered(*args, **options)
-    return {d["model_info"]["id"]: d["litellm_params"]["order"] for d in ranked}
-
-
-def test_orders_follow_the_ranking_and_nothing_is_dropped_or_changed(deployment):
+def test_turns_follow_the_ranking(deployment):
     group = [deployment("x", "alpha"), deployment("y", "beta"), deployment("z", "gamma")]
-    before = copy.deepcopy(group)
-    assert orders(group) == {"y": 1, "x": 2, "z": 3}
-    assert group == before
+    assert turns(group) == [["y"], ["x"], ["z"]]
 
 
-def test_deployments_of_one_model_share_a_rank_by_name_or_alias(deployment):
+def test_deployments_of_one_model_share_a_turn_by_name_or_alias(deployment):
     group = [deployment("x1", "alpha"), deployment("x2", "a"), deployment("y", "beta")]
-    assert orders(group) == {"y": 1, "x1": 2, "x2": 2}
+    assert turns(group) == [["y"], ["x1", "x2"]]
 
 
 def test_unranked_deployments_come_after_the_ranked_ones_together(deployment):
     group = [deployment("u"), deployment("y", "beta"), deployment("v", "typo"), deployment("x", "alpha")]
-    assert orders(group) == {"y": 1, "x": 2, "u": 3, "v": 3}
-
-
-def test_failed_deployments_come_last(deployment):
-    group = [deployment("u"), deployment("y", "beta"), deployment("x", "alpha"), deployment("z", "gamma")]
-    assert orders(group, failed=["y", "x"]) == {"z": 1, "u": 2, "y": 3, "x": 4}
+    assert turns(group) == [["y"], ["x"], ["u", "v"]]
 
 
 def test_the_operators_order_comes_first_and_p2l_ranks_within_it(deployment):
@@ -60,36 +57,27 @@ def test_the_operators_order_comes_first_and_p2l_ranks_within_it(deployment):
         deployment("z", "gamma", order=1),
         deployment("w", "beta"),
     ]
-    assert orders(group) == {"x": 1, "z": 2, "y": 3, "w": 4}
+    assert turns(group) == [["x"], ["z"], ["y"], ["w"]]
 
 
 def test_an_order_in_model_info_counts_as_it_does_for_litellm(deployment):
     group = [deployment("y", "beta"), deployment("x", "alpha")]
     group[1]["model_info"]["order"] = 1
-    assert orders(group) == {"x": 1, "y": 2}
+    assert turns(group) == [["x"], ["y"]]
 
 
-def test_orders_below_the_one_that_litellm_fell_back_to_were_tried_already(deployment):
+def test_only_the_order_that_litellm_fell_back_to_has_turns(deployment):
     group = [deployment("x", "alpha", order=1), deployment("y", "beta", order=2), deployment("z", "gamma", order=3)]
-    assert orders(group, target=2) == {"y": 1, "z": 2, "x": 3}
+    assert turns(group, target=2) == [["y"]]
 
 
-def test_litellm_picks_what_the_orders_say(deployment):
-    group = [deployment("x", "alpha"), deployment("y", "beta"), deployment("z", "gamma")]
-    ranked = ordered(group)
-    assert [d["model_info"]["id"] for d in litellm.utils.get_order_filtered_deployments(ranked)] == ["y"]
-
-
-def test_failed_ids_are_those_that_litellm_lists_and_those_of_this_requests_attempts():
-    assert failed_ids({}) == set()
-    request = {"_retry_skipped_deployment_ids": ("a",), "_excluded_deployment_ids": ["b"]}
-    attempts = {
-        "attempted_retries": 1,
-        "previous_models": ({"deployment_id": "of an earlier request"}, {"deployment_id": "c"}),
-        "model_info": {"id": "d"},
-    }
-    assert failed_ids(request | {"metadata": attempts}) == {"a", "b", "c", "d"}
-    assert failed_ids({"metadata": attempts | {"attempted_retries": 0}}) == set()
+def test_a_model_that_was_tried_is_passed_over_and_its_other_deployments_come_last(deployment):
+    deployments = [deployment("x", "alpha"), deployment("y1", "beta"), deployment("y2", "beta"), deployment("u")]
+    group = Group(deployments, Names())
+    assert group.untried(["y1"], {"beta"}) == ["x", "u"]
+    assert group.untried(["y1", "x", "u"], {"beta", "alpha"}) == ["y2"]
+    assert group.untried(["y1", "x", "u"], {"beta", "alpha"}, replicas=False) == []
+    assert group.untried(["x", "y1", "y2", "u"], {"alpha", "beta"}) == []
 
 
 def test_a_model_costs_as_much_as_its_dearest_deployment(deployment):
@@ -121,9 +109,17 @@ def test_a_group_is_read_once_and_again_after_a_while(deployment, tiny):
     groups = Groups(tiny, clock=lambda: now)
     deployments = [deployment("x", "alpha"), deployment("y", "beta")]
     group = groups.of(deployments)
-    assert groups.of(list(deployments)) is group
+    assert groups.of(copy.deepcopy(deployments)) is group  # as LiteLLM hands them on since 1.110
     assert groups.of(deployments[::-1]) is not group
-    deployments[0]["litellm_params"]["order"] = 7  # in place, as LiteLLM might do
-    assert groups.of(deployments).ordered([1, 0])[0]["litellm_params"]["order"] == 2
     now = 60.0
-    assert groups.of(deployments).ordered([1, 0])[0]["litellm_params"]["order"] == 1
+    assert groups.of(deployments) is not group
+
+
+def test_a_change_that_litellm_makes_in_place_is_seen(deployment, tiny):
+    groups = Groups(tiny)
+    deployments = [deployment("x", "alpha"), deployment("y", "beta")]
+    assert {one.order for one in groups.of(deployments).members} == {None}
+    deployments[0]["litellm_params"]["order"] = 7
+    assert groups.of(deployments).members[0].order == 7
+    deployments[0]["litellm_params"]["order"] = [1]  # of a form that is nobody's
+    assert groups.of(deployments).members[0].order is None

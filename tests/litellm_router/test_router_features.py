@@ -33,19 +33,13 @@ async def decide(callback, deployments, text, group="auto", **request):
     request = {"litellm_call_id": f"id {np.random.default_rng().random()}", "metadata": {}} | request
     ranked = await callback.async_filter_deployments(group, deployments, messages, request)
     bucket = request["litellm_metadata" if "litellm_metadata" in request else "metadata"]
-    return {d["model_info"]["id"]: d["litellm_params"].get("order") for d in ranked}, bucket["spend_logs_metadata"][
-        "p2l"
-    ]
-
-
-def first(orders):
-    return min(orders, key=orders.get)
+    return [d["model_info"]["id"] for d in ranked], bucket["spend_logs_metadata"]["p2l"]
 
 
 async def test_shadow_records_the_decision_and_changes_nothing(p2l, group):
     callback = p2l(mode="shadow")
-    orders, record = await decide(callback, group, "math")
-    assert set(orders.values()) == {None}
+    ids, record = await decide(callback, group, "math")
+    assert ids == ["x", "y", "z"]
     assert (record["model"], record["mode"]) == ("alpha", "shadow")
     assert all("order" not in d["litellm_params"] for d in group)
 
@@ -63,10 +57,10 @@ async def test_a_share_of_the_traffic_is_routed_and_the_rest_is_litellms(p2l, gr
 async def test_a_group_has_its_own_rule_or_is_left_alone(p2l, group):
     budget = 2.2e-6 * 500
     callback = p2l(groups={"cheap": {"rule": "cap", "budget": budget}, "own": {"mode": "off"}})
-    assert first((await decide(callback, group, "math"))[0]) == "x"
-    assert first((await decide(callback, group, "math", group="cheap"))[0]) == "y"
-    orders, record = await decide(callback, group, "math", group="own")
-    assert set(orders.values()) == {None}
+    assert (await decide(callback, group, "math"))[0] == ["x"]
+    assert (await decide(callback, group, "math", group="cheap"))[0] == ["y"]
+    ids, record = await decide(callback, group, "math", group="own")
+    assert ids == ["x", "y", "z"]
     assert record["error"] == "off"
 
 
@@ -75,8 +69,8 @@ async def test_a_request_may_tighten_the_limit(p2l, group, where):
     callback = p2l()
     ask = {"p2l": {"budget": 2.2e-6 * 500}}
     request = {"metadata": ask} if where == "metadata" else {"litellm_metadata": {"requester_metadata": ask}}
-    orders, record = await decide(callback, group, "math", **request)
-    assert first(orders) == "y"
+    ids, record = await decide(callback, group, "math", **request)
+    assert ids == ["y"]
     assert (record["client"], record["rule"]) == ("applied", "cap")
 
 
@@ -98,15 +92,15 @@ async def test_opponents_that_the_bundle_does_not_know_are_a_wrong_setting(p2l, 
 async def test_a_conversation_stays_with_its_model_within_the_margin(p2l, group):
     callback = p2l(sticky={"margin": 0.9})
     for text in ("math", "code", "chat"):
-        assert first((await decide(callback, group, text, litellm_session_id="s"))[0]) == "x"
-    assert first((await decide(callback, group, "code", litellm_session_id="other"))[0]) == "y"
-    assert first((await decide(callback, group, "code"))[0]) == "y"
+        assert (await decide(callback, group, text, litellm_session_id="s"))[0] == ["x"]
+    assert (await decide(callback, group, "code", litellm_session_id="other"))[0] == ["y"]
+    assert (await decide(callback, group, "code"))[0] == ["y"]
 
 
 async def test_it_moves_when_the_gain_is_above_the_margin(p2l, group):
     callback = p2l(sticky={"margin": 0.05})
     for text, expected in (("math", "x"), ("code", "y"), ("chat", "z")):
-        assert first((await decide(callback, group, text, litellm_session_id="s"))[0]) == expected
+        assert (await decide(callback, group, text, litellm_session_id="s"))[0] == [expected]
 
 
 def with_reasoning(text):
@@ -117,14 +111,14 @@ def with_reasoning(text):
 async def test_a_conversation_with_one_providers_state_never_moves(p2l, group):
     callback = p2l(sticky={"margin": 0.0})
     await decide(callback, group, "math", litellm_session_id="s")
-    orders, _ = await decide(callback, group, with_reasoning("code code code code"), litellm_session_id="s")
-    assert first(orders) == "x"
+    ids, _ = await decide(callback, group, with_reasoning("code code code code"), litellm_session_id="s")
+    assert ids == ["x"]
 
 
 async def test_such_a_conversation_that_nobody_has_is_left_to_litellm(p2l, group):
-    orders, record = await decide(p2l(), group, with_reasoning("code"))
+    ids, record = await decide(p2l(), group, with_reasoning("code"))
     assert record["error"] == "sealed"
-    assert set(orders.values()) == {None}
+    assert ids == ["x", "y", "z"]
 
 
 async def test_a_paced_budget_holds_through_the_router(p2l, group):

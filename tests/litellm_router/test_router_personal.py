@@ -30,8 +30,7 @@ async def ask(callback, group, text, user="ada", field="user_api_key_user_id", *
     ranked = await callback.async_filter_deployments("auto", group, messages, request)
     if callback._users is not None:
         await callback._users[1].flush()
-    best = min(ranked, key=lambda d: d["litellm_params"].get("order", 99))["model_info"]["p2l_model"]
-    return best, request["metadata"]["spend_logs_metadata"]["p2l"]
+    return ranked[0]["model_info"]["p2l_model"], request["metadata"]["spend_logs_metadata"]["p2l"]
 
 
 async def test_what_a_user_asks_decides_where_the_prompt_says_nothing(p2l, group):

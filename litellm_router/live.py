@@ -1,0 +1,100 @@
+"""Whether routing works in a running proxy: a few small requests, and what their headers say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from litellm_router.deployments import p2l_model
+from p2l_plugins.errors import DataError
+
+PROMPT = "Are you there? Answer with one word."
+TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What became of the requests to a group.
+
+    Attributes:
+        group: its name.
+        requests: how many were sent.
+        first: requests that the first of the ranking answered.
+        problems: sentences, each once.
+    """
+
+    group: str
+    requests: int
+    first: int
+    problems: list[str]
+
+
+def groups_of(client: httpx.Client) -> list[str]:
+    """The model groups of a proxy with deployments that name two models.
+
+    Raises:
+        DataError: the proxy does not answer, refuses the key, or has no such group.
+    """
+    answer = _asked(client, "GET", "/model/info")
+    if answer.status_code != httpx.codes.OK:
+        raise DataError(
+            f"{client.base_url}/model/info answers with status {answer.status_code}; give a key that may list the "
+            "models with --key"
+        )
+    models: dict[str, set[str]] = {}
+    content = answer.json()
+    for deployment in content.get("data") or [] if isinstance(content, dict) else []:
+        if (name := p2l_model(deployment)) is not None:
+            models.setdefault(str(deployment.get("model_name")), set()).add(name)
+    groups = [group for group, names in models.items() if len(names) > 1]
+    if not groups:
+        raise DataError(f"{client.base_url}: no model group has deployments that name two models in p2l_model")
+    return groups
+
+
+def observe(client: httpx.Client, group: str, requests: int) -> Observed:
+    """Sends equal requests of a few tokens to a group.
+
+    Raises:
+        DataError: the proxy does not answer.
+    """
+    body = {"model": group, "messages": [{"role": "user", "content": PROMPT}], "max_tokens": 16}
+    answers = [_asked(client, "POST", "/v1/chat/completions", body) for _ in range(requests)]
+    problems = [problem for answer in answers if (problem := _problem(answer)) is not None]
+    first = sum(_is_first(answer) for answer in answers)
+    return Observed(group, requests, first, list(dict.fromkeys(problems)))
+
+
+def _asked(client: httpx.Client, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
+    try:
+        return client.request(method, path, json=body)
+    except httpx.HTTPError as error:
+        raise DataError(f"{client.base_url}{path}: no answer ({type(error).__name__})") from None
+
+
+def _is_first(answer: httpx.Response) -> bool:
+    ranking = _ranking(answer)
+    return bool(ranking) and answer.headers.get("x-p2l-model") == ranking[0] and "x-p2l-error" not in answer.headers
+
+
+def _ranking(answer: httpx.Response) -> Sequence[str]:
+    ranking: str = answer.headers.get("x-p2l-ranking", "")
+    return ranking.split(",") if ranking else []
+
+
+def _problem(answer: httpx.Response) -> str | None:
+    error, model, ranking = answer.headers.get("x-p2l-error"), answer.headers.get("x-p2l-model"), _ranking(answer)
+    if error == "not_followed":
+        return f"{model} answered although {ranking[0]} was chosen: this LiteLLM does not follow the ranking"
+    if error is not None:
+        return f"P2L left a request to LiteLLM's own strategy (x-p2l-error: {error})"
+    if answer.status_code != httpx.codes.OK:
+        return f"a request failed with status {answer.status_code}"
+    if not ranking:
+        return "a response has no x-p2l headers: the callback is not turned on, or p2l_settings.headers is false"
+    if model != ranking[0]:
+        return f"{model or 'an unranked deployment'} answered, not {ranking[0]}: the first of the ranking failed"
+    return None

@@ -1,0 +1,228 @@
+"""LiteLLM as it is installed: every way in which a best model can't answer, and what P2L sets up and remembers for it."""
+
+import asyncio
+import logging
+import re
+from pathlib import Path
+
+import litellm
+import pytest
+from litellm.types.router import RetryPolicy
+from scenarios import BEST, SCENARIOS, SECOND, THIRD, WAYS, Scenario, answered, deployments, p2l_router, problem
+from upstream import upstream
+
+from litellm_router import P2LRouter, P2LRoutingStrategy, P2LSettings
+from litellm_router.attempts import Requests
+from litellm_router.routers import TESTED, is_tested, litellm_version, router_of
+
+ROOT = Path(__file__).resolve().parents[2]
+MESSAGES = [{"role": "user", "content": "code"}]
+
+
+@pytest.fixture(scope="module")
+def provider():
+    with upstream() as one:
+        yield one
+
+
+@pytest.fixture
+def p2l(tiny_bundle):
+    with p2l_router(tiny_bundle) as one:
+        yield one
+
+
+@pytest.mark.parametrize(("kind", "stream"), WAYS)
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_who_answers(provider, p2l, scenario, kind, stream):
+    text, taken = answered(scenario, provider, p2l, kind, stream)
+    assert problem(scenario, kind, text, taken) is None
+    assert p2l.health.counts["not_followed"] == 0
+
+
+ALL_REFUSE = Scenario("all refuse", dict.fromkeys((BEST, SECOND, THIRD), "400"))
+ALL_FAIL = Scenario("all fail", dict.fromkeys((BEST, SECOND, THIRD), "500"))
+
+
+@pytest.mark.parametrize(("kind", "stream"), WAYS)
+@pytest.mark.parametrize(("scenario", "error"), [(ALL_REFUSE, "BadRequestError"), (ALL_FAIL, "InternalServerError")])
+def test_each_model_is_tried_once_and_the_client_gets_the_providers_own_error(
+    provider, p2l, scenario, error, kind, stream
+):
+    assert answered(scenario, provider, p2l, kind, stream) == (error, [BEST, SECOND, THIRD])
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+def test_a_refused_body_costs_no_more_attempts_than_the_setting_says(provider, tiny_bundle, kind):
+    with p2l_router(tiny_bundle, max_attempts=2) as p2l:
+        assert answered(ALL_REFUSE, provider, p2l, kind, stream=False) == ("BadRequestError", [BEST, SECOND])
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+def test_with_failover_off_a_refused_body_is_not_tried_again(provider, tiny_bundle, kind):
+    with p2l_router(tiny_bundle, failover="off") as p2l:
+        assert answered(ALL_REFUSE, provider, p2l, kind, stream=False) == ("BadRequestError", [BEST])
+        text, taken = answered(Scenario("one fails", {BEST: "500"}), provider, p2l, kind, stream=False)
+        assert (text, taken) == (SECOND, [BEST, SECOND])
+
+
+def test_failover_is_off_for_a_bare_off_in_yaml():
+    assert P2LSettings(failover=False).failover == "off"
+    assert P2LSettings(failover=True).failover == "on"
+
+
+@pytest.mark.parametrize("strategy", ["least-busy", "latency-based-routing", "usage-based-routing-v2"])
+@pytest.mark.parametrize("kind", ["async", "sync"])
+def test_litellms_other_strategies_follow_too(provider, p2l, kind, strategy):
+    for how, expected in (("400", SECOND), ("500", SECOND), (BEST, BEST)):
+        scenario = Scenario("strategy", {BEST: how}, router={"routing_strategy": strategy}, answers=(expected,))
+        assert problem(scenario, kind, *answered(scenario, provider, p2l, kind, stream=False)) is None
+
+
+def test_deployments_that_were_weighted_failover_of_the_operators_are_tried_once(provider, p2l):
+    scenario = Scenario(
+        "weighted", dict.fromkeys((BEST, SECOND, THIRD), "500"), router={"enable_weighted_failover": True}
+    )
+    text, taken = answered(scenario, provider, p2l, "async", stream=False)
+    assert (text, taken) == ("InternalServerError", [BEST, SECOND, THIRD])
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+def test_thirty_equal_requests_go_to_the_first_of_the_ranking(provider, p2l, kind):
+    for _ in range(30):
+        assert answered(Scenario("thirty"), provider, p2l, kind, stream=False) == (BEST, [BEST])
+
+
+async def test_the_callback_alone_finds_the_router_that_calls_it(provider, p2l):
+    """Without `install`, and with routers around that have deployments of the same ids."""
+    small = next(one for one in SCENARIOS if one.name == "has too small a window")
+    routers = [
+        litellm.Router(model_list=deployments(small, provider), enable_pre_call_checks=True),
+        litellm.Router(model_list=deployments(small, provider)),
+    ]
+    litellm.callbacks = [p2l]
+    long = [{"role": "user", "content": small.text}]
+    for router, expected in ((routers[0], SECOND), (routers[1], BEST), (routers[0], SECOND)):
+        response = await router.acompletion(model="auto", messages=long)
+        assert response.choices[0].message.content == expected
+    assert router_of("nobody's") is None
+
+
+async def test_a_callers_own_metadata_serve_request_after_request(provider, p2l):
+    router = litellm.Router(model_list=deployments(Scenario("reused", {BEST: "500"}), provider), disable_cooldowns=True)
+    P2LRoutingStrategy.install(router, p2l)
+    metadata = {"project": "x"}
+    for _ in range(3):
+        provider.taken.clear()
+        response = await router.acompletion(model="auto", messages=MESSAGES, metadata=metadata)
+        assert (response.choices[0].message.content, provider.taken) == (SECOND, [BEST, SECOND])
+
+
+async def test_a_fallback_to_another_group_has_its_own_chances(provider, p2l):
+    scenario = Scenario("fallback", dict.fromkeys((BEST, SECOND, THIRD), "500"))
+    other = [
+        one | {"model_name": "other"} for one in deployments(Scenario("other", ids=("beta-h", "gamma-h")), provider)
+    ]
+    router = litellm.Router(model_list=[*deployments(scenario, provider), *other], fallbacks=[{"auto": ["other"]}])
+    P2LRoutingStrategy.install(router, p2l)
+    provider.taken.clear()
+    response = await router.acompletion(model="auto", messages=MESSAGES)
+    assert response.choices[0].message.content == "beta-h"
+    assert provider.taken == [BEST, SECOND, THIRD, "beta-h"]
+
+
+async def test_groups_that_are_not_ours_keep_their_retries(provider, p2l):
+    plain = deployments(Scenario("plain", dict.fromkeys(("a", "b"), "400"), ids=("a", "b")), provider)
+    for one in plain:
+        one["model_name"] = "plain"
+        del one["model_info"]["p2l_model"]
+    router = litellm.Router(model_list=[*deployments(Scenario("ours"), provider), *plain])
+    P2LRoutingStrategy.install(router, p2l)
+    provider.taken.clear()
+    with pytest.raises(litellm.BadRequestError):
+        await router.acompletion(model="plain", messages=MESSAGES)
+    assert len(provider.taken) == 1
+    assert set(router.model_group_retry_policy) == {"auto"}
+
+
+def test_what_the_operator_set_stays(provider, p2l, caplog):
+    caplog.set_level(logging.INFO, "litellm_router")
+    own = RetryPolicy(BadRequestErrorRetries=0)
+    model_list = deployments(Scenario("own"), provider)
+    router = litellm.Router(model_list=model_list, model_group_retry_policy={"auto": own})
+    P2LRoutingStrategy.install(router, p2l)
+    assert router.model_group_retry_policy["auto"].BadRequestErrorRetries == 0
+    assert router.model_group_retry_policy["auto"].InternalServerErrorRetries is None
+    assert "goes on to the next" not in caplog.text
+    aliases = {"short": "auto", "secret": {"model": "auto", "hidden": True}}
+    router = litellm.Router(model_list=model_list, retry_policy=own, model_group_alias=aliases, num_retries=7)
+    for _ in range(2):
+        P2LRoutingStrategy.install(router, p2l)
+    for name in ("auto", "short", "secret"):
+        policy = router.model_group_retry_policy[name]
+        assert (policy.BadRequestErrorRetries, policy.InternalServerErrorRetries) == (0, 2)  # of three models
+    said = [record.getMessage() for record in caplog.records if "goes on to the next" in record.getMessage()]
+    assert len(said) == len(set(said)) <= 2
+
+
+async def test_a_choice_that_another_callback_undoes_is_noticed(provider, p2l, caplog):
+    class Undoing(litellm.integrations.custom_logger.CustomLogger):
+        async def async_filter_deployments(self, model, healthy_deployments, *_, **__):
+            return router.get_model_list(model_name=model)
+
+    router = litellm.Router(model_list=deployments(Scenario("undone"), provider))
+    P2LRoutingStrategy.install(router, p2l)
+    litellm.callbacks = [p2l, Undoing()]
+    answers = [
+        (await router.acompletion(model="auto", messages=MESSAGES)).choices[0].message.content for _ in range(30)
+    ]
+    elsewhere = sum(one != BEST for one in answers)
+    assert elsewhere
+    assert p2l.health.counts["not_followed"] == elsewhere
+    said = [record for record in caplog.records if "does not follow the ranking" in record.getMessage()]
+    assert [record.levelname for record in said] == ["ERROR"]
+    assert litellm_version() in said[0].getMessage()
+    assert f"offered id-{BEST} and took" in said[0].getMessage()
+
+
+async def test_a_record_says_who_answered(provider, p2l):
+    router = litellm.Router(model_list=deployments(Scenario("record", {BEST: "404"}), provider))
+    P2LRoutingStrategy.install(router, p2l)
+    metadata = {}
+    await router.acompletion(model="auto", messages=MESSAGES, metadata=metadata)
+    record = metadata["spend_logs_metadata"]["p2l"]
+    assert (record["ranking"], record["offered"]) == ([BEST, SECOND, THIRD], [f"id-{SECOND}"])
+    assert (record["answered"], record["deployment"]) == (SECOND, f"id-{SECOND}")
+
+
+def test_requests_that_nobody_ends_are_forgotten():
+    requests = Requests(most=3)
+    tokens = [requests.begin({}).token for _ in range(5)]
+    found = [requests.named_in({"metadata": {"p2l_request": token}}) is not None for token in tokens]
+    assert found == [False, False, True, True, True]
+
+
+def test_the_tested_versions_have_lists_and_are_named():
+    lists = {path.stem for path in (ROOT / "tests" / "versions").glob("*.*.*.txt")}
+    assert set(TESTED) == lists
+    assert is_tested(litellm_version())
+    assert is_tested("1.110.99")
+    assert not is_tested("1.111.0")
+    lowest = ".".join(TESTED[0].split(".")[:2])
+    pins = re.findall(r'"litellm(?:\[proxy\])?>=([\d.]+)"', (ROOT / "pyproject.toml").read_text())
+    assert set(pins) == {lowest}
+
+
+async def test_an_error_of_one_request_is_not_another_ones(provider, p2l):
+    router = litellm.Router(model_list=deployments(Scenario("many", {BEST: "500"}), provider), disable_cooldowns=True)
+    P2LRoutingStrategy.install(router, p2l)
+    responses = await asyncio.gather(*(router.acompletion(model="auto", messages=MESSAGES) for _ in range(50)))
+    assert {one.choices[0].message.content for one in responses} == {SECOND}
+
+
+def test_installing_another_callback_takes_its_place(provider, p2l, tiny_bundle):
+    router = litellm.Router(model_list=deployments(Scenario("twice"), provider))
+    P2LRoutingStrategy.install(router, p2l)
+    other = P2LRouter(P2LSettings(bundle=str(tiny_bundle), timeout_ms=20_000))
+    P2LRoutingStrategy.install(router, other)
+    router.completion(model="auto", messages=MESSAGES)
+    assert (p2l.health.counts["routed"], other.health.counts["routed"]) == (0, 1)
