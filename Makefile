@@ -3,7 +3,8 @@
 #   make proxy     the same proxy, kept running
 #   make test      linters, types and all tests
 #   make matrix    the router's tests on each LiteLLM version of tests/versions/, in an environment of its own, and the
-#                  table in docs/litellm-versions.md; make matrix-1.110.2 is one version, make newest the newest
+#                  table in docs/litellm-versions.md; make matrix-1.110.2 is one version, make newest the newest, and
+#                  make demo-1.110.2 the demo on it
 #   make starter   rebuilds the model that ships with the package: make starter DATA=folder
 #   make wheel     builds the wheel into dist/
 PYTHON ?= python3
@@ -55,6 +56,9 @@ $(MATRIX)/%/.ready: tests/versions/%.txt tests/versions/proxy.txt tests/versions
 	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet -c $(@D)/constraints.txt -r $<
 	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps -e .
 	@touch $@
+
+demo-%: $(MATRIX)/%/.ready
+	$(MATRIX)/$*/bin/python -m litellm_router.demo
 
 starter: $(VENV)/.dev
 	@test -n "$(DATA)" || { echo "name the folder of the data files: make starter DATA=folder"; exit 2; }

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import copy
+import gc
 import json
 import logging
 import os
@@ -26,7 +28,7 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 import litellm
 import numpy as np
 
-from litellm_router import P2LRouter, P2LSettings
+from litellm_router import P2LRouter, P2LSettings, routers
 
 MODELS = {
     "gpt-4o-2024-08-06": (2.5e-6, 1e-5),
@@ -124,19 +126,31 @@ async def throughput(router: Any, prompts: list[str], concurrency: int) -> tuple
     return rate, 1e3 * (time.thread_time() - own) / len(prompts)
 
 
-async def decisions(callback: P2LRouter, n: int) -> list[float]:
-    """Microseconds of decisions whose scores are cached, one after the other."""
-    deployments = [deployment("auto", model) for model in MODELS]
+async def decisions(callback: P2LRouter, n: int, **checks: bool) -> list[float]:
+    """Microseconds of decisions whose scores are cached, one after the other.
+
+    Args:
+        checks: of LiteLLM's router, which it makes after the callback, so that the callback asks what they will keep.
+    """
+    for name in ("success", "_async_success", "failure", "_async_failure"):
+        getattr(litellm, f"{name}_callback").clear()  # which keep the routers before alive
+    gc.collect()
+    router = litellm.Router(model_list=[deployment("auto", model) for model in MODELS], **checks)
+    routers.install(router)
+    litellm.callbacks = [callback]
+    own = router.get_model_list(model_name="auto")
     taken = []
     for i in range(n + 200):
         text = f"Explain {SUBJECTS[i % len(SUBJECTS)]} to a child."
         request = {"litellm_call_id": str(i), "metadata": {"user_api_key_hash": "k"}}
+        deployments = copy.deepcopy(own)  # as LiteLLM hands them over since 1.110
         started = time.perf_counter()
         ranked = await callback.async_filter_deployments(
             "auto", deployments, [{"role": "user", "content": text}], request
         )
         taken.append(1e6 * (time.perf_counter() - started))
-        assert ranked is not deployments, request
+        assert len(ranked) == 1, request
+    litellm.callbacks = []
     return taken[200:]
 
 
@@ -160,6 +174,14 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
         own._scoring = callback.scoring(settings)
         us = await decisions(own, options.decisions)
         result["decision_us"][rule] = {"p50": float(np.median(us)), "p99": float(np.percentile(us, 99))}
+    for name, checks in {
+        "best, pre-call checks that can remove nobody": {"enable_pre_call_checks": True},
+        "best, LiteLLM asked about tags": {"enable_tag_filtering": True},
+    }.items():
+        us = await decisions(callback, options.decisions, **checks)
+        result["decision_us"][name] = {"p50": float(np.median(us)), "p99": float(np.percentile(us, 99))}
+    if options.rounds == 0:
+        return result
     contenders = {name: Contender(lambda s=strategy: plain(s)) for name, strategy in STRATEGIES.items()}
     contenders["complexity router"] = Contender(complexity)
     contenders["P2L"] = Contender(lambda: with_p2l(callback))
@@ -189,7 +211,7 @@ def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", default="starter")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="of throughput; 0 times decisions only")
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--concurrency", type=int, default=100)
     parser.add_argument("--decisions", type=int, default=5000)
@@ -203,10 +225,13 @@ def main() -> None:
     if options.json:
         print(json.dumps(result, indent=2))
         return
-    print(f"{platform.machine()}, {os.cpu_count()} cores, load {load:.1f} before, Python {platform.python_version()}")
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, load {load:.1f} before"
+    print(f"{machine}, Python {platform.python_version()}, LiteLLM {routers.litellm_version()}")
     print(f"\n| decision with cached scores, {len(MODELS)} models | p50 µs | p99 µs |\n|:---|---:|---:|")
     for rule, us in result["decision_us"].items():
         print(f"| {rule} | {us['p50']:.0f} | {us['p99']:.0f} |")
+    if options.rounds == 0:
+        return
     print(
         f"\n| {options.requests} requests, {options.concurrency} at once | requests/s | of simple-shuffle "
         "| event loop's CPU, ms per request |"

@@ -8,6 +8,8 @@ deployments that may still be tried; the router calls the callback again for tha
 from __future__ import annotations
 
 import contextvars
+import math
+import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -15,9 +17,9 @@ import litellm
 import openai
 from litellm.integrations.custom_logger import CustomLogger
 
-from litellm_router.deployments import id_of
+from litellm_router.deployments import KEEP_S, id_of
 from litellm_router.request import bucket_of
-from litellm_router.routers import healthy, settings_of
+from litellm_router.routers import healthy, settings_of, window_of
 
 #: Ids that the question under way is about; None outside of one.
 ASKED: contextvars.ContextVar[frozenset[str] | None] = contextvars.ContextVar("p2l_asked", default=None)
@@ -32,6 +34,15 @@ _NARROWING = (
     "_excluded_deployment_ids",
     "_retry_skipped_deployment_ids",
 )
+
+#: Keys of a request that LiteLLM's pre-call checks read beside its length.
+_CHECKED = ("allowed_model_region", "response_format", "tools", "functions")
+
+#: Keys of a message that holds nothing but text, and tokens that count for a message beside it.
+_PLAIN, _ABOUT_A_MESSAGE = {"role", "content"}, 32
+
+_windows: dict[object, tuple[float, float]] = {}
+_MOST_WINDOWS = 1000
 
 #: Where LiteLLM keeps what its routing plugins have left, in the metadata.
 _PLUGINS = "_routing_plugin_candidate_models"
@@ -58,17 +69,18 @@ async def kept_by_litellm(
     return {id_of(one) for one in found} & set(ids) if isinstance(found, list) else set(ids)
 
 
-def may_remove(router: Any, deployments: Collection[Mapping[str, Any]], request: Mapping[str, Any], chat: Any) -> bool:
+def may_remove(
+    router: Any, name: str, deployments: Collection[Mapping[str, Any]], request: Mapping[str, Any], chat: Any
+) -> bool:
     """Whether a check that comes after the callback could take a deployment away; the operator's `order` apart.
 
     Args:
-        deployments: of the group; chat: messages, or the input of a response.
+        name: of the group; deployments: of the group; chat: messages, or the input of a response.
     """
     settings = settings_of(router)
     tools = request.get("tools")
     return bool(
-        settings.enable_pre_call_checks
-        or settings.enable_tag_filtering
+        settings.enable_tag_filtering
         or any(request.get(key) for key in _NARROWING)
         or bucket_of(request).get(_PLUGINS) is not None
         or any((one.get("model_info") or {}).get("enable_tag_filtering") for one in deployments)
@@ -76,7 +88,54 @@ def may_remove(router: Any, deployments: Collection[Mapping[str, Any]], request:
         or (isinstance(tools, list) and any(not isinstance(t, dict) or t.get("type") != "function" for t in tools))
         or _others_filter()
         or _needs_more_than_text(chat)
+        or (settings.enable_pre_call_checks and _pre_call_checks_may_remove(router, name, deployments, request, chat))
     )
+
+
+def _pre_call_checks_may_remove(
+    router: Any, name: str, deployments: Collection[Mapping[str, Any]], request: Mapping[str, Any], chat: Any
+) -> bool:
+    """Whether LiteLLM's pre-call checks could take a deployment away; they cost milliseconds, this some microseconds.
+
+    A text has no more tokens than bytes, so a prompt whose bytes fit into the smallest window fits.
+    """
+    if any(request.get(key) is not None for key in _CHECKED):
+        return True
+    if any((one.get("litellm_params") or {}).get("rpm") is not None for one in deployments):
+        return True
+    length = _bytes_of_plain_text(chat)
+    return length is None or length > _smallest_window(router, name, deployments)
+
+
+def _smallest_window(router: Any, name: str, deployments: Collection[Mapping[str, Any]]) -> float:
+    """In tokens; infinite where LiteLLM knows none. Remembered for a while: reading it is slow."""
+    key = (id(router), name, tuple(map(id_of, deployments)))
+    now = time.monotonic()
+    kept = _windows.get(key)
+    if kept is None or now - kept[0] > KEEP_S:
+        windows = (window_of(router, name, one) for one in deployments)
+        if len(_windows) >= _MOST_WINDOWS:
+            _windows.clear()
+        kept = _windows[key] = (now, min((one for one in windows if one is not None), default=math.inf))
+    return kept[1]
+
+
+def _bytes_of_plain_text(chat: Any) -> int | None:
+    """No less than the tokens of messages that hold nothing but text; None for others."""
+    if isinstance(chat, str):
+        return len(chat.encode("utf-8", "replace")) + _ABOUT_A_MESSAGE
+    if not isinstance(chat, (list, tuple)):
+        return None
+    total = _ABOUT_A_MESSAGE
+    for message in chat:
+        if not isinstance(message, Mapping) or not message.keys() <= _PLAIN:
+            return None
+        content = message.get("content")
+        parts = [content] if isinstance(content, str) else [part.get("text") for part in content or ()]
+        if not all(isinstance(part, str) for part in parts):
+            return None
+        total += _ABOUT_A_MESSAGE + sum(len(part.encode("utf-8", "replace")) for part in parts)
+    return total
 
 
 def _others_filter() -> bool:

@@ -28,6 +28,8 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
+from litellm_router.routers import litellm_version
+
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 START_S = 90.0
 WARM_UP_S = 60.0
@@ -170,18 +172,19 @@ def show(console: Console, title: str, prompts: Sequence[str], responses: Sequen
     """One row per prompt, from the headers of its response."""
     caption = "Win rate: predicted share of wins against the group's models, itself included; a tie is not a win."
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
-    for name in ("prompt", "chosen model", "runner-up"):
+    for name in ("prompt", "chosen", "answered", "runner-up"):
         table.add_column(name, overflow="ellipsis", no_wrap=True)
     for name in ("win rate", "cost, USD", "cache", "ms"):
         table.add_column(name, justify="right", no_wrap=True)
     for prompt, response in zip(prompts, responses, strict=True):
         headers = response.headers
-        others = [name for name in headers["x-p2l-ranking"].split(",") if name != headers["x-p2l-model"]]
+        ranking = headers["x-p2l-ranking"].split(",")
         predicted = headers.get("x-p2l-win-rate") or headers.get("x-p2l-usable")
         table.add_row(
             prompt if len(prompt) <= 40 else prompt[:39] + "…",
+            ranking[0],
             headers["x-p2l-model"],
-            others[0],
+            ranking[1],
             f"{float(predicted):.1%}" if predicted else "",
             headers.get("x-p2l-cost", "unknown"),
             headers["x-p2l-cache"],
@@ -200,7 +203,7 @@ def run(config_path: Path, prompts_path: Path) -> None:
     group = p2l_group(config)
     prompts = [line for line in prompts_path.read_text(encoding="utf-8").splitlines() if line.strip()]
     # a table as wide as its content where nobody watches: a log keeps every column
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 175)
     console.print(f"Starting a LiteLLM proxy with {config_path} …")
     with running_proxy(config_path) as proxy, httpx.Client(timeout=30) as client:
         warm_up(client, proxy, group)
@@ -212,10 +215,14 @@ def run(config_path: Path, prompts_path: Path) -> None:
                 if expected and response.headers["x-p2l-cache"] != expected:
                     proxy.fail(f"The scores of {prompt!r} were not in the cache the second time.")
             show(console, title, prompts, responses)
-    chosen = Counter(response.headers["x-p2l-model"] for response in responses)
+    chosen = Counter(response.headers["x-p2l-ranking"].split(",")[0] for response in responses)
+    followed = sum(
+        response.headers["x-p2l-ranking"].split(",")[0] == response.headers["x-p2l-model"] for response in responses
+    )
     shares = ", ".join(f"{model} {count}" for model, count in chosen.most_common())
     cost = sum(float(response.headers.get("x-p2l-cost", "nan")) for response in responses)
-    console.print(f"Chosen over {len(prompts)} prompts: {shares}; expected cost {cost:.4g} USD\n")
+    console.print(f"Chosen over {len(prompts)} prompts: {shares}; expected cost {cost:.4g} USD")
+    console.print(f"The chosen model answered {followed} of {len(prompts)} (LiteLLM {litellm_version()})\n")
 
     from p2l_plugins import P2L
 

@@ -26,8 +26,8 @@ class Failover:
     def __init__(self) -> None:
         self._ours: weakref.WeakKeyDictionary[Any, dict[str, RetryPolicy]] = weakref.WeakKeyDictionary()
 
-    def set_up(self, router: Any, group: str, models: int, max_attempts: int) -> str | None:
-        """Gives a group and its aliases a policy; returns a sentence for the log, or None where nothing changed.
+    def set_up(self, router: Any, group: str, models: int, max_attempts: int) -> bool:
+        """Gives a group and its aliases a policy; returns whether something changed.
 
         A policy of the operator's for the group stays as it is; what a general one says stands in ours too.
 
@@ -36,7 +36,7 @@ class Failover:
         """
         policies = router.model_group_retry_policy or {}
         if not isinstance(policies, Mapping):
-            return None
+            return False
         policy = _policy(router, models, max_attempts)
         ours = self._ours.setdefault(router, {})
         names = [
@@ -45,14 +45,10 @@ class Failover:
             if policies.get(name) != policy and (name not in policies or policies[name] == ours.get(name))
         ]
         if not names:
-            return None
+            return False
         ours |= dict.fromkeys(names, policy)
         router.model_group_retry_policy = {**policies, **dict.fromkeys(names, policy)}
-        return (
-            f"group {group!r}: every error of a provider goes on to the next best of {models} models "
-            f"({policy.BadRequestErrorRetries} retries of a refused request, {policy.InternalServerErrorRetries} of "
-            "other errors, by model_group_retry_policy); p2l_settings.failover: off leaves retries alone"
-        )
+        return True
 
 
 def most_attempts(retries: object, max_attempts: int) -> int:

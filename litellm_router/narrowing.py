@@ -61,7 +61,7 @@ class Ranked:
         if not left:
             return []
         router = router_of(left[0]) if MAY_ASK.get() else None
-        if router is not None and may_remove(router, self.deployments, self.request, self.chat):
+        if router is not None and may_remove(router, self.name, self.deployments, self.request, self.chat):
             kept: Collection[str] = await kept_by_litellm(router, self.name, self.request, self.messages, left)
         else:
             kept = self.of_first_order(left)

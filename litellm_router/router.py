@@ -315,13 +315,20 @@ class P2LRouter(CustomLogger):
             for deployment in router.get_model_list() or []:
                 if (name := p2l_model(deployment)) is not None:
                     named[str(deployment.get("model_name"))].add(name)
+            changed = []
             for group, models in named.items():
                 rule = settings.rule_of(group)
                 wanted = len(models) > 1 and rule is not None and rule.mode == "route"
-                if wanted and (groups is None or group in groups):
-                    said = self.failover.set_up(router, group, len(models), settings.max_attempts)
-                    if said is not None:
-                        log.info("p2l: %s", said)
+                wanted = wanted and (groups is None or group in groups)
+                if wanted and self.failover.set_up(router, group, len(models), settings.max_attempts):
+                    changed.append(group)
+            if changed:
+                log.info(
+                    "p2l sets model_group_retry_policy: every error of a provider goes on to the next best model, "
+                    "%d at most, in %s; p2l_settings.failover: off leaves retries alone",
+                    settings.max_attempts,
+                    ", ".join(changed),
+                )
         except ConfigError as error:
             self.health.misconfigured(f"{error}; LiteLLM's own strategy decides")
         except Exception as error:  # of a LiteLLM whose router is another

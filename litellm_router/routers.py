@@ -17,6 +17,11 @@ import litellm
 #: The LiteLLM versions that the tests run on, the lowest first: those of tests/versions/.
 TESTED = ("1.101.0", "1.106.2", "1.109.3", "1.110.2")
 
+try:
+    _global_holders: Any = import_module("litellm.router_utils.global_callback_holders")
+except ImportError:  # before 1.110
+    _global_holders = None
+
 _installed: weakref.WeakSet[Any] = weakref.WeakSet()
 
 #: Most frames above a callback in which its router is looked for.
@@ -48,7 +53,7 @@ def routers() -> list[Any]:
 
 
 def router_of(deployment: str) -> Any:
-    """The router that has a deployment; where several do, as in a test, the one that calls. None where none is known."""
+    """The router that has a deployment, or None; where several have it, as in a test, the one that calls."""
     known = [one for one in routers() if has_deployment(one, deployment)]
     return _calling(known) if len(known) > 1 else next(iter(known), None)
 
@@ -75,16 +80,27 @@ def _holders() -> Iterable[Any]:
     """Routers that registered themselves with LiteLLM: by their callbacks, since 1.110 in a set of their own."""
     cores = [getattr(callback, "__self__", None) for callback in litellm.success_callback]
     cores = [core for core in cores if hasattr(core, "get_available_deployment")]
-    try:
-        cores += import_module("litellm.router_utils.global_callback_holders").routers_holding_global_callbacks
-    except (ImportError, AttributeError):
-        pass
+    cores += getattr(_global_holders, "routers_holding_global_callbacks", ())
     return [_facade(core) for core in cores]
 
 
 def _facade(core: Any) -> Any:
     owner = getattr(core, "__dict__", {}).get("_core_owner")
     return core if owner is None else owner()
+
+
+def window_of(router: Any, group: str, deployment: Mapping[str, Any]) -> int | None:
+    """The most input tokens of a deployment, as the router's own checks read them; None where they know none."""
+    registry = getattr(router, "registry", None)
+    try:
+        if registry is None:
+            info = router.get_router_model_info(deployment=deployment, received_model_name=group)
+        else:
+            info = registry().router_model_info(deployment=deployment, received_model_name=group)
+    except Exception:  # of a model that LiteLLM does not know, which its checks pass
+        return None
+    window = info.get("max_input_tokens") if isinstance(info, Mapping) else None
+    return window if isinstance(window, int) else None
 
 
 def settings_of(router: Any) -> Any:

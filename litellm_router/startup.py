@@ -61,7 +61,7 @@ def _say_what_happens() -> None:
 def _name_litellm() -> None:
     version = litellm_version()
     if is_tested(version):
-        log.info("p2l: routes on LiteLLM %s", version)
+        log.info("p2l routes on LiteLLM %s", version)
     else:
         log.warning(
             "p2l: LiteLLM %s is a version that no test of this p2l-plugins runs on (tested: %s); "

@@ -60,7 +60,7 @@ class P2LRoutingStrategy(CustomRoutingStrategyBase):
         self._core = getattr(router, "_core", router)  # since 1.109 Router is a facade
         kind = type(self._core)  # the class's own methods, whatever strategy the instance had
         self._sync = getattr(kind, "_core_get_available_deployment", None) or kind.get_available_deployment
-        self._async = getattr(kind, "_core_async_get_available_deployment", None) or getattr(
+        self._async: Any = getattr(kind, "_core_async_get_available_deployment", None) or getattr(
             kind, "async_get_available_deployment", None
         )
 
@@ -168,7 +168,7 @@ class P2LRoutingStrategy(CustomRoutingStrategyBase):
         self, model: str, group: Sequence[Any], ids: Sequence[str], messages: Any, input: Any, request: dict[str, Any]
     ) -> bool:
         """Whether LiteLLM's later checks leave one of some deployments."""
-        if not may_remove(self.router, group, request, input if messages is None else messages):
+        if not may_remove(self.router, model, group, request, input if messages is None else messages):
             return True
         token = ASKED.set(frozenset(ids))
         try:

@@ -336,6 +336,7 @@ def test_the_demo_shows_two_passes_and_stops_its_proxy():
     assert done.stdout.count(" miss ") == prompts
     assert done.stdout.count(" hit ") == prompts
     assert f"Chosen over {prompts} prompts" in done.stdout
+    assert f"The chosen model answered {prompts} of {prompts}" in done.stdout
 
 
 def test_the_demo_says_what_is_wrong_and_fails(tmp_path):

@@ -32,7 +32,7 @@ UNDOING = """
 from litellm.integrations.custom_logger import CustomLogger
 
 class Undoing(CustomLogger):
-    async def async_filter_deployments(self, model, healthy_deployments, messages, request_kwargs=None, parent_otel_span=None):
+    async def async_filter_deployments(self, model, *_, **__):
         from litellm.proxy.proxy_server import llm_router
         return llm_router.get_model_list(model_name=model)[::-1]
 
@@ -149,7 +149,7 @@ def test_loggers_are_told_who_answered(proxy, tap, ranking):
 def test_the_start_of_the_proxy_says_which_litellm_it_is_and_what_is_set_for_the_operator(proxy):
     log = proxy.log.read_text()
     assert f"LiteLLM {litellm_version()}" in log
-    assert log.count("group 'ok': every error of a provider goes on to the next best") == 1
+    assert log.count("every error of a provider goes on to the next best model, 3 at most") == 1
 
 
 def test_a_choice_that_is_undone_is_noticed(tmp_path, provider, ranking):

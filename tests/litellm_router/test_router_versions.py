@@ -1,4 +1,4 @@
-"""LiteLLM as it is installed: every way in which a best model can't answer, and what P2L sets up and remembers for it."""
+"""LiteLLM as it is installed: every way in which a best model can't answer, and what P2L sets up and remembers."""
 
 import asyncio
 import logging
@@ -160,8 +160,7 @@ def test_what_the_operator_set_stays(provider, p2l, caplog):
     for name in ("auto", "short", "secret"):
         policy = router.model_group_retry_policy[name]
         assert (policy.BadRequestErrorRetries, policy.InternalServerErrorRetries) == (0, 2)  # of three models
-    said = [record.getMessage() for record in caplog.records if "goes on to the next" in record.getMessage()]
-    assert len(said) == len(set(said)) <= 2
+    assert caplog.text.count("goes on to the next") == 1
 
 
 async def test_a_choice_that_another_callback_undoes_is_noticed(provider, p2l, caplog):
