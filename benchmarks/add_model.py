@@ -21,17 +21,17 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from onnx_export.edit import add_model, paired_gain
 from onnx_export.export import export
 from onnx_export.head import find_head, load_graph, read_states
-from onnx_export.models import add_model, paired_gain
+from onnx_export.new_model import Task, fit_new_model
 from onnx_export.new_votes import votes_of
-from p2l_plugins.bundle import Bundle
 from p2l_plugins.outcomes import Array, negative_log_likelihood
-from p2l_plugins.scorer import P2L, Scores
+from p2l_plugins.scoring.bundle import Bundle
+from p2l_plugins.scoring.scorer import P2L, Scores
 from p2l_plugins.training.config import Source, TrainConfig
-from p2l_plugins.training.data import Votes, held_out, read_votes
-from p2l_plugins.training.new_model import Task, fit_new_model
 from p2l_plugins.training.train import train
+from p2l_plugins.votes.votes import Votes, held_out, read_votes
 
 SHARES = (0.05, 0.2, 1.0)
 

@@ -15,8 +15,8 @@ from collections.abc import Callable
 import numpy as np
 
 from p2l_plugins import P2L
-from p2l_plugins.leaderboard import aggregate
-from p2l_plugins.routing import lp
+from p2l_plugins.leaderboards.leaderboard import aggregate
+from p2l_plugins.routing.policies import lp
 
 MODELS = 130
 

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from p2l_plugins import P2L
-from p2l_plugins.engine import Engine
 from p2l_plugins.prompts import Turns
+from p2l_plugins.scoring.engine import Engine
 
 SHORT = 64
 WORDS = "the of and to in is that it was for on are as with his they at be this from have or by one had not but".split()

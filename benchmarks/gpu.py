@@ -260,10 +260,10 @@ def torch_runner(model: Any, options: argparse.Namespace) -> Callable[[int], Any
 
 
 def onnx_runner(path: Path, form: Any, options: argparse.Namespace, cuda_graphs: bool) -> Callable[[int], Any]:
-    """Runs a batch in ONNX Runtime with bound memory, as `p2l_plugins.session` does."""
+    """Runs a batch in ONNX Runtime with bound memory, as `p2l_plugins.scoring.session` does."""
     import onnxruntime as ort
 
-    from p2l_plugins.session import DEVICES, Bound
+    from p2l_plugins.scoring.session import DEVICES, Bound
 
     settings = ort.SessionOptions()
     settings.log_severity_level = 3

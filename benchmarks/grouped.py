@@ -20,9 +20,9 @@ import torch
 from p2l_plugins.training.backbone import load_backbone
 from p2l_plugins.training.batches import PromptDataset, VoteCollator
 from p2l_plugins.training.checkpoint import text_encoder
-from p2l_plugins.training.data import Votes, read_votes
 from p2l_plugins.training.learner import Learner
 from p2l_plugins.training.model import P2LModel
+from p2l_plugins.votes.votes import Votes, read_votes
 
 
 def per_vote(votes: Votes) -> Votes:

@@ -14,10 +14,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from p2l_plugins.files import read_prompts
+from p2l_plugins.files.tables import read_prompts
 from p2l_plugins.prompts import as_turns
 from p2l_plugins.training.config import read_config
-from p2l_plugins.training.data import held_out
+from p2l_plugins.votes.votes import held_out
 
 ROOT = Path(__file__).resolve().parent.parent
 

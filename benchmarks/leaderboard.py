@@ -16,10 +16,10 @@ import time
 
 import numpy as np
 
-from p2l_plugins.by_category import CategoryMeans
-from p2l_plugins.leaderboard import Leaderboard
+from p2l_plugins.leaderboards.categories import CategoryMeans
+from p2l_plugins.leaderboards.leaderboard import Leaderboard
+from p2l_plugins.leaderboards.pair_means import BLOCKS, Blocks, PairMeans
 from p2l_plugins.outcomes import Family, has_eta
-from p2l_plugins.pair_means import BLOCKS, Blocks, PairMeans
 
 CHUNK = 4096
 

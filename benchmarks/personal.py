@@ -15,9 +15,9 @@ import time
 
 import numpy as np
 
-from p2l_plugins.leaderboard import aggregate
+from p2l_plugins.leaderboards.leaderboard import aggregate
+from p2l_plugins.leaderboards.personal import Blending, UserBoard, blended, with_feedback, with_prompt
 from p2l_plugins.outcomes import Family, sigmoid
-from p2l_plugins.personal import Blending, UserBoard, blended, with_feedback, with_prompt
 
 THUMBS = (40, 400, 2000)
 PROMPTS = 300

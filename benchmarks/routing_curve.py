@@ -3,8 +3,8 @@
     python benchmarks/routing_curve.py --data FOLDER [--bundle starter] [--objective usable] [--figure FILE.png]
 
 The prompts are the fifth that the starter's recipe held out. `paced` is the router's own rule, online: one request
-after the other, in random order, with the multiplier that `p2l_plugins.pacing.Pacer` follows. Beside it: the LP per
-request at the same budget; LiteLLM's complexity router (its heuristic classifies each prompt; its four tiers are four
+after the other, in random order, with the multiplier that `p2l_plugins.routing.pacing.Pacer` follows. Beside it: the LP
+per request at the same budget; LiteLLM's complexity router (its heuristic classifies each prompt; its four tiers are four
 of the candidates, by price); each model alone; a model at random; the oracle, which knows the scores.
 
 The complexity router appears with every sensible mapping of its tiers: of all four-model ladders of rising price from
@@ -31,17 +31,17 @@ import numpy as np
 from numpy.typing import NDArray
 from routing_report import figure, tables
 
-from p2l_plugins import routing
-from p2l_plugins.choice import request_costs
 from p2l_plugins.evaluation.choices import candidates
 from p2l_plugins.evaluation.pacing import Pacer as Hindsight
 from p2l_plugins.evaluation.pacing import per_prompt_policy
-from p2l_plugins.files import read_json_object
+from p2l_plugins.files.tables import read_json_object
 from p2l_plugins.outcomes import Array
-from p2l_plugins.pacing import Pacer
-from p2l_plugins.scorer import P2L
+from p2l_plugins.routing import policies
+from p2l_plugins.routing.explain import request_costs
+from p2l_plugins.routing.pacing import Pacer
+from p2l_plugins.scoring.scorer import P2L
 from p2l_plugins.training.config import read_config
-from p2l_plugins.training.data import held_out, read_votes
+from p2l_plugins.votes.votes import held_out, read_votes
 
 ROOT = Path(__file__).resolve().parent.parent
 SETS = ("mmlupro", "zeroeval")
@@ -115,7 +115,7 @@ def read_task(name: str, options: argparse.Namespace, p2l: P2L) -> Task:
     scores = p2l.score_turns(test.prompts)
     names = [p2l.index(model) for model in models]
     eta = scores.raw_eta
-    values = routing.values(options.objective, p2l.family, scores.coefs[:, names], eta)
+    values = policies.values(options.objective, p2l.family, scores.coefs[:, names], eta)
     return Task(name, models, part(~out), test, values)
 
 
@@ -125,7 +125,7 @@ def online(values: Array, costs: Array, budget: float, order: NDArray[np.int64])
     picks = np.empty(len(order), np.int64)
     for i, row in enumerate(order):
         pacer.start_from(values[row], costs[row])
-        picks[i] = routing.paced(values[row], costs[row], pacer.multiplier).models[0]
+        picks[i] = policies.paced(values[row], costs[row], pacer.multiplier).models[0]
         pacer.charge(float(costs[row, picks[i]]))
     return picks, pacer.multiplier
 

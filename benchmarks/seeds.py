@@ -19,14 +19,14 @@ import numpy as np
 
 from onnx_export.export import export
 from onnx_export.refit import refit_head
-from p2l_plugins.bundle import Bundle
 from p2l_plugins.evaluation.evaluate import Evaluation, evaluate_votes
 from p2l_plugins.evaluation.quality import vote_log_probabilities, vote_quality
-from p2l_plugins.scorer import P2L
+from p2l_plugins.scoring.bundle import Bundle
+from p2l_plugins.scoring.scorer import P2L
 from p2l_plugins.training.config import TrainConfig, read_config
-from p2l_plugins.training.data import Votes, held_out, read_votes
 from p2l_plugins.training.marginal import fit_marginal
 from p2l_plugins.training.train import train
+from p2l_plugins.votes.votes import Votes, held_out, read_votes
 
 ROOT = Path(__file__).resolve().parent.parent
 

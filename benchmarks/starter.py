@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from p2l_plugins.bundle import Bundle, find_bundle
 from p2l_plugins.evaluation.evaluate import Evaluation, evaluate_votes
 from p2l_plugins.evaluation.quality import vote_log_probabilities, vote_quality
-from p2l_plugins.scorer import P2L
+from p2l_plugins.scoring.bundle import Bundle, find_bundle
+from p2l_plugins.scoring.scorer import P2L
 from p2l_plugins.training.config import read_config
-from p2l_plugins.training.data import held_out, merge, read_votes
 from p2l_plugins.training.marginal import fit_marginal
+from p2l_plugins.votes.votes import held_out, merge, read_votes
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -21,16 +21,16 @@ from pathlib import Path
 
 import numpy as np
 
-from p2l_plugins.choice import request_costs
 from p2l_plugins.evaluation.choices import candidates
 from p2l_plugins.evaluation.evaluate import evaluate_votes
 from p2l_plugins.evaluation.figures import cost_score_figure
-from p2l_plugins.evaluation.tables import curve_tables
-from p2l_plugins.figures import check_figure
-from p2l_plugins.files import read_json_object
-from p2l_plugins.scorer import P2L
+from p2l_plugins.evaluation.report import curve_tables
+from p2l_plugins.files.figures import check_figure
+from p2l_plugins.files.tables import read_json_object
+from p2l_plugins.routing.explain import request_costs
+from p2l_plugins.scoring.scorer import P2L
 from p2l_plugins.training.config import read_config
-from p2l_plugins.training.data import held_out, read_votes
+from p2l_plugins.votes.votes import held_out, read_votes
 
 ROOT = Path(__file__).resolve().parent.parent
 MATRIX = "zeroeval_correctness.parquet"

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from p2l_plugins.cli.common import JsonOption, stderr
+from p2l_plugins.console import JsonOption, stderr
 from p2l_plugins.errors import ConfigError, DataError
-from p2l_plugins.files import read_yaml_object
+from p2l_plugins.files.tables import read_yaml_object
 
 
 def check(

@@ -16,9 +16,9 @@ import numpy as np
 from litellm_router.deployments import Models
 from litellm_router.reasons import NotRoutedError
 from litellm_router.settings import KEY, Rule
-from p2l_plugins import routing
 from p2l_plugins.errors import BundleError
 from p2l_plugins.outcomes import Array, Family
+from p2l_plugins.routing import policies
 
 
 class Predicting(Models, Protocol):
@@ -170,7 +170,7 @@ def _drawn(
     known = np.flatnonzero(cost <= limit)  # NaN compares false
     if not known.size or cost[known].min() > budget:
         return _capped(value, cost, min(budget, limit)), {}
-    mixture = routing.lp(value[known], cost[known], budget)
+    mixture = policies.lp(value[known], cost[known], budget)
     drawn = int(known[mixture.draw(uniform)])
     weights = {int(known[i]): weight for i, weight in zip(mixture.models, mixture.weights, strict=True)}
     return [drawn, *(i for i in _capped(value, cost, limit) if i != drawn)], weights

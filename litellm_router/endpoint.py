@@ -20,11 +20,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from litellm_router.reasons import NotRoutedError
-from p2l_plugins.bundle import resolve_model
 from p2l_plugins.cache.breaker import Breaker
 from p2l_plugins.outcomes import Family
 from p2l_plugins.prompts import Turns
-from p2l_plugins.scorer import BATCH_TOKENS, Scores
+from p2l_plugins.scoring.bundle import resolve_model
+from p2l_plugins.scoring.scorer import BATCH_TOKENS, Scores
 
 #: Calls at the same time.
 WORKERS = 4

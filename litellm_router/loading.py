@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from litellm_router.settings import P2LSettings
-from p2l_plugins.bundle import find_bundle
 from p2l_plugins.outcomes import Family
 from p2l_plugins.prompts import Turns
-from p2l_plugins.scorer import P2L, Scores
+from p2l_plugins.scoring.bundle import find_bundle
+from p2l_plugins.scoring.scorer import P2L, Scores
 
 #: Seconds that the end of the process waits for a bundle that is being read: a thread that is stopped inside ONNX
 #: Runtime aborts the process.

@@ -13,8 +13,8 @@ from litellm_router.loading import Scorer
 from litellm_router.request import bucket_of
 from litellm_router.settings import P2LSettings, PersonalSettings
 from litellm_router.values import Scored
-from p2l_plugins.cache.users import UserBoards, user_key
-from p2l_plugins.personal import DAY_S, Blending, blended, with_prompt
+from p2l_plugins.leaderboards.personal import DAY_S, Blending, blended, with_prompt
+from p2l_plugins.leaderboards.user_store import UserBoards, user_key
 
 #: Where LiteLLM puts the names, by the setting `personal.user`.
 FIELDS = {"key_user": "user_api_key_user_id", "end_user": "user_api_key_end_user_id"}

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import litellm
 
-from p2l_plugins.choice import estimated_input_tokens
 from p2l_plugins.prompts import text_bytes
+from p2l_plugins.routing.explain import estimated_input_tokens
 
 INPUT, OUTPUT = "input_cost_per_token", "output_cost_per_token"
 

@@ -18,7 +18,7 @@ from litellm_router.decision import decide
 from litellm_router.settings import Rule
 from p2l_plugins.errors import ConfigError, DataError
 from p2l_plugins.outcomes import Array
-from p2l_plugins.pacing import Pacer
+from p2l_plugins.routing.pacing import Pacer
 
 #: Where a decision may stand in a line of a log: in LiteLLM's own records, or alone.
 _PATHS = (

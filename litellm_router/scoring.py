@@ -25,11 +25,11 @@ from litellm_router.settings import P2LSettings
 from litellm_router.values import Scored, Values
 from p2l_plugins.cache import Entry, cache_key
 from p2l_plugins.cache.lease import Leases
-from p2l_plugins.engine import Busy, Engine
 from p2l_plugins.errors import ConfigError, P2LError
 from p2l_plugins.outcomes import has_eta
 from p2l_plugins.prompts import Turns
-from p2l_plugins.scorer import Scores
+from p2l_plugins.scoring.engine import Busy, Engine
+from p2l_plugins.scoring.scorer import Scores
 
 log = logging.getLogger("litellm_router")
 

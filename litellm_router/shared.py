@@ -16,7 +16,7 @@ from typing import Any
 from litellm_router.traffic import Traffic
 from litellm_router.usage import NEWEST, PRIOR_ANSWERS
 from p2l_plugins.cache.address import Clients
-from p2l_plugins.pacing import Pacer
+from p2l_plugins.routing.pacing import Pacer
 
 log = logging.getLogger("litellm_router")
 

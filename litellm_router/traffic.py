@@ -11,7 +11,7 @@ from litellm_router.sessions import Sessions
 from litellm_router.settings import P2LSettings, Rule
 from litellm_router.usage import AnswerLengths
 from p2l_plugins.outcomes import Array
-from p2l_plugins.pacing import Pacer
+from p2l_plugins.routing.pacing import Pacer
 
 #: Requests whose cost is still expected and not known: an answer that never ends is forgotten.
 MOST_OPEN = 10_000

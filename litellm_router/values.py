@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from litellm_router.decision import Predicting
-from p2l_plugins import routing
 from p2l_plugins.cache import Entry
 from p2l_plugins.outcomes import Array
+from p2l_plugins.routing import policies
 
 #: Prompts whose values are kept for a group: in a large group they cost more than all else in a decision.
 KEPT = 1024
@@ -55,7 +55,7 @@ class Values:
         if opponents and objective == "win_rate":
             rows += [column for column, _ in opponents]
             weights = [0.0] * len(columns) + [weight for _, weight in opponents]
-        values = routing.values(objective, scorer.family, scored.entry.coefs[rows], scored.entry.raw_eta, weights)
+        values = policies.values(objective, scorer.family, scored.entry.coefs[rows], scored.entry.raw_eta, weights)
         values = values[: len(columns)]
         with self._lock:
             self._kept[key] = values

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from p2l_plugins.scorer import P2L
+    from p2l_plugins.scoring.scorer import P2L
 
 #: The folder of YAML tasks that `--include_path` takes.
 TASKS_DIR = Path(__file__).parent / "tasks"
@@ -20,6 +20,6 @@ def load_p2l(bundle: str) -> P2L:
     Raises:
         BundleError, ConfigError: as `P2L.load`.
     """
-    from p2l_plugins.scorer import P2L
+    from p2l_plugins.scoring.scorer import P2L
 
     return P2L.load(bundle)

@@ -25,7 +25,7 @@ from lmeval_task.task import source_tasks
 from p2l_plugins.errors import ConfigError, PromptError
 from p2l_plugins.outcomes import Array, usable_probability
 from p2l_plugins.prompts import Turns, as_turns
-from p2l_plugins.scorer import Scores
+from p2l_plugins.scoring.scorer import Scores
 
 PREDICTED = "p2l_predicted"
 AUC, SPEARMAN = "p2l_auc", "p2l_spearman"

@@ -10,7 +10,7 @@ import typer
 
 from lmeval_task.derived import benchmark_yamls, leaderboard_yamls, merged
 from p2l_plugins.errors import ConfigError, DataError
-from p2l_plugins.files import replaced_file
+from p2l_plugins.files.tables import replaced_file
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -76,7 +76,7 @@ def report(
     from lmeval_task.run_report import read_report, to_json
 
     if figure is not None:
-        from p2l_plugins.figures import check_figure
+        from p2l_plugins.files.figures import check_figure
 
         check_figure(figure)
     found = read_report(results)

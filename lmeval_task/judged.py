@@ -6,7 +6,7 @@ from p2l_plugins.evaluation.baselines import Parts, fit_forecasts
 from p2l_plugins.evaluation.evaluate import Evaluation, judge_forecasts
 from p2l_plugins.evaluation.quality import difference, vote_log_probabilities
 from p2l_plugins.outcomes import Array, Family
-from p2l_plugins.training.data import Votes
+from p2l_plugins.votes.votes import Votes
 
 
 def judge(log_p: Array, votes: Votes, baseline: Votes | None, family: Family) -> Evaluation:

@@ -16,11 +16,11 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
 from lmeval_task import load_p2l
-from p2l_plugins.cache.blocking import cached
 from p2l_plugins.errors import ConfigError, PromptError
 from p2l_plugins.evaluation.quality import FLOOR
 from p2l_plugins.outcomes import BAD, TIE, A, log_probabilities
 from p2l_plugins.prompts import Turns, as_turns, user_turns
+from p2l_plugins.scoring.cached import cached
 
 _BOTH_BAD = "(both bad)"
 

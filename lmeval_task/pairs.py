@@ -14,11 +14,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from p2l_plugins.errors import DataError
-from p2l_plugins.fit import fit
-from p2l_plugins.leaderboard import Leaderboard, win_rate_over_others
+from p2l_plugins.leaderboards.fit import fit
+from p2l_plugins.leaderboards.leaderboard import Leaderboard, win_rate_over_others
+from p2l_plugins.leaderboards.pair_means import PairMeans
 from p2l_plugins.outcomes import Array, Family, has_eta
-from p2l_plugins.pair_means import PairMeans
-from p2l_plugins.scorer import Scores
+from p2l_plugins.scoring.scorer import Scores
 
 
 def pack(scores: Scores) -> str:

@@ -31,8 +31,8 @@ from p2l_plugins.errors import ConfigError, DataError
 from p2l_plugins.evaluation.evaluate import Evaluation, evaluate_votes
 from p2l_plugins.outcomes import BAD, OUTCOMES, TIE, A, Array, B
 from p2l_plugins.prompts import Turns
-from p2l_plugins.scorer import P2L
-from p2l_plugins.training.data import Votes, read_votes
+from p2l_plugins.scoring.scorer import P2L
+from p2l_plugins.votes.votes import Votes, read_votes
 
 SUMMARY = "p2l_preference"
 

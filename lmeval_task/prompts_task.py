@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 from lmeval_task import load_p2l
 from lmeval_task.settings import Settings
-from p2l_plugins.cache.blocking import cached
 from p2l_plugins.errors import DataError, PromptError
 from p2l_plugins.prompts import Turns
-from p2l_plugins.scorer import P2L, Scores
+from p2l_plugins.scoring.cached import cached
+from p2l_plugins.scoring.scorer import P2L, Scores
 
 FILTER = "p2l"
 

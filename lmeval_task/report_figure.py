@@ -8,7 +8,7 @@ import numpy as np
 
 from lmeval_task.run_report import RunReport
 from p2l_plugins.errors import DataError
-from p2l_plugins.figures import check_figure, new_figure, plain_text, save_figure
+from p2l_plugins.files.figures import check_figure, new_figure, plain_text, save_figure
 
 
 def rank_change_figure(report: RunReport, path: Path, top: int | None = 30) -> None:

@@ -7,8 +7,8 @@ from html import escape
 from typing import Any
 
 from lmeval_task.run_report import Agreements, Board, RunReport
-from p2l_plugins.board_html import html_table, page
-from p2l_plugins.board_tables import between, escaped, ranks, share, span
+from p2l_plugins.leaderboards.html import html_table, page
+from p2l_plugins.leaderboards.tables import between, escaped, ranks, share, span
 
 INTERVALS = "Intervals (95 %) are over prompts: how the figures would vary with other prompts of the same kind."
 CHANGES = (

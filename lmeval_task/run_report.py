@@ -14,8 +14,8 @@ from typing import Any
 
 from lmeval_task.pairs import combined
 from p2l_plugins.errors import DataError
-from p2l_plugins.files import read_json_object
-from p2l_plugins.intervals import student_t_quantile
+from p2l_plugins.files.tables import read_json_object
+from p2l_plugins.leaderboards.intervals import student_t_quantile
 
 _LEVEL = 0.95
 _Z = 1.959963984540054  # 97.5 % point of the normal distribution

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from p2l_plugins.errors import BundleError, ConfigError
-from p2l_plugins.scorer import P2L
+from p2l_plugins.scoring.scorer import P2L
 
 logger = logging.getLogger(__name__)
 

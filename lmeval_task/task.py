@@ -24,9 +24,9 @@ from lmeval_task.prompts_task import PromptsTask, joined, read_settings, score_t
 from lmeval_task.settings import Settings, evaluated_model
 from lmeval_task.source import load_source, prompt_of
 from p2l_plugins.errors import DataError
-from p2l_plugins.leaderboard import Leaderboard
+from p2l_plugins.leaderboards.leaderboard import Leaderboard
 from p2l_plugins.prompts import Turns, as_turns
-from p2l_plugins.scorer import Scores
+from p2l_plugins.scoring.scorer import Scores
 
 LEADERBOARD = "p2l_leaderboard"
 RANK = "p2l_evaluated_rank"

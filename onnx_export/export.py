@@ -11,10 +11,10 @@ from onnx_export.fused import export_fused, unsupported
 from onnx_export.gate import References, failure, measure
 from onnx_export.graph import export_plain
 from onnx_export.quantise import quantise_int8
-from p2l_plugins.bundle import SCORING_FILES, Bundle, Manifest, sha256
 from p2l_plugins.errors import BundleError, ConfigError, P2LError
-from p2l_plugins.files import replaced_folder
-from p2l_plugins.session import DEVICES, open_graph, require_device
+from p2l_plugins.files.tables import replaced_folder
+from p2l_plugins.scoring.bundle import SCORING_FILES, Bundle, Manifest, sha256
+from p2l_plugins.scoring.session import DEVICES, open_graph, require_device
 from p2l_plugins.training.checkpoint import Checkpoint
 from p2l_plugins.training.model import ENCODERS
 

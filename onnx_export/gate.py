@@ -15,8 +15,8 @@ from onnx_export.sample import ragged_ids
 from p2l_plugins.errors import BundleError
 from p2l_plugins.outcomes import Array, Family, win_matrix
 from p2l_plugins.prompts import pad
-from p2l_plugins.scorer import batch_tokens, batches
-from p2l_plugins.session import check_padding
+from p2l_plugins.scoring.scorer import batch_tokens, batches
+from p2l_plugins.scoring.session import check_padding
 from p2l_plugins.training.checkpoint import Checkpoint
 from p2l_plugins.training.model import Head, P2LModel
 

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
-from p2l_plugins.bundle import Bundle
 from p2l_plugins.errors import BundleError
 from p2l_plugins.outcomes import has_eta
 from p2l_plugins.prompts import TextEncoder, Turns, pad
-from p2l_plugins.scorer import batch_tokens, batches
+from p2l_plugins.scoring.bundle import Bundle
+from p2l_plugins.scoring.scorer import batch_tokens, batches
 
 #: Operators between the linear layer and `coefs` that change no value's place.
 PASSING = ("Cast", "Identity")

@@ -9,7 +9,7 @@ import numpy as np
 
 from p2l_plugins.errors import DataError
 from p2l_plugins.outcomes import A, B, Family
-from p2l_plugins.training.data import Votes
+from p2l_plugins.votes.votes import Votes
 
 
 @dataclass(frozen=True)

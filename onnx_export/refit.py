@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from onnx_export.edit import write_changed
 from onnx_export.head import find_head, load_graph, read_states, replace_head
-from onnx_export.models import write_changed
-from p2l_plugins.bundle import Bundle
 from p2l_plugins.errors import ConfigError, DataError
-from p2l_plugins.files import replaced_folder
+from p2l_plugins.files.tables import replaced_folder
+from p2l_plugins.scoring.bundle import Bundle
 from p2l_plugins.training.batches import PromptDataset, PromptSampler, VoteCollator
 from p2l_plugins.training.categories import find_categories
 from p2l_plugins.training.config import TrainConfig

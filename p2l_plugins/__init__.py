@@ -6,8 +6,8 @@
 """
 
 from p2l_plugins.errors import BundleError, ConfigError, DataError, P2LError, PromptError
-from p2l_plugins.leaderboard import Leaderboard
-from p2l_plugins.scorer import P2L, Scores
+from p2l_plugins.leaderboards.leaderboard import Leaderboard
+from p2l_plugins.scoring.scorer import P2L, Scores
 
 __version__ = "0.1.0"
 

@@ -10,8 +10,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from p2l_plugins.bundle import Manifest, sha256
 from p2l_plugins.prompts import TextForm
+from p2l_plugins.scoring.bundle import Manifest, sha256
 
 MODELS = ("alpha", "beta", "gamma")
 #: coefficients that one word adds to alpha, beta and gamma

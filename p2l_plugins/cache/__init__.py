@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from p2l_plugins.prompts import Turns, canonical_bytes
-from p2l_plugins.session import Floats
+from p2l_plugins.scoring.session import Floats
 
 SCHEMA = 1
 NAMESPACE = "p2l"

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from p2l_plugins.cli import cache, evaluate, leaderboard, prompts, score, serve, training, votes
-from p2l_plugins.cli.common import stderr
+from p2l_plugins.cli import cache, evaluate, leaderboard, score, serve, training, votes
+from p2l_plugins.cli import route as prompts
+from p2l_plugins.console import stderr
 from p2l_plugins.errors import ConfigError, P2LError
 
 

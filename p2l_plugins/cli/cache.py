@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from p2l_plugins.cli.common import JsonOption, PromptsArg, progress
+from p2l_plugins.console import JsonOption, PromptsArg, progress
 from p2l_plugins.errors import ConfigError, DataError
 
 URL, SECRET = "P2L_CACHE_URL", "P2L_CACHE_SECRET"
@@ -84,12 +84,12 @@ def warm(
 ) -> None:
     """Score prompts into the cache, those that are not there yet. A secret that keys the hash: $P2L_CACHE_SECRET."""
     from p2l_plugins.cache.address import Clients, shown
-    from p2l_plugins.cache.blocking import PATIENT_S, BlockingCache, CachedScorer
     from p2l_plugins.cache.redis import RedisCache
     from p2l_plugins.cache.settings import derive_secret
-    from p2l_plugins.files import read_prompts
+    from p2l_plugins.files.tables import read_prompts
     from p2l_plugins.prompts import as_turns
-    from p2l_plugins.scorer import P2L
+    from p2l_plugins.scoring.cached import PATIENT_S, BlockingCache, CachedScorer
+    from p2l_plugins.scoring.scorer import P2L
 
     _check_namespace(namespace)
     clients = Clients(address := _address(url))
@@ -121,7 +121,7 @@ def forget_user(
     as_json: JsonOption = False,
 ) -> None:
     """Remove all that is kept of a user. The secret that keys the hash of names: $P2L_CACHE_SECRET."""
-    from p2l_plugins.cache.users import forget
+    from p2l_plugins.leaderboards.user_store import forget
 
     key = own_key(user, namespace)
     found = in_cache(lambda client: forget(client, key), url, namespace)
@@ -135,7 +135,7 @@ def own_key(user: str, namespace: str) -> str:
         ConfigError: there is no secret, or an empty name.
     """
     from p2l_plugins.cache.settings import derive_secret
-    from p2l_plugins.cache.users import user_key
+    from p2l_plugins.leaderboards.user_store import user_key
 
     secret = os.environ.get(SECRET)
     if not secret:

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 
-from p2l_plugins.choice import request_costs
-from p2l_plugins.cli.common import BundleArg, JsonOption, progress
+from p2l_plugins.console import BundleArg, JsonOption, progress
 from p2l_plugins.errors import ConfigError, DataError
+from p2l_plugins.routing.explain import request_costs
 
 if TYPE_CHECKING:
     from p2l_plugins.evaluation.calibration import Bins
     from p2l_plugins.outcomes import Array
-    from p2l_plugins.scorer import P2L
-    from p2l_plugins.training.data import Votes
+    from p2l_plugins.scoring.scorer import P2L
+    from p2l_plugins.votes.votes import Votes
 
 
 def evaluate(
@@ -50,9 +50,9 @@ def evaluate(
     """Judge a bundle on held-out votes: log loss, calibration and more beside baselines, and routed score."""
     from p2l_plugins.evaluation import figures
     from p2l_plugins.evaluation.evaluate import evaluate_votes
-    from p2l_plugins.figures import check_figure
-    from p2l_plugins.scorer import P2L
-    from p2l_plugins.training.data import read_votes
+    from p2l_plugins.files.figures import check_figure
+    from p2l_plugins.scoring.scorer import P2L
+    from p2l_plugins.votes.votes import read_votes
 
     if curve is not None and costs is None:
         raise ConfigError("--curve needs --costs")
@@ -80,7 +80,7 @@ def evaluate(
 
 def _costs(p2l: P2L, path: Path, votes: Votes, output_tokens: int) -> Array:
     """(P, M) USD per request for the bundle's models, NaN for those that the file does not name."""
-    from p2l_plugins.files import read_json_object
+    from p2l_plugins.files.tables import read_json_object
 
     table = read_json_object(path)
     if not table:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from p2l_plugins.cli.common import PROMPTS, BundleArg, JsonOption, PromptsArg, progress, stderr
+from p2l_plugins.console import PROMPTS, BundleArg, JsonOption, PromptsArg, progress, stderr
 from p2l_plugins.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from p2l_plugins.leaderboard import Leaderboard
+    from p2l_plugins.leaderboards.leaderboard import Leaderboard
     from p2l_plugins.prompts import Prompt
-    from p2l_plugins.scorer import P2L, Scores
+    from p2l_plugins.scoring.scorer import P2L, Scores
 
 ByOption = Annotated[str | None, typer.Option("--by", help="Column with a category: one leaderboard for each.")]
 DiscoverOption = Annotated[
@@ -64,11 +64,11 @@ def leaderboard(
     as_json: JsonOption = False,
 ) -> None:
     """The aggregate leaderboard of a set of prompts, with intervals over prompts; also by category."""
-    from p2l_plugins.by_category import CategoryMeans
-    from p2l_plugins.figures import check_figure
-    from p2l_plugins.files import read_json_object
-    from p2l_plugins.leaderboard import Leaderboard
-    from p2l_plugins.pair_means import BLOCKS, Blocks, PairMeans
+    from p2l_plugins.files.figures import check_figure
+    from p2l_plugins.files.tables import read_json_object
+    from p2l_plugins.leaderboards.categories import CategoryMeans
+    from p2l_plugins.leaderboards.leaderboard import Leaderboard
+    from p2l_plugins.leaderboards.pair_means import BLOCKS, Blocks, PairMeans
 
     if (prompts is None) == (user is None):
         raise ConfigError("give the prompts of the leaderboard, or --user for the own board of a user")
@@ -139,7 +139,7 @@ def strengths(
 
     The report quotes prompts of your file.
     """
-    from p2l_plugins.strengths import StrengthsOf
+    from p2l_plugins.leaderboards.strengths import StrengthsOf
 
     _check(html, output)
     with _scored(bundle, prompts, by, discover, clusters, seed) as (p2l, parents, chunks):
@@ -164,9 +164,9 @@ def _scored(
     bundle: str, prompts: Path, by: str | None, discover: int | None, clusters: str | None, seed: int
 ) -> Iterator[tuple[P2L, dict[str, tuple[str, ...]], Iterator[_Chunk]]]:
     """The bundle, the tree of discovered topics, and the scored prompts chunk by chunk, with a progress bar."""
-    from p2l_plugins.by_category import MAX_CATEGORIES
-    from p2l_plugins.prompt_file import PromptFile, label, local_file
-    from p2l_plugins.scorer import P2L
+    from p2l_plugins.files.prompts import PromptFile, label, local_file
+    from p2l_plugins.leaderboards.categories import MAX_CATEGORIES
+    from p2l_plugins.scoring.scorer import P2L
 
     if by and discover:
         raise ConfigError("--by takes categories from a column, --discover finds them: choose one")
@@ -182,7 +182,7 @@ def _scored(
                 raise DataError(f"{prompts}: column {by!r} holds {what}; --by needs at least two")
         topics = None
         if discover:
-            from p2l_plugins.topics import SAMPLE, Topics
+            from p2l_plugins.leaderboards.topics import SAMPLE, Topics
 
             stride = -(-found.prompts // SAMPLE)
             everyone = (prompt for chunk in file.chunks() for prompt in chunk["prompt"])
@@ -202,11 +202,11 @@ def _scored(
 
 
 def _of_user(bundle: str, user: str, namespace: str) -> Leaderboard:
-    from p2l_plugins.bundle import Bundle, find_bundle
-    from p2l_plugins.cache.users import read_board
     from p2l_plugins.cache.value import Unreadable
     from p2l_plugins.cli.cache import in_cache, own_key
-    from p2l_plugins.personal import leaderboard_of
+    from p2l_plugins.leaderboards.personal import leaderboard_of
+    from p2l_plugins.leaderboards.user_store import read_board
+    from p2l_plugins.scoring.bundle import Bundle, find_bundle
 
     manifest = Bundle.open(find_bundle(bundle)).manifest
     key = own_key(user, namespace)
@@ -231,7 +231,7 @@ def _opponents(p2l: P2L, names: str | None) -> dict[str, float] | None:
 
 
 def _check(*paths: Path | None) -> None:
-    from p2l_plugins.files import need_folder
+    from p2l_plugins.files.tables import need_folder
 
     for path in paths:
         if path is not None:
@@ -250,7 +250,7 @@ def _print(text: str, output: Path | None) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    from p2l_plugins.files import replaced_file
+    from p2l_plugins.files.tables import replaced_file
 
     with replaced_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

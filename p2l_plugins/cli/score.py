@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from p2l_plugins.cli.common import BundleArg, JsonOption, PromptsArg, progress
+from p2l_plugins.console import BundleArg, JsonOption, PromptsArg, progress
 from p2l_plugins.errors import ConfigError
 
 
@@ -30,10 +30,10 @@ def score(
     as_json: JsonOption = False,
 ) -> None:
     """Score prompts: one coefficient per model and prompt. Memory stays the same for any number of prompts."""
-    from p2l_plugins.prompt_file import PromptFile, local_file
-    from p2l_plugins.score_files import check_output, json_lines, score_to_file
-    from p2l_plugins.score_ray import score_on_ray
-    from p2l_plugins.scorer import P2L
+    from p2l_plugins.files.prompts import PromptFile, local_file
+    from p2l_plugins.scoring.on_ray import score_on_ray
+    from p2l_plugins.scoring.scorer import P2L
+    from p2l_plugins.scoring.to_file import check_output, json_lines, score_to_file
 
     if engine not in ("local", "ray"):
         raise ConfigError(f"--engine is {engine!r}; valid: local, ray")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from p2l_plugins.cli.common import BundleArg
+from p2l_plugins.console import BundleArg
 from p2l_plugins.errors import ConfigError, DataError
 
 
@@ -59,7 +59,7 @@ def serve(
     from pydantic import ValidationError
 
     from p2l_plugins.errors import first_problem
-    from p2l_plugins.files import read_json_object
+    from p2l_plugins.files.tables import read_json_object
 
     table = None if costs is None else read_json_object(costs)
     if table is not None and not table:
@@ -121,7 +121,7 @@ def _overall(path: Path | None) -> tuple[tuple[str, ...], ...]:
     from importlib.resources import files
 
     from p2l_plugins.errors import PromptError
-    from p2l_plugins.files import read_prompts
+    from p2l_plugins.files.tables import read_prompts
     from p2l_plugins.prompts import as_turns
 
     source = path or Path(str(files("p2l_plugins.service"))) / "everyday.txt"

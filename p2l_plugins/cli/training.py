@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from p2l_plugins.cli.common import JsonOption
+from p2l_plugins.console import JsonOption
 from p2l_plugins.errors import ConfigError
 from p2l_plugins.training.config import read_config
 

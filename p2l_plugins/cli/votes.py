@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from p2l_plugins.cli.common import JsonOption, progress, stderr
+from p2l_plugins.console import JsonOption, progress, stderr
 from p2l_plugins.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ def from_arena(
     as_json: JsonOption = False,
 ) -> None:
     """Arena-style rows: our own columns, LMArena's public data sets, or Kaggle's."""
+    from p2l_plugins.files.rows import read_rows
     from p2l_plugins.votes.arena import COLUMNS, arena_votes
-    from p2l_plugins.votes.rows import read_rows
 
     cleaning = _cleaning(language, keep_model, drop_model, conflicts, drop_duplicates, min_votes)
     with _import(output, on_error) as tally:
@@ -92,7 +92,7 @@ def from_scores(
     as_json: JsonOption = False,
 ) -> None:
     """Scores of models on prompts (.jsonl, .json, .parquet, .csv)."""
-    from p2l_plugins.votes.rows import read_rows
+    from p2l_plugins.files.rows import read_rows
     from p2l_plugins.votes.scores import read_matrix
 
     cleaning = _cleaning(None, keep_model, drop_model, conflicts, drop_duplicates, min_votes, matrix)
@@ -195,8 +195,8 @@ def from_litellm(
     as_json: JsonOption = False,
 ) -> None:
     """LiteLLM's logs with feedback: pairwise winners, or ratings of answers to the same prompt."""
+    from p2l_plugins.files.rows import read_rows
     from p2l_plugins.votes.litellm_logs import litellm_votes, read_feedback
-    from p2l_plugins.votes.rows import read_rows
     from p2l_plugins.votes.tally import Tally
 
     cleaning = _cleaning(None, keep_model, drop_model, conflicts, drop_duplicates, min_votes)
@@ -232,8 +232,8 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Report on votes: outcomes, duplicates, conflicts, coverage, position bias, lengths. Writes nothing."""
-    from p2l_plugins.training.data import read_votes
     from p2l_plugins.votes import report
+    from p2l_plugins.votes.votes import read_votes
 
     parts = []
     with progress() as bar:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from p2l_plugins.fit import fit
+from p2l_plugins.leaderboards.fit import fit
 from p2l_plugins.outcomes import BAD, OUTCOMES, TIE, A, Array, B, Family, has_eta
-from p2l_plugins.training.data import Votes
+from p2l_plugins.votes.votes import Votes
 
 FOLDS = 5
 RIDGE = 0.1  # as in `fit_marginal`

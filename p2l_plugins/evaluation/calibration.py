@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from p2l_plugins.errors import DataError
 from p2l_plugins.evaluation.quality import decisive_log_odds, targets
 from p2l_plugins.outcomes import BAD, OUTCOMES, TIE, A, Array, B, Family, sigmoid
-from p2l_plugins.training.data import Votes
+from p2l_plugins.votes.votes import Votes
 
 Bins = Literal["equal-mass", "equal-width"]
 BINS = 15

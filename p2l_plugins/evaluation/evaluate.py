@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from p2l_plugins import routing
 from p2l_plugins.errors import DataError
 from p2l_plugins.evaluation.baselines import FOLDS, Forecasts, Parts, fit_forecasts
 from p2l_plugins.evaluation.calibration import BINS, Bins, Calibrations, calibrations
@@ -33,8 +32,9 @@ from p2l_plugins.evaluation.quality import (
 )
 from p2l_plugins.evaluation.routed import CostScore, Routed, cost_score_curve, routed
 from p2l_plugins.outcomes import Array, Family, has_eta
-from p2l_plugins.scorer import Scores
-from p2l_plugins.training.data import Votes
+from p2l_plugins.routing import policies
+from p2l_plugins.scoring.scorer import Scores
+from p2l_plugins.votes.votes import Votes
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Evaluation:
 
     def to_markdown(self, bins: bool = False) -> str:
         """Tables for a terminal; `bins` adds the bins of P2L's calibration."""
-        from p2l_plugins.evaluation.tables import evaluation_tables
+        from p2l_plugins.evaluation.report import evaluation_tables
 
         return evaluation_tables(self, bins)
 
@@ -136,7 +136,7 @@ def evaluate_votes(
 
     Raises:
         DataError: a model that the bundle does not have; no votes; with costs, fewer than two models to choose from.
-        ConfigError: as `routing.values`.
+        ConfigError: as `policies.values`.
     """
     if not len(votes):
         raise DataError("there are no votes to judge")
@@ -253,7 +253,7 @@ def _curve(
 
     def value(coefs: Array, raw_eta: Any) -> Array:
         eta = None if raw_eta is None else np.asarray(raw_eta, np.float64)[choices.rows]
-        return routing.values(objective, scores.family, choices.cut(coefs), eta)
+        return policies.values(objective, scores.family, choices.cut(coefs), eta)
 
     return cost_score_curve(
         [scores.models[i] for i in choices.columns],

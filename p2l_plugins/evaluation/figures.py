@@ -10,7 +10,7 @@ from pathlib import Path
 
 from p2l_plugins.evaluation.calibration import HISTOGRAM, Calibrations
 from p2l_plugins.evaluation.routed import MARKS, CostScore
-from p2l_plugins.figures import new_figure, save_figure
+from p2l_plugins.files.figures import new_figure, save_figure
 
 PANELS = {
     "win": "win (both sides pooled)",

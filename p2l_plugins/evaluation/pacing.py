@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from p2l_plugins import routing
 from p2l_plugins.outcomes import Array
+from p2l_plugins.routing import policies
 
 Picks = NDArray[np.int64]
 
@@ -76,7 +76,7 @@ def per_prompt_policy(rule: str, value: Array, cost: Array, budget: float) -> Ar
         if key not in done:
             some = np.flatnonzero(np.isfinite(v))
             least = float(c[some].min())
-            mixture = routing.decide(rule, v[some], c[some], max(budget, least))
+            mixture = policies.decide(rule, v[some], c[some], max(budget, least))
             done[key] = np.zeros(len(v))
             done[key][some] = mixture.probabilities(some.size)
         pi[row] = done[key]

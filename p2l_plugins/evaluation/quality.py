@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2l_plugins.outcomes import OUTCOMES, TIE, Array, Family, has_eta, log_probabilities
-from p2l_plugins.training.data import Votes
+from p2l_plugins.votes.votes import Votes
 
 #: Where a forecast gives an outcome less than this, this is what it pays for: log 0 has no mean.
 FLOOR = float(np.log(1e-300))

@@ -16,9 +16,9 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from p2l_plugins.engine import Busy
 from p2l_plugins.errors import P2LError
-from p2l_plugins.scorer import P2L
+from p2l_plugins.scoring.engine import Busy
+from p2l_plugins.scoring.scorer import P2L
 from p2l_plugins.service import metrics, models, routes
 from p2l_plugins.service.guard import Guard
 from p2l_plugins.service.scoring import ScoringFailed

@@ -10,10 +10,10 @@ import pydantic_core
 from fastapi import APIRouter, Depends, HTTPException, Request, Response, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 
-from p2l_plugins import choice
 from p2l_plugins.errors import ConfigError, PromptError
 from p2l_plugins.outcomes import rk_eta
 from p2l_plugins.prompts import Prompt, Turns, as_turns, text_bytes
+from p2l_plugins.routing import explain
 from p2l_plugins.service import metrics, models
 from p2l_plugins.service.service import NotReady, Service
 
@@ -124,10 +124,10 @@ async def route(asked: models.RouteRequest, request: Request, service: Serving) 
     if table is None:
         raise ConfigError("there are no costs: give costs in the request, or start the service with --costs")
     prompts = _turns([asked.prompt], 1)
-    tokens = choice.estimated_input_tokens(sum(map(text_bytes, prompts[0])))
-    price = choice.request_costs(table, "costs", tokens, asked.output_tokens)
+    tokens = explain.estimated_input_tokens(sum(map(text_bytes, prompts[0])))
+    price = explain.request_costs(table, "costs", tokens, asked.output_tokens)
     scored = await _unless_left(request, service.scores(prompts, 1))
-    decision = choice.explain(
+    decision = explain.explain(
         scored,
         list(table),
         price,

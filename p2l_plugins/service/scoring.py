@@ -17,11 +17,11 @@ import numpy as np
 
 from p2l_plugins.cache import Entry, cache_key
 from p2l_plugins.cache.tiered import TieredCache
-from p2l_plugins.engine import Busy, Engine
 from p2l_plugins.errors import P2LError
 from p2l_plugins.outcomes import Family, has_eta
 from p2l_plugins.prompts import Turns
-from p2l_plugins.scorer import Scores
+from p2l_plugins.scoring.engine import Busy, Engine
+from p2l_plugins.scoring.scorer import Scores
 from p2l_plugins.service import metrics
 
 

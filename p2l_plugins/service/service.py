@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from p2l_plugins.choice import request_costs
-from p2l_plugins.engine import Busy
 from p2l_plugins.errors import P2LError
 from p2l_plugins.outcomes import has_eta
 from p2l_plugins.prompts import Turns
-from p2l_plugins.scorer import P2L, Scores
+from p2l_plugins.routing.explain import request_costs
+from p2l_plugins.scoring.engine import Busy
+from p2l_plugins.scoring.scorer import P2L, Scores
 from p2l_plugins.service import metrics
 from p2l_plugins.service.scoring import Scored, Scoring
 from p2l_plugins.service.settings import ServiceSettings

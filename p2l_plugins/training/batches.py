@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, Sampler
 
 from p2l_plugins.outcomes import Array
 from p2l_plugins.prompts import pad
-from p2l_plugins.training.data import Votes
+from p2l_plugins.votes.votes import Votes
 
 #: Batches that are sorted by length together: similar lengths share a batch, and the order stays random.
 SORTED_TOGETHER = 50

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from p2l_plugins.evaluation.baselines import Parts, fit_forecasts
 from p2l_plugins.outcomes import Array, Family
-from p2l_plugins.training.data import Votes
 from p2l_plugins.training.marginal import align
+from p2l_plugins.votes.votes import Votes
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from p2l_plugins.errors import BundleError
-from p2l_plugins.files import read_json_object
+from p2l_plugins.files.tables import read_json_object
 from p2l_plugins.outcomes import FAMILIES
 from p2l_plugins.prompts import TextEncoder, TextForm
 from p2l_plugins.training.model import ENCODERS, P2LModel

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from p2l_plugins.errors import ConfigError, DataError, first_problem
-from p2l_plugins.files import read_yaml_object
+from p2l_plugins.files.tables import read_yaml_object
 from p2l_plugins.outcomes import Family
 
 Schedule = Literal["linear", "cosine", "constant"]

@@ -17,10 +17,10 @@ from p2l_plugins.training.backbone import Backbone
 from p2l_plugins.training.batches import PromptDataset, PromptSampler, VoteCollator
 from p2l_plugins.training.categories import Categories
 from p2l_plugins.training.config import TrainConfig
-from p2l_plugins.training.data import Votes
 from p2l_plugins.training.losses import vote_losses
 from p2l_plugins.training.marginal import align, fit_marginal
 from p2l_plugins.training.model import P2LModel
+from p2l_plugins.votes.votes import Votes
 
 
 class NotANumber(Exception):

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from p2l_plugins.fit import fit
+from p2l_plugins.leaderboards.fit import fit
 from p2l_plugins.outcomes import BAD, TIE, Array, Family
-from p2l_plugins.training.data import Votes
+from p2l_plugins.votes.votes import Votes
 
 
 def fit_marginal(votes: Votes, family: Family, ridge: float = 0.1) -> tuple[Array, float | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from p2l_plugins.figures import new_figure, save_figure
+from p2l_plugins.files.figures import new_figure, save_figure
 
 
 def draw_learning_curve(report: dict[str, Any], path: Path) -> None:

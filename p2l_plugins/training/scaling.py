@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from p2l_plugins.errors import ConfigError, DataError
-from p2l_plugins.figures import new_figure, save_figure
+from p2l_plugins.files.figures import new_figure, save_figure
 from p2l_plugins.outcomes import Array
 from p2l_plugins.training.config import TrainConfig
 

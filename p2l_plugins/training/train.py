@@ -25,11 +25,11 @@ from p2l_plugins.training.batches import PromptDataset
 from p2l_plugins.training.categories import find_categories
 from p2l_plugins.training.checkpoint import Checkpoint, text_encoder
 from p2l_plugins.training.config import Source, TrainConfig
-from p2l_plugins.training.data import Votes, check_family, held_out, merge, read_votes, ungrounded
 from p2l_plugins.training.learner import Learner, NotANumber, VoteTrainer, optimizer, start_head
 from p2l_plugins.training.marginal import fit_marginal
 from p2l_plugins.training.options import shuffled_options
 from p2l_plugins.training.report import draw_learning_curve
+from p2l_plugins.votes.votes import Votes, check_family, held_out, merge, read_votes, ungrounded
 
 #: Prompts of one evaluation during training; early stopping looks at all of them.
 EVALUATION_PROMPTS = 512

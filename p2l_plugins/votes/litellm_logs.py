@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from p2l_plugins.files.rows import Row
 from p2l_plugins.prompts import Turns
-from p2l_plugins.votes.rows import Row
 from p2l_plugins.votes.table import VoteBuilder, VoteTable, model_name, outcome_of, seconds, turns_of
 from p2l_plugins.votes.tally import BadRow, Skip, Tally, shown
 

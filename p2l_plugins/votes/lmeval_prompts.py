@@ -12,8 +12,8 @@ from jinja2 import StrictUndefined, Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from p2l_plugins.errors import ConfigError, DataError
+from p2l_plugins.files.rows import Row
 from p2l_plugins.prompts import Turns
-from p2l_plugins.votes.rows import Row
 from p2l_plugins.votes.table import turns_of
 from p2l_plugins.votes.tally import BadRow, Tally
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from p2l_plugins.outcomes import BAD, OUTCOMES, TIE, A
 from p2l_plugins.prompts import Turns
-from p2l_plugins.training.data import Votes, held_out, merge
 from p2l_plugins.votes.cleaning import outcome_weights, pair_groups
 from p2l_plugins.votes.table import Index
+from p2l_plugins.votes.votes import Votes, held_out, merge
 
 _Z = 1.959963984540054  # 95 %
 

@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 from p2l_plugins import P2L
 from p2l_plugins.cache import Entry, cache_key
 from p2l_plugins.cache.address import Clients
-from p2l_plugins.cache.blocking import BlockingCache, CachedScorer, cached
 from p2l_plugins.cache.breaker import Breaker
 from p2l_plugins.cache.memory import ENTRY_BYTES, MemoryCache
 from p2l_plugins.cache.redis import RedisCache
@@ -24,6 +23,7 @@ from p2l_plugins.cache.settings import CacheSettings, derive_secret
 from p2l_plugins.cache.tiered import TieredCache
 from p2l_plugins.cli import app
 from p2l_plugins.errors import ConfigError, P2LError
+from p2l_plugins.scoring.cached import BlockingCache, CachedScorer, cached
 
 
 def test_memory_is_bounded_by_bytes(entry, key):

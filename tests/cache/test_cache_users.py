@@ -11,12 +11,20 @@ import pytest
 from servers import server
 
 from p2l_plugins import ConfigError
-from p2l_plugins.bundle import Bundle, find_bundle
 from p2l_plugins.cache.address import Clients
 from p2l_plugins.cache.settings import derive_secret
-from p2l_plugins.cache.users import MOST_WAITING, UserBoards, decode_board, encode_board, forget, read_board, user_key
 from p2l_plugins.cache.value import Unreadable
-from p2l_plugins.personal import Blending, UserBoard, with_feedback, with_prompt
+from p2l_plugins.leaderboards.personal import Blending, UserBoard, with_feedback, with_prompt
+from p2l_plugins.leaderboards.user_store import (
+    MOST_WAITING,
+    UserBoards,
+    decode_board,
+    encode_board,
+    forget,
+    read_board,
+    user_key,
+)
+from p2l_plugins.scoring.bundle import Bundle, find_bundle
 
 FINGERPRINT, SECRET = "f" * 32, derive_secret("s3cret")
 KEY = user_key("ada@example.org", SECRET)

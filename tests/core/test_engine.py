@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2l_plugins import P2L, PromptError
-from p2l_plugins.engine import SHORT_TOKENS, Busy, Engine, choose, estimated_tokens
-from p2l_plugins.scorer import Scores
+from p2l_plugins.scoring.engine import SHORT_TOKENS, Busy, Engine, choose, estimated_tokens
+from p2l_plugins.scoring.scorer import Scores
 
 LONG = ("word " * 2 * SHORT_TOKENS,)
 
@@ -259,7 +259,7 @@ def test_lengths_are_estimated_from_characters():
 CODE = """
 import sys, threading, time
 from p2l_plugins import P2L
-from p2l_plugins.engine import Engine
+from p2l_plugins.scoring.engine import Engine
 p2l = P2L.load(sys.argv[1], threads=1)
 engine = Engine(p2l, workers=2, max_pending=100_000)
 futures = [engine.submit(("fig code apple " * 10,)) for _ in range(5000)]

@@ -9,10 +9,10 @@ import pytest
 from scipy.optimize import minimize
 
 from p2l_plugins.errors import P2LError
-from p2l_plugins.fit import fit
-from p2l_plugins.leaderboard import Leaderboard, aggregate
+from p2l_plugins.leaderboards.fit import fit
+from p2l_plugins.leaderboards.leaderboard import Leaderboard, aggregate
+from p2l_plugins.leaderboards.pair_means import PairMeans
 from p2l_plugins.outcomes import FAMILIES, has_eta, log_probabilities, probabilities
-from p2l_plugins.pair_means import PairMeans
 
 
 def random_scores(family, n, m, seed=0, scale=2.0):

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from p2l_plugins.by_category import MAX_CATEGORIES, CategoryMeans
 from p2l_plugins.errors import DataError, P2LError
-from p2l_plugins.leaderboard import aggregate
+from p2l_plugins.leaderboards.categories import MAX_CATEGORIES, CategoryMeans
+from p2l_plugins.leaderboards.leaderboard import aggregate
 
 MODELS = tuple("abcdef")
 

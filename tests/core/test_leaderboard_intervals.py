@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 
 from p2l_plugins.errors import BundleError, P2LError
-from p2l_plugins.fit import cholesky_solve, fit, gradients, targets
-from p2l_plugins.intervals import (
+from p2l_plugins.leaderboards.fit import cholesky_solve, fit, gradients, targets
+from p2l_plugins.leaderboards.intervals import (
     bootstrap_weights,
     false_discovery,
     opponent_weights,
@@ -15,10 +15,10 @@ from p2l_plugins.intervals import (
     student_t_quantile,
     student_t_tail,
 )
-from p2l_plugins.leaderboard import Leaderboard, aggregate
+from p2l_plugins.leaderboards.leaderboard import Leaderboard, aggregate
+from p2l_plugins.leaderboards.pair_means import BLOCKS, Blocks, PairMeans
 from p2l_plugins.outcomes import FAMILIES, has_eta, negative_log_likelihood
-from p2l_plugins.pair_means import BLOCKS, Blocks, PairMeans
-from p2l_plugins.scorer import Scores
+from p2l_plugins.scoring.scorer import Scores
 
 MODELS = tuple("abcde")
 LEVEL = np.linspace(-1.0, 1.0, len(MODELS))

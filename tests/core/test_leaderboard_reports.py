@@ -7,10 +7,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from p2l_plugins.by_category import CategoryMeans
 from p2l_plugins.errors import ConfigError
-from p2l_plugins.leaderboard import aggregate
-from p2l_plugins.pair_means import BLOCKS
+from p2l_plugins.leaderboards.categories import CategoryMeans
+from p2l_plugins.leaderboards.leaderboard import aggregate
+from p2l_plugins.leaderboards.pair_means import BLOCKS
 
 NASTY = ("<script>alert(1)</script>", "a|b", 'q"x', "$x_1$")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from p2l_plugins.errors import ConfigError, DataError
-from p2l_plugins.topics import Topics
+from p2l_plugins.leaderboards.topics import Topics
 
 WORDS = {
     "algebra": "matrix vector eigenvalue polynomial theorem equation".split(),

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from p2l_plugins import routing
-from p2l_plugins.pacing import FALL, RISE, Pacer
+from p2l_plugins.routing import policies
+from p2l_plugins.routing.pacing import FALL, RISE, Pacer
 
 
 def traffic(rng, n, shift=0.0):
@@ -20,8 +20,8 @@ def spend(pacer, values, costs):
     taken = []
     for v, c in zip(values, costs, strict=True):
         if not pacer.started:
-            pacer.start(routing.first_multiplier(v, c, pacer.budget))
-        choice = routing.paced(v, c, pacer.multiplier)
+            pacer.start(policies.first_multiplier(v, c, pacer.budget))
+        choice = policies.paced(v, c, pacer.multiplier)
         pacer.charge(choice.cost)
         taken.append(choice)
     return np.array([x.value for x in taken]), np.array([x.cost for x in taken])
@@ -40,7 +40,7 @@ def test_it_is_worth_more_than_a_limit_on_each_prompt_at_equal_mean_cost():
     values, costs = traffic(np.random.default_rng(1), 4000)
     budget = 1e-3
     value, spent = spend(Pacer(budget), values, costs)
-    each = [routing.lp(v, c, max(budget, c.min())) for v, c in zip(values, costs, strict=True)]
+    each = [policies.lp(v, c, max(budget, c.min())) for v, c in zip(values, costs, strict=True)]
     assert spent.mean() <= 1.02 * np.mean([x.cost for x in each]) + 0.02 * budget
     assert value.mean() > np.mean([x.value for x in each])
 
@@ -90,11 +90,11 @@ def test_nothing_is_charged_before_the_start():
 
 def test_the_first_multiplier_is_that_of_lp_or_where_the_best_model_begins_to_give_way():
     value, cost = np.array([0.1, 0.5, 0.7]), np.array([1.0, 2.0, 4.0])
-    assert routing.first_multiplier(value, cost, 1.5) == pytest.approx(0.4)
-    assert routing.first_multiplier(value, cost, 9.0) == pytest.approx(0.1)
-    assert routing.paced(value, cost, 0.0999).models == (2,)
-    assert routing.paced(value, cost, 0.1001).models == (1,)
-    assert routing.first_multiplier(np.array([0.9, 0.5]), np.array([1.0, 2.0]), 0.5) is None
+    assert policies.first_multiplier(value, cost, 1.5) == pytest.approx(0.4)
+    assert policies.first_multiplier(value, cost, 9.0) == pytest.approx(0.1)
+    assert policies.paced(value, cost, 0.0999).models == (2,)
+    assert policies.paced(value, cost, 0.1001).models == (1,)
+    assert policies.first_multiplier(np.array([0.9, 0.5]), np.array([1.0, 2.0]), 0.5) is None
 
 
 def test_two_processes_share_one_multiplier_by_adding_their_moves():
@@ -136,12 +136,12 @@ def test_moves_that_could_not_be_handed_over_are_kept():
 
 def test_the_multiplier_of_lp_is_the_slope_of_its_edge():
     value, cost = np.array([0.1, 0.5, 0.7]), np.array([1.0, 2.0, 4.0])
-    assert routing.lp_multiplier(value, cost, 1.5) == pytest.approx(0.4)
-    assert routing.lp_multiplier(value, cost, 3.0) == pytest.approx(0.1)
-    assert routing.lp_multiplier(value, cost, 4.0) == 0.0
-    assert routing.lp_multiplier(value, cost, 0.5) == pytest.approx(0.4)
+    assert policies.lp_multiplier(value, cost, 1.5) == pytest.approx(0.4)
+    assert policies.lp_multiplier(value, cost, 3.0) == pytest.approx(0.1)
+    assert policies.lp_multiplier(value, cost, 4.0) == 0.0
+    assert policies.lp_multiplier(value, cost, 0.5) == pytest.approx(0.4)
 
 
 def test_paced_is_best_without_a_multiplier_and_cheapest_with_a_large_one():
     value, cost = np.array([0.1, 0.5, 0.7]), np.array([1.0, 2.0, 4.0])
-    assert [routing.paced(value, cost, m).models for m in (0.0, 0.2, 1e9)] == [(2,), (1,), (0,)]
+    assert [policies.paced(value, cost, m).models for m in (0.0, 0.2, 1e9)] == [(2,), (1,), (0,)]

@@ -6,9 +6,17 @@ import numpy as np
 import pytest
 
 from p2l_plugins import ConfigError
-from p2l_plugins.leaderboard import aggregate
+from p2l_plugins.leaderboards.leaderboard import aggregate
+from p2l_plugins.leaderboards.personal import (
+    MAX_SHIFT,
+    Blending,
+    UserBoard,
+    blended,
+    decayed,
+    with_feedback,
+    with_prompt,
+)
 from p2l_plugins.outcomes import sigmoid
-from p2l_plugins.personal import MAX_SHIFT, Blending, UserBoard, blended, decayed, with_feedback, with_prompt
 
 M = 8
 FOREVER = Blending(half_life_s=1e15)

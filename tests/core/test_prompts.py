@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from p2l_plugins.bundle import find_bundle
 from p2l_plugins.errors import BundleError, PromptError
 from p2l_plugins.prompts import TextEncoder, TextForm, as_turns, canonical_bytes, pad, user_turns
+from p2l_plugins.scoring.bundle import find_bundle
 
 
 def test_user_turns_keeps_the_users_text_only():

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from p2l_plugins import routing
 from p2l_plugins.errors import P2LError
 from p2l_plugins.outcomes import win_matrix
+from p2l_plugins.routing import policies
 
 
 def test_lp_is_optimal_on_1000_random_instances():
@@ -26,10 +26,10 @@ def test_lp_is_optimal_on_1000_random_instances():
         reference = linprog(-value, A_ub=[cost], b_ub=[budget], A_eq=[np.ones(n)], b_eq=[1])
         if reference.status == 2:
             seen["infeasible"] += 1
-            with pytest.raises(routing.InfeasibleBudget, match="below the cheapest"):
-                routing.lp(value, cost, budget)
+            with pytest.raises(policies.InfeasibleBudget, match="below the cheapest"):
+                policies.lp(value, cost, budget)
             continue
-        choice = routing.lp(value, cost, budget)
+        choice = policies.lp(value, cost, budget)
         assert choice.value == pytest.approx(-reference.fun, abs=1e-9)
         assert choice.cost <= budget + 1e-12
         pi = choice.probabilities(n)
@@ -50,22 +50,22 @@ def test_a_budgeted_choice_over_130_models_takes_at_most_40_microseconds():
     times = []
     for v, c in zip(value, cost, strict=True):
         start = time.perf_counter()
-        routing.lp(v, c, 1.0)
+        policies.lp(v, c, 1.0)
         times.append(time.perf_counter() - start)
     assert min(np.median(times[i::3]) for i in range(3)) <= 40e-6
 
 
 def test_best_and_cap():
     value, cost = [0.5, 0.9, 0.9, 0.2], [1.0, 5.0, 4.0, 0.5]
-    assert routing.best(value, cost).models == (2,)  # the cheaper of two equals
-    assert routing.cap(value, cost, 1.5).models == (0,)
-    assert routing.cap(value, cost, 4.0).models == (2,)
-    with pytest.raises(routing.InfeasibleBudget, match=r"0\.1 is below the cheapest model's cost 0\.5"):
-        routing.cap(value, cost, 0.1)
+    assert policies.best(value, cost).models == (2,)  # the cheaper of two equals
+    assert policies.cap(value, cost, 1.5).models == (0,)
+    assert policies.cap(value, cost, 4.0).models == (2,)
+    with pytest.raises(policies.InfeasibleBudget, match=r"0\.1 is below the cheapest model's cost 0\.5"):
+        policies.cap(value, cost, 0.1)
 
 
 def test_drawing_follows_the_weights():
-    choice = routing.lp([0.0, 1.0], [0.0, 1.0], 0.25)
+    choice = policies.lp([0.0, 1.0], [0.0, 1.0], 0.25)
     assert choice.models == (0, 1)
     draws = [choice.draw(u) for u in np.linspace(0, 1, 1000, endpoint=False)]
     assert np.mean(draws) == pytest.approx(0.25, abs=0.002)
@@ -76,25 +76,25 @@ def test_the_routers_own_win_rate_and_coefficient():
     beta, q = rng.normal(size=6), rng.random(6)
     w = win_matrix("bt", beta)
     for i in range(6):  # a router that always picks model i is model i
-        rate = routing.policy_win_rate(np.eye(6)[i], w, q)
-        assert rate == pytest.approx(routing.win_rates("bt", beta, None, q)[i])
-        assert routing.policy_coefficient(rate, beta, q) == pytest.approx(beta[i], abs=1e-9)
-    assert routing.policy_coefficient(1.0, beta) == np.inf
-    assert routing.policy_coefficient(0.0, beta) == -np.inf
+        rate = policies.policy_win_rate(np.eye(6)[i], w, q)
+        assert rate == pytest.approx(policies.win_rates("bt", beta, None, q)[i])
+        assert policies.policy_coefficient(rate, beta, q) == pytest.approx(beta[i], abs=1e-9)
+    assert policies.policy_coefficient(1.0, beta) == np.inf
+    assert policies.policy_coefficient(0.0, beta) == -np.inf
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: routing.decide("cheapest", [1], [1]), "rule 'cheapest' is not known; valid: best, cap, lp"),
-        (lambda: routing.decide("cap", [1], [1]), "needs a budget"),
-        (lambda: routing.best([np.nan], [1]), "finite"),
-        (lambda: routing.best([1, 2], [1]), "one number per model"),
-        (lambda: routing.values("usable", "bt", [0.0]), "needs a bundle of the family grk"),
-        (lambda: routing.values("fame", "bt", [0.0]), "valid: win_rate, usable"),
-        (lambda: routing.win_rates("bt", [0.0, 1.0], None, [-1.0, 2.0]), "at least 0"),
-        (lambda: routing.win_rates("bt", [0.0, 1.0], None, [1.0]), "there are 2 models"),
-        (lambda: routing.policy_coefficient(1.5, [0.0]), "between 0 and 1"),
+        (lambda: policies.decide("cheapest", [1], [1]), "rule 'cheapest' is not known; valid: best, cap, lp"),
+        (lambda: policies.decide("cap", [1], [1]), "needs a budget"),
+        (lambda: policies.best([np.nan], [1]), "finite"),
+        (lambda: policies.best([1, 2], [1]), "one number per model"),
+        (lambda: policies.values("usable", "bt", [0.0]), "needs a bundle of the family grk"),
+        (lambda: policies.values("fame", "bt", [0.0]), "valid: win_rate, usable"),
+        (lambda: policies.win_rates("bt", [0.0, 1.0], None, [-1.0, 2.0]), "at least 0"),
+        (lambda: policies.win_rates("bt", [0.0, 1.0], None, [1.0]), "there are 2 models"),
+        (lambda: policies.policy_coefficient(1.5, [0.0]), "between 0 and 1"),
     ],
 )
 def test_bad_input_is_a_sentence(call, message):
@@ -108,7 +108,7 @@ def test_the_frontier_is_the_upper_concave_hull_and_lp_lies_on_it():
     rng = np.random.default_rng(7)
     for _ in range(50):
         value, cost = rng.uniform(size=12), rng.uniform(size=12)
-        corners = routing.frontier(value, cost)
+        corners = policies.frontier(value, cost)
         steps = np.diff(value[corners]) / np.diff(cost[corners])
         assert (np.diff(steps) < 0).all()
         assert (steps > 0).all()
@@ -117,9 +117,9 @@ def test_the_frontier_is_the_upper_concave_hull_and_lp_lies_on_it():
         assert corners[-1] == value.argmax()
         budget = rng.uniform(cost.min(), 1.0)
         expected = np.interp(budget, cost[corners], value[corners])
-        assert routing.lp(value, cost, budget).value == pytest.approx(expected)
+        assert policies.lp(value, cost, budget).value == pytest.approx(expected)
 
 
 def test_of_models_that_cost_the_same_the_frontier_takes_the_best():
-    assert routing.frontier([0.1, 0.4, 0.4, 0.7], [1.0, 1.0, 2.0, 3.0]) == [1, 3]
-    assert routing.frontier([0.5], [1.0]) == [0]
+    assert policies.frontier([0.1, 0.4, 0.4, 0.7], [1.0, 1.0, 2.0, 3.0]) == [1, 3]
+    assert policies.frontier([0.5], [1.0]) == [0]

@@ -14,9 +14,9 @@ import pytest
 
 from p2l_plugins import P2L
 from p2l_plugins.errors import ConfigError, DataError, PromptError
-from p2l_plugins.files import read_prompts
-from p2l_plugins.prompt_file import PromptFile, label
-from p2l_plugins.score_files import FORMATS, check_output, score_to_file
+from p2l_plugins.files.prompts import PromptFile, label
+from p2l_plugins.files.tables import read_prompts
+from p2l_plugins.scoring.to_file import FORMATS, check_output, score_to_file
 
 TEXTS = {
     "plain.txt": "one\n\n  \ntwo\r\nthree\x0bfour\nfive\u2028six",
@@ -205,8 +205,8 @@ KILLED = """
 import sys
 from pathlib import Path
 from p2l_plugins import P2L
-from p2l_plugins.prompt_file import PromptFile
-from p2l_plugins.score_files import score_to_file
+from p2l_plugins.files.prompts import PromptFile
+from p2l_plugins.scoring.to_file import score_to_file
 file = PromptFile(Path(sys.argv[1]))
 score_to_file(P2L.load(), file, file.scan(), Path(sys.argv[2]), resume=True, chunk=5)
 """

@@ -8,9 +8,9 @@ import pytest
 
 from p2l_plugins import P2L
 from p2l_plugins.errors import BundleError, ConfigError
-from p2l_plugins.prompt_file import PromptFile
-from p2l_plugins.score_files import score_to_file
-from p2l_plugins.score_ray import score_on_ray
+from p2l_plugins.files.prompts import PromptFile
+from p2l_plugins.scoring.on_ray import score_on_ray
+from p2l_plugins.scoring.to_file import score_to_file
 
 
 def test_without_ray_it_says_what_to_install(monkeypatch):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from p2l_plugins import P2L, BundleError, ConfigError, PromptError
-from p2l_plugins.bundle import Bundle, find_bundle
-from p2l_plugins.scorer import batches
+from p2l_plugins.scoring.bundle import Bundle, find_bundle
+from p2l_plugins.scoring.scorer import batches
 
 PROMPTS = [
     "hello",

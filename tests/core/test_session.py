@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from p2l_plugins import P2L, BundleError, ConfigError, PromptError
-from p2l_plugins.bundle import Manifest, sha256
 from p2l_plugins.prompts import pad
-from p2l_plugins.session import Bound, Session, bucket
+from p2l_plugins.scoring.bundle import Manifest, sha256
+from p2l_plugins.scoring.session import Bound, Session, bucket
 
 onnx = pytest.importorskip("onnx")
 
@@ -263,7 +263,7 @@ def test_a_session_refuses_a_provider_that_onnxruntime_replaced(tiny_bundle, mon
     """ONNX Runtime lists CUDA where its wheel has it, and runs on the CPU where no driver is found."""
     import onnxruntime as ort
 
-    from p2l_plugins.bundle import Bundle
+    from p2l_plugins.scoring.bundle import Bundle
 
     real = ort.InferenceSession
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])

@@ -9,9 +9,9 @@ import pytest
 
 from p2l_plugins import P2L
 from p2l_plugins.errors import BundleError, P2LError
-from p2l_plugins.intervals import relative
+from p2l_plugins.leaderboards.intervals import relative
+from p2l_plugins.leaderboards.strengths import StrengthsOf
 from p2l_plugins.outcomes import win_matrix
-from p2l_plugins.strengths import StrengthsOf
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "gpt-4o-mini-2024-07-18"

@@ -99,7 +99,7 @@ def groups_of(provider, ranking):
 def ranking_by_bundle(prompt):
     """The models by what the bundle gives, and the highest value."""
     from p2l_plugins import P2L
-    from p2l_plugins.routing import values
+    from p2l_plugins.routing.policies import values
 
     p2l = P2L.load()
     scores = p2l.score([prompt])

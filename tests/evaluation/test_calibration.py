@@ -6,7 +6,7 @@ import pytest
 from p2l_plugins.errors import DataError
 from p2l_plugins.evaluation.calibration import calibration, calibrations
 from p2l_plugins.outcomes import log_probabilities
-from p2l_plugins.training.data import Votes
+from p2l_plugins.votes.votes import Votes
 
 
 def alone(p, y, **options):

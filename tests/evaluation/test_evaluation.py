@@ -11,9 +11,9 @@ from p2l_plugins.evaluation.baselines import Parts, fit_forecasts
 from p2l_plugins.evaluation.evaluate import evaluate_votes
 from p2l_plugins.evaluation.quality import clustered_mean, log_losses, targets, vote_log_probabilities, vote_quality
 from p2l_plugins.outcomes import log_probabilities, negative_log_likelihood
-from p2l_plugins.scorer import Scores
-from p2l_plugins.training.data import Votes, read_votes
+from p2l_plugins.scoring.scorer import Scores
 from p2l_plugins.training.marginal import fit_marginal
+from p2l_plugins.votes.votes import Votes, read_votes
 
 MODELS = ("w", "x", "y", "z")
 FAMILIES = ["bt", "bt-tie", "rk", "grk"]
@@ -282,7 +282,7 @@ def test_what_cannot_be_judged_is_a_sentence():
 def test_the_starter_on_a_part_of_a_public_set(data_dir):
     """A slice of one held-out fifth: P2L knows more than the marginal, and its calibration error is small."""
     from p2l_plugins import P2L
-    from p2l_plugins.training.data import held_out
+    from p2l_plugins.votes.votes import held_out
 
     p2l = P2L.load("starter")
     votes = read_votes(data_dir / "llmrouter_scores.parquet", p2l.bundle.manifest.aliases)

@@ -5,12 +5,12 @@ import itertools
 import numpy as np
 import pytest
 
-from p2l_plugins import routing
 from p2l_plugins.errors import DataError
 from p2l_plugins.evaluation.baselines import Parts
 from p2l_plugins.evaluation.choices import Choices, candidates, model_values
 from p2l_plugins.evaluation.pacing import Pacer
 from p2l_plugins.evaluation.routed import cost_score_curve, routed
+from p2l_plugins.routing import policies
 
 NAMES = ("x", "y", "z")
 
@@ -138,12 +138,12 @@ def test_curves_are_what_each_rule_does_prompt_by_prompt(market):
     assert report.best_single.cost == pytest.approx(costs[:, 3].mean())
     for rule in ("lp", "cap"):
         for point in report.curves[rule].points:
-            each = [routing.decide(rule, v, c, max(point.budget, c.min())) for v, c in zip(values, costs, strict=True)]
+            each = [policies.decide(rule, v, c, max(point.budget, c.min())) for v, c in zip(values, costs, strict=True)]
             assert point.score == pytest.approx(np.mean([m.value for m in each]))
             assert point.cost == pytest.approx(np.mean([m.cost for m in each]))
             assert point.stderr == pytest.approx(np.std([m.value for m in each], ddof=1) / np.sqrt(300))
     for point, over in itertools.zip_longest(report.curves["marginal"].points, report.paced_over_lp):
-        mixture = routing.lp(single / 4, costs.mean(axis=0), point.budget)
+        mixture = policies.lp(single / 4, costs.mean(axis=0), point.budget)
         assert point.cost == pytest.approx(mixture.cost)
         assert over[1] >= -1e-9  # where the values are the truth, pacing is never worse at the same mean cost
     assert report.paced_over_lp[1][1] > 0.01

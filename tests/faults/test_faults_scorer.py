@@ -11,7 +11,7 @@ import pytest
 from trouble import REQUESTS, CountingScorer
 
 from litellm_router import P2LRouter, P2LSettings
-from p2l_plugins.scorer import Scores
+from p2l_plugins.scoring.scorer import Scores
 
 DEADLINE_MS = 60.0
 SLACK_MS = 20.0

@@ -13,7 +13,7 @@ from litellm_router import P2LSettings
 from litellm_router.router import P2LRouter
 from litellm_router.scoring import Scoring
 from p2l_plugins.outcomes import Family
-from p2l_plugins.scorer import Scores
+from p2l_plugins.scoring.scorer import Scores
 
 DEADLINE_MS = 15.0
 REQUESTS = 1000

@@ -5,7 +5,7 @@ import pytest
 
 from litellm_router import P2LSettings
 from litellm_router.decision import decide
-from p2l_plugins.routing import lp
+from p2l_plugins.routing.policies import lp
 
 NAMES = ("m0", "m1", "m2", "m3")
 VALUES = np.array([0.8, 0.6, 0.5, 0.2])

@@ -3,7 +3,7 @@ import copy
 import numpy as np
 
 from litellm_router.deployments import Group, Groups, takes_part
-from p2l_plugins.bundle import resolve_model
+from p2l_plugins.scoring.bundle import resolve_model
 
 
 class Names:

@@ -8,8 +8,8 @@ from litellm_router import P2LRouter, P2LSettings
 from p2l_plugins import ConfigError
 from p2l_plugins.cache.address import Clients
 from p2l_plugins.cache.settings import derive_secret
-from p2l_plugins.cache.users import UserBoards, user_key
-from p2l_plugins.personal import Blending, with_feedback
+from p2l_plugins.leaderboards.personal import Blending, with_feedback
+from p2l_plugins.leaderboards.user_store import UserBoards, user_key
 
 SETTINGS = {"timeout_ms": 20_000, "personal": {"prompts": 2}, "cache": {"secret": "s3cret", "shared": False}}
 

@@ -9,8 +9,9 @@ from litellm_router import P2LSettings
 from litellm_router.loading import load_scorer
 from litellm_router.reasons import NotRoutedError
 from litellm_router.scoring import Scoring
-from p2l_plugins import BundleError, routing
-from p2l_plugins.scorer import Scores
+from p2l_plugins import BundleError
+from p2l_plugins.routing import policies
+from p2l_plugins.scoring.scorer import Scores
 
 MATH = ("math",)
 
@@ -44,7 +45,7 @@ async def test_the_opponents_of_a_win_rate_are_the_groups_own_models(tiny):
     scored = await scoring.score(tiny, MATH, soon())
     for _ in range(2):
         value = scoring.values(tiny, scored, [2, 0], "win_rate")
-        np.testing.assert_allclose(value, routing.values("win_rate", "grk", [0.0, 2.0], 0.0))
+        np.testing.assert_allclose(value, policies.values("win_rate", "grk", [0.0, 2.0], 0.0))
         usable = scoring.values(tiny, scored, [2, 0], "usable")
         np.testing.assert_allclose(usable, 1 / (1 + np.exp([-0.0, -2.0])))
 

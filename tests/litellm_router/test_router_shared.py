@@ -10,7 +10,7 @@ from servers import server
 from litellm_router.settings import P2LSettings
 from litellm_router.shared import SharedTraffic
 from litellm_router.traffic import Traffic
-from p2l_plugins import routing
+from p2l_plugins.routing import policies
 
 SETTINGS = P2LSettings(rule="paced", budget=1e-3)
 COSTS = np.array([0.2e-3, 1e-3, 6e-3])
@@ -33,7 +33,7 @@ async def client(valkey):
 def request(traffic, rng, spent):
     values = np.array([0.2, 0.3, 0.3 + rng.exponential(0.2)])
     pacer = traffic.pacer("auto", traffic.rule_of("auto"), values, COSTS)
-    choice = routing.paced(values, COSTS, pacer.multiplier)
+    choice = policies.paced(values, COSTS, pacer.multiplier)
     traffic.decided(None, "auto", None, "m", pacer, choice.cost)
     spent.append(choice.cost)
     return pacer

@@ -8,7 +8,7 @@ from litellm_router.sessions import Sessions
 from litellm_router.settings import P2LSettings, Rule
 from litellm_router.traffic import Traffic
 from litellm_router.usage import AnswerLengths, weight
-from p2l_plugins.pacing import Pacer
+from p2l_plugins.routing.pacing import Pacer
 
 
 def test_lengths_start_as_configured_and_follow_the_answers():

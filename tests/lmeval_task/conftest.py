@@ -12,8 +12,8 @@ from lmeval_files import write_task as write_local_task
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from p2l_plugins.bundle import Manifest, sha256
 from p2l_plugins.prompts import TextForm
+from p2l_plugins.scoring.bundle import Manifest, sha256
 
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
 

@@ -18,9 +18,9 @@ from lmeval_task.benchmark import P2LBenchmark
 from lmeval_task.model import P2LModel
 from lmeval_task.preference import P2LPreference, P2LPreferenceChoice
 from lmeval_task.task import P2LLeaderboard
-from p2l_plugins.cache.blocking import URL
 from p2l_plugins.errors import PromptError
 from p2l_plugins.outcomes import probabilities
+from p2l_plugins.scoring.cached import URL
 
 QUESTIONS = ["math", "law", "poem math"]
 
@@ -76,7 +76,9 @@ def test_scores_come_from_the_shared_cache(make, monkeypatch, valkey, task_class
     monkeypatch.setenv(URL, valkey.url)
     scored = []
     real = type(load_p2l("starter")).score_turns
-    monkeypatch.setattr("p2l_plugins.scorer.P2L.score_turns", lambda *a, **k: scored.append(a[1]) or real(*a, **k))
+    monkeypatch.setattr(
+        "p2l_plugins.scoring.scorer.P2L.score_turns", lambda *a, **k: scored.append(a[1]) or real(*a, **k)
+    )
     for _ in range(2):
         task = make(task_class)
         evaluate(DummyLM(), {"tasks": {task.task_name: task}, "groups": {}}, bootstrap_iters=0)

@@ -8,10 +8,10 @@ import pytest
 from topics import topic_votes
 
 from p2l_plugins import P2L, BundleError, ConfigError, DataError
-from p2l_plugins.bundle import Bundle, Manifest, sha256
 from p2l_plugins.outcomes import negative_log_likelihood
 from p2l_plugins.prompts import as_turns
-from p2l_plugins.training.data import read_votes
+from p2l_plugins.scoring.bundle import Bundle, Manifest, sha256
+from p2l_plugins.votes.votes import read_votes
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("scipy")
@@ -19,8 +19,8 @@ pytest.importorskip("onnxruntime")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
+from onnx_export.edit import add_model, paired_gain, remove_models, rename_model  # noqa: E402
 from onnx_export.head import find_head, load_graph, read_states, replace_head  # noqa: E402
-from onnx_export.models import add_model, paired_gain, remove_models, rename_model  # noqa: E402
 from onnx_export.new_votes import votes_of  # noqa: E402
 
 PROMPTS = sorted({as_turns(row["prompt"]) for row in topic_votes()}, reverse=True)  # 32 of sums, then 32 of code

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from p2l_plugins import P2L, BundleError, ConfigError, DataError
-from p2l_plugins.bundle import Bundle
 from p2l_plugins.prompts import pad
+from p2l_plugins.scoring.bundle import Bundle
 
 torch = pytest.importorskip("torch")
 ort = pytest.importorskip("onnxruntime")

@@ -8,10 +8,10 @@ from typer.testing import CliRunner
 
 from onnx_export.refit import refit_head
 from p2l_plugins import P2L
-from p2l_plugins.bundle import Bundle
 from p2l_plugins.cli import app
 from p2l_plugins.errors import ConfigError, DataError
 from p2l_plugins.evaluation.quality import vote_log_probabilities, vote_quality
+from p2l_plugins.scoring.bundle import Bundle
 from p2l_plugins.training.config import read_config
 from p2l_plugins.training.train import load_sources, split
 

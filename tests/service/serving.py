@@ -16,7 +16,7 @@ import httpx
 import threadpoolctl
 import uvicorn
 
-from p2l_plugins.bundle import Bundle, find_bundle, sha256
+from p2l_plugins.scoring.bundle import Bundle, find_bundle, sha256
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PRICES = ROOT / "examples" / "prices.json"

@@ -9,7 +9,7 @@ from serving import served, until
 
 from p2l_plugins.cache.address import Clients
 from p2l_plugins.cache.settings import derive_secret
-from p2l_plugins.cache.users import read_board, user_key
+from p2l_plugins.leaderboards.user_store import read_board, user_key
 
 KEY = user_key("ada@example.org", derive_secret("s3cret"))
 

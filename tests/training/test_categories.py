@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from p2l_plugins.training.data import read_votes
 from p2l_plugins.training.marginal import fit_marginal
+from p2l_plugins.votes.votes import read_votes
 
 torch = pytest.importorskip("torch")
 

@@ -7,7 +7,7 @@ import pytest
 
 from p2l_plugins.errors import DataError
 from p2l_plugins.prompts import as_turns
-from p2l_plugins.training.data import check_family, held_out, merge, read_votes, ungrounded
+from p2l_plugins.votes.votes import check_family, held_out, merge, read_votes, ungrounded
 
 VOTE = {"prompt": "a", "model_a": "x", "model_b": "y", "winner": "model_a"}
 

@@ -6,10 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from p2l_plugins import DataError
-from p2l_plugins.outcomes import BAD, FAMILIES, TIE, A, B, log_probabilities, negative_log_likelihood
-from p2l_plugins.training.data import Votes
-from p2l_plugins.training.new_model import (
+from onnx_export.new_model import (
     STRENGTHS,
     Row,
     RowProblem,
@@ -18,6 +15,9 @@ from p2l_plugins.training.new_model import (
     fit_new_model,
     row_prior,
 )
+from p2l_plugins import DataError
+from p2l_plugins.outcomes import BAD, FAMILIES, TIE, A, B, log_probabilities, negative_log_likelihood
+from p2l_plugins.votes.votes import Votes
 
 H, M = 6, 12
 

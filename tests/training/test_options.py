@@ -51,7 +51,7 @@ def test_every_turn_of_every_prompt_is_treated():
 def test_each_epoch_takes_one_order_of_the_options():
     pytest.importorskip("torch")
     from p2l_plugins.training.batches import PromptDataset, PromptSampler
-    from p2l_plugins.training.data import Votes
+    from p2l_plugins.votes.votes import Votes
 
     none = np.zeros(0, np.int64)
     votes = Votes(("a", "b"), [("p",), ("q",), ("r",)], [""] * 3, none, none, none, none, np.zeros(0))

@@ -6,7 +6,7 @@ import pytest
 
 from p2l_plugins import P2L
 from p2l_plugins.evaluation.evaluate import evaluate_votes
-from p2l_plugins.training.data import held_out, read_votes
+from p2l_plugins.votes.votes import held_out, read_votes
 
 pytest.importorskip("torch")
 

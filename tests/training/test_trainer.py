@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from p2l_plugins.errors import ConfigError, DataError
-from p2l_plugins.training.data import read_votes
+from p2l_plugins.votes.votes import read_votes
 
 torch = pytest.importorskip("torch")
 
@@ -335,7 +335,7 @@ def test_a_model_with_no_votes_is_named(variant, tmp_path):
     rows = [{"prompt": f"p {i}", "model_a": "a", "model_b": "b", "winner": "model_a"} for i in range(20)]
     votes = tmp_path / "votes.jsonl"
     votes.write_text("\n".join(map(json.dumps, rows)))
-    from p2l_plugins.training.data import held_out
+    from p2l_plugins.votes.votes import held_out
 
     out = held_out(read_votes(votes).prompts, 0.5, 0)
     rows[int(np.flatnonzero(out)[0])]["model_a"] = "rare"

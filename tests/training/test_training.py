@@ -9,8 +9,8 @@ from p2l_plugins import P2L
 from p2l_plugins.errors import BundleError, ConfigError, DataError
 from p2l_plugins.evaluation.evaluate import evaluate_votes
 from p2l_plugins.outcomes import negative_log_likelihood
-from p2l_plugins.training.data import held_out, read_votes
 from p2l_plugins.training.marginal import fit_marginal
+from p2l_plugins.votes.votes import held_out, read_votes
 
 torch = pytest.importorskip("torch")
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from p2l_plugins.errors import DataError
+from p2l_plugins.files.rows import read_rows
 from p2l_plugins.outcomes import BAD, TIE, A, B
 from p2l_plugins.votes.arena import arena_votes
-from p2l_plugins.votes.rows import read_rows
 from p2l_plugins.votes.tally import Tally
 
 VOTE = {"prompt": "p", "model_a": "x", "model_b": "y", "winner": "model_a"}

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from p2l_plugins.errors import DataError
 from p2l_plugins.outcomes import OUTCOMES
-from p2l_plugins.training.data import read_votes
 from p2l_plugins.votes.arena import arena_votes
 from p2l_plugins.votes.cleaning import Cleaning, clean_votes
 from p2l_plugins.votes.output import write_votes
 from p2l_plugins.votes.tally import Tally
+from p2l_plugins.votes.votes import read_votes
 
 
 def table(*rows):

@@ -227,7 +227,7 @@ def test_folders_without_samples_are_refused(tmp_path):
 
 def test_what_lm_eval_itself_writes_becomes_a_votes_file(tmp_path):
     pytest.importorskip("lm_eval")
-    from p2l_plugins.training.data import read_votes
+    from p2l_plugins.votes.votes import read_votes
 
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     script = (  # two models in one process: starting lm-eval takes longer than the task

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2l_plugins.errors import DataError
+from p2l_plugins.files.rows import read_rows
 from p2l_plugins.outcomes import BAD, TIE, A, B
-from p2l_plugins.training.data import read_votes
 from p2l_plugins.votes.output import write_matrix, write_votes
-from p2l_plugins.votes.rows import read_rows
 from p2l_plugins.votes.scores import check_matrix, read_matrix, votes_of
 from p2l_plugins.votes.tally import Tally
+from p2l_plugins.votes.votes import read_votes
 
 
 def matrix_of(*rows, on_error="refuse", **options):

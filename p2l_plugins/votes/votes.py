@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2l_plugins.errors import DataError, PromptError
-from p2l_plugins.files import Column, need_columns, read_table
+from p2l_plugins.files.tables import Column, need_columns, read_table
 from p2l_plugins.outcomes import BAD, OUTCOMES, TIE, Array, Family
 from p2l_plugins.prompts import Turns, as_turns, canonical_bytes
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from p2l_plugins.bundle import Bundle, find_bundle, resolve_model
 from p2l_plugins.errors import PromptError
-from p2l_plugins.leaderboard import Leaderboard, aggregate, win_rate_over_others
+from p2l_plugins.leaderboards.leaderboard import Leaderboard, aggregate, win_rate_over_others
+from p2l_plugins.leaderboards.pair_means import BLOCKS
 from p2l_plugins.outcomes import Array, Family, has_eta, win_matrix
-from p2l_plugins.pair_means import BLOCKS
 from p2l_plugins.prompts import Prompt, TextEncoder, Turns, as_turns, pad
-from p2l_plugins.session import Floats, Ids, Session
+from p2l_plugins.scoring.bundle import Bundle, find_bundle, resolve_model
+from p2l_plugins.scoring.session import Floats, Ids, Session
 
 #: Padded tokens in one run of the model: bounds its memory, and keeps short prompts from waiting for long ones.
 BATCH_TOKENS = 4096

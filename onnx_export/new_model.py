@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from p2l_plugins.errors import DataError
 from p2l_plugins.outcomes import Array, Family, nll_gradients
-from p2l_plugins.training.data import Votes
+from p2l_plugins.votes.votes import Votes
 
 #: s of the prior, strongest shrinkage first: 0 leaves a level alone.
 STRENGTHS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)

@@ -6,8 +6,8 @@ import textwrap
 from html import escape
 from typing import Any
 
-from p2l_plugins.board_html import html_table, page
-from p2l_plugins.board_tables import between, escaped, gap, points, ranks, share
+from p2l_plugins.leaderboards.html import html_table, page
+from p2l_plugins.leaderboards.tables import between, escaped, gap, points, ranks, share
 
 _NOTE = (
     "Differences are points of the win rate, less the mean of the comparable models, from that of all prompts: ties on "

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from p2l_plugins.bundle import STARTER
 from p2l_plugins.errors import BundleError, ConfigError
 from p2l_plugins.prompts import Prompt
-from p2l_plugins.scorer import P2L, Scores
+from p2l_plugins.scoring.bundle import STARTER
+from p2l_plugins.scoring.scorer import P2L, Scores
 
 
 class _Worker:

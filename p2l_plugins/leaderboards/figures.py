@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from p2l_plugins.figures import check_figure, new_figure, plain_text, save_figure
+from p2l_plugins.files.figures import check_figure, new_figure, plain_text, save_figure
 
 if TYPE_CHECKING:
-    from p2l_plugins.by_category import CategoryBoards
-    from p2l_plugins.leaderboard import Leaderboard
+    from p2l_plugins.leaderboards.categories import CategoryBoards
+    from p2l_plugins.leaderboards.leaderboard import Leaderboard
 
 COLOUR = "#1f5fa8"
 

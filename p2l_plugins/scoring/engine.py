@@ -19,7 +19,7 @@ from typing import Protocol
 
 from p2l_plugins.errors import P2LError
 from p2l_plugins.prompts import Turns
-from p2l_plugins.scorer import Scores
+from p2l_plugins.scoring.scorer import Scores
 
 #: Prompts of at most so many tokens are short.
 SHORT_TOKENS = 256

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from p2l_plugins.by_category import CategoryMeans
 from p2l_plugins.errors import P2LError
-from p2l_plugins.intervals import opponent_weights, relative
-from p2l_plugins.leaderboard import Leaderboard
+from p2l_plugins.leaderboards.categories import CategoryMeans
+from p2l_plugins.leaderboards.intervals import opponent_weights, relative
+from p2l_plugins.leaderboards.leaderboard import Leaderboard
 from p2l_plugins.outcomes import Array, win_matrix
 from p2l_plugins.prompts import Prompt
-from p2l_plugins.scorer import P2L, Scores
-from p2l_plugins.session import Floats
+from p2l_plugins.scoring.scorer import P2L, Scores
+from p2l_plugins.scoring.session import Floats
 
 _PER_CATEGORY = 2  # example prompts at either end of each category
 _TOGETHER = 128  # prompts whose win matrices are in memory at once
@@ -178,13 +178,13 @@ class Strengths:
 
     def to_markdown(self) -> str:
         """The report as markdown; long prompts are shortened."""
-        from p2l_plugins.strengths_report import markdown
+        from p2l_plugins.leaderboards.strengths_pages import markdown
 
         return markdown(self.to_dict())
 
     def to_html(self) -> str:
         """The report as a page in HTML that needs no other file and no script."""
-        from p2l_plugins.strengths_report import html
+        from p2l_plugins.leaderboards.strengths_pages import html
 
         return html(self.to_dict())
 

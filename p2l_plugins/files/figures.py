@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from p2l_plugins.errors import ConfigError
-from p2l_plugins.files import replaced_file
+from p2l_plugins.files.tables import replaced_file
 
 FORMATS = (".png", ".svg", ".pdf")
 

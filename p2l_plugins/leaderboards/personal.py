@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2l_plugins.errors import ConfigError
-from p2l_plugins.fit import gradients, hessian, newton_direction, targets
-from p2l_plugins.leaderboard import Leaderboard, win_rate_over_others
+from p2l_plugins.leaderboards.fit import gradients, hessian, newton_direction, targets
+from p2l_plugins.leaderboards.leaderboard import Leaderboard, win_rate_over_others
+from p2l_plugins.leaderboards.pair_means import PairMeans
 from p2l_plugins.outcomes import Array, Family, has_eta, sigmoid, win_matrix
-from p2l_plugins.pair_means import PairMeans
 
 #: A step of the board moves no coefficient further than this: one prompt far from the others is not to be trusted more.
 MAX_STEP = 2.0

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from p2l_plugins.cli.common import BundleArg, JsonOption, progress
+from p2l_plugins.console import BundleArg, JsonOption, progress
 from p2l_plugins.errors import ConfigError
 
 NewBundle = Annotated[Path, typer.Option("--output", "-o", help="New folder for the bundle.")]
@@ -39,7 +39,7 @@ def add_model(
 ) -> None:
     """Add a model to a bundle from its votes: fits one row of the head, everything else stays as it is."""
     models = _need_onnx()
-    from p2l_plugins.training.data import read_votes
+    from p2l_plugins.votes.votes import read_votes
 
     source = _open(bundle)
     aliases = _aliases(alias or [])
@@ -158,7 +158,7 @@ def _need_onnx() -> Any:
     try:
         import scipy.optimize  # noqa: F401
 
-        from onnx_export import models
+        from onnx_export import edit as models
     except ImportError as error:
         raise ConfigError(
             f"this command needs the extra 'export': pip install 'p2l-plugins[export]' ({error})"
@@ -167,7 +167,7 @@ def _need_onnx() -> Any:
 
 
 def _open(bundle: str) -> Any:
-    from p2l_plugins.bundle import Bundle, find_bundle
+    from p2l_plugins.scoring.bundle import Bundle, find_bundle
 
     return Bundle.open(find_bundle(bundle))
 

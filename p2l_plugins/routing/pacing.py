@@ -1,6 +1,6 @@
 """One multiplier for all traffic that holds the mean cost at a budget, while requests come in one by one.
 
-Each request takes `argmax_i v_i − λ c_i` (`routing.paced`). After it, log λ moves by `gain · (c / budget − 1)`: dual
+Each request takes `argmax_i v_i − λ c_i` (`policies.paced`). After it, log λ moves by `gain · (c / budget − 1)`: dual
 mirror descent with an entropic mirror map (Balseiro, Lu and Mirrokni, "The Best of Many Worlds: Dual Mirror Descent for
 Online Allocation Problems", 2023). The moves add up, so that after T requests
 
@@ -19,8 +19,8 @@ import threading
 
 import numpy as np
 
-from p2l_plugins import routing
 from p2l_plugins.outcomes import Array
+from p2l_plugins.routing import policies
 
 #: How far λ may fall and rise from the median of what the first requests would begin with: near the lower end costs
 #: hardly matter any more, and the way back, which is paid for with what is spent too much, stays short.
@@ -63,7 +63,7 @@ class Pacer:
             return 0.0 if self._log is None else math.exp(self._log + self._pending) / self.budget
 
     def start(self, multiplier: float) -> None:
-        """Sets the first λ > 0, such as `routing.first_multiplier` of a request; later calls change nothing."""
+        """Sets the first λ > 0, such as `policies.first_multiplier` of a request; later calls change nothing."""
         with self._lock:
             if self._log is None:
                 self._log = math.log(multiplier * self.budget)
@@ -78,7 +78,7 @@ class Pacer:
         if len(self._firsts) >= FIRST:
             return
         known = ~np.isnan(cost)
-        first = routing.first_multiplier(value[known], cost[known], self.budget) if known.any() else None
+        first = policies.first_multiplier(value[known], cost[known], self.budget) if known.any() else None
         if not first:
             return
         self.start(first)

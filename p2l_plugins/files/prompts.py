@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from p2l_plugins.errors import DataError, PromptError
-from p2l_plugins.files import TABLE_FORMATS, Column, csv_rows, jsonl_rows
+from p2l_plugins.files.tables import TABLE_FORMATS, Column, csv_rows, jsonl_rows
 from p2l_plugins.prompts import as_turns
 
 #: A chunk ends at so many prompts or characters.

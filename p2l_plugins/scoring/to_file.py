@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from p2l_plugins.errors import ConfigError, DataError
-from p2l_plugins.files import need_folder
-from p2l_plugins.prompt_file import CHUNK_CHARACTERS, CHUNK_PROMPTS, PromptFile, Summary
+from p2l_plugins.files.prompts import CHUNK_CHARACTERS, CHUNK_PROMPTS, PromptFile, Summary
+from p2l_plugins.files.tables import need_folder
 from p2l_plugins.prompts import Prompt
-from p2l_plugins.scorer import P2L, Scores
+from p2l_plugins.scoring.scorer import P2L, Scores
 
 #: Scores chunks of prompts, in their order.
 Engine = Callable[[Iterator[list[Prompt]]], Iterator[Scores]]

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from p2l_plugins import routing
 from p2l_plugins.errors import ConfigError, DataError, P2LError
 from p2l_plugins.outcomes import Array, win_matrix
-from p2l_plugins.scorer import Scores
+from p2l_plugins.routing import policies
+from p2l_plugins.scoring.scorer import Scores
 
 #: UTF-8 bytes per token: about right for English text and code, a little high for other scripts, and cheap.
 BYTES_PER_TOKEN = 4
@@ -95,23 +95,23 @@ def explain(
         weights = [0.0] * len(columns) + list(opponents.values())
     coefs = scores.coefs[0, rows].astype(np.float64)
     raw_eta = None if scores.raw_eta is None else scores.raw_eta[0]
-    value = routing.values(objective, scores.family, coefs, raw_eta, weights)[: len(columns)]
+    value = policies.values(objective, scores.family, coefs, raw_eta, weights)[: len(columns)]
     if rule == "paced":
         if multiplier is None:
             if budget is None:
                 raise ConfigError("the rule 'paced' needs a budget, or a multiplier")
-            multiplier = routing.first_multiplier(value, price, budget) or 0.0
-        choice = routing.paced(value, price, multiplier)
+            multiplier = policies.first_multiplier(value, price, budget) or 0.0
+        choice = policies.paced(value, price, multiplier)
     elif rule not in ("best", "cap", "lp"):
         raise ConfigError(f"rule {rule!r} is not known; valid: best, cap, lp, paced")
     elif multiplier is not None:
         raise ConfigError(f"a multiplier belongs to the rule 'paced', not to {rule!r}")
     else:
-        choice = routing.decide(rule, value, price, budget)
+        choice = policies.decide(rule, value, price, budget)
     share = choice.probabilities(len(columns))
     win = win_matrix(scores.family, coefs, raw_eta)
-    win_rate = routing.policy_win_rate(np.append(share, np.zeros(len(rows) - len(columns))), win, weights)
-    coefficient = routing.policy_coefficient(win_rate, coefs, weights)
+    win_rate = policies.policy_win_rate(np.append(share, np.zeros(len(rows) - len(columns))), win, weights)
+    coefficient = policies.policy_coefficient(win_rate, coefs, weights)
     return {
         "rule": rule,
         "objective": objective,
@@ -134,6 +134,6 @@ def explain(
         ],
         "curve": [
             {"model": names[i], "cost": float(price[i]), "value": round(float(value[i]), 6)}
-            for i in routing.frontier(value, price)
+            for i in policies.frontier(value, price)
         ],
     }

@@ -6,8 +6,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from p2l_plugins.by_category import CategoryBoards
-    from p2l_plugins.leaderboard import Leaderboard
+    from p2l_plugins.leaderboards.categories import CategoryBoards
+    from p2l_plugins.leaderboards.leaderboard import Leaderboard
 
 DIFFERENCES = (
     "Points of the win rate, less the mean of all models, so that ties on hard prompts make no model look weak. "
@@ -17,7 +17,7 @@ DIFFERENCES = (
 
 def markdown_table(board: Leaderboard, top: int | None = None) -> str:
     """A board's table, best model first; `top` limits its rows."""
-    from p2l_plugins.leaderboard import UNGROUNDED
+    from p2l_plugins.leaderboards.leaderboard import UNGROUNDED
 
     rows = board.rows()[:top]
     columns = table_columns(board)

@@ -23,8 +23,8 @@ from p2l_plugins.cache.redis import DEADLINE_S, kind_of
 from p2l_plugins.cache.stats import Stats
 from p2l_plugins.cache.value import Unreadable, check_sealed, framed, sealed
 from p2l_plugins.errors import ConfigError
+from p2l_plugins.leaderboards.personal import UserBoard
 from p2l_plugins.outcomes import Family
-from p2l_plugins.personal import UserBoard
 
 SCHEMA = 1
 MAGIC = b"PU"

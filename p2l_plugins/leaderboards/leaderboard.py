@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from p2l_plugins.errors import P2LError
-from p2l_plugins.fit import fit
-from p2l_plugins.intervals import (
+from p2l_plugins.leaderboards.fit import fit
+from p2l_plugins.leaderboards.intervals import (
     REPLICATES,
     Difference,
     Intervals,
@@ -31,8 +31,8 @@ from p2l_plugins.intervals import (
     refit,
     relative,
 )
+from p2l_plugins.leaderboards.pair_means import Blocks, PairMeans
 from p2l_plugins.outcomes import Array, Family, usable_probability
-from p2l_plugins.pair_means import Blocks, PairMeans
 
 UNGROUNDED = (
     "trained on votes that never say 'both bad' and shared with no other data: comparable among themselves only"
@@ -214,13 +214,13 @@ class Leaderboard:
 
     def to_markdown(self, top: int | None = None) -> str:
         """A table in markdown, best model first; `top` limits its rows."""
-        from p2l_plugins.board_tables import markdown_table
+        from p2l_plugins.leaderboards.tables import markdown_table
 
         return markdown_table(self, top)
 
     def to_html(self, title: str = "Leaderboard", top: int | None = None) -> str:
         """A page in HTML that needs no other file and no script; light and dark."""
-        from p2l_plugins.board_html import leaderboard_page
+        from p2l_plugins.leaderboards.html import leaderboard_page
 
         return leaderboard_page(self, title, top)
 
@@ -235,7 +235,7 @@ class Leaderboard:
         Raises:
             ConfigError: another ending, or matplotlib is missing.
         """
-        from p2l_plugins.board_figures import leaderboard_figure
+        from p2l_plugins.leaderboards.figures import leaderboard_figure
 
         leaderboard_figure(self, Path(path), title, top)
 

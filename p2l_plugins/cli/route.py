@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from p2l_plugins.cli.common import BundleArg, JsonOption
+from p2l_plugins.console import BundleArg, JsonOption
 from p2l_plugins.errors import DataError
 
 
@@ -34,10 +34,10 @@ def route(
     as_json: JsonOption = False,
 ) -> None:
     """Route one prompt among the models in COSTS, and explain the choice."""
-    from p2l_plugins.choice import estimated_input_tokens, explain, request_costs
-    from p2l_plugins.files import read_json_object
+    from p2l_plugins.files.tables import read_json_object
     from p2l_plugins.prompts import text_bytes
-    from p2l_plugins.scorer import P2L
+    from p2l_plugins.routing.explain import estimated_input_tokens, explain, request_costs
+    from p2l_plugins.scoring.scorer import P2L
 
     p2l = P2L.load(bundle)
     text = sys.stdin.read() if prompt == "-" else prompt

@@ -21,7 +21,7 @@ from p2l_plugins.cache.redis import RedisCache
 from p2l_plugins.cache.settings import derive_secret
 from p2l_plugins.outcomes import has_eta
 from p2l_plugins.prompts import Turns
-from p2l_plugins.scorer import P2L, Scores
+from p2l_plugins.scoring.scorer import P2L, Scores
 
 T = TypeVar("T")
 

@@ -12,15 +12,15 @@ import numpy as np
 import onnx
 
 from onnx_export.head import find_head, load_graph, read_states, replace_head
+from onnx_export.new_model import Row, Task, choose_strength, fit_new_model
 from onnx_export.new_votes import votes_of
 from onnx_export.sample import SAMPLE
-from p2l_plugins.bundle import Bundle, Manifest, sha256
 from p2l_plugins.errors import BundleError, ConfigError, DataError
-from p2l_plugins.files import replaced_folder
+from p2l_plugins.files.tables import replaced_folder
 from p2l_plugins.outcomes import Array
-from p2l_plugins.scorer import P2L
-from p2l_plugins.training.data import Votes, held_out
-from p2l_plugins.training.new_model import Row, Task, choose_strength, fit_new_model
+from p2l_plugins.scoring.bundle import Bundle, Manifest, sha256
+from p2l_plugins.scoring.scorer import P2L
+from p2l_plugins.votes.votes import Votes, held_out
 
 GRAPH = "model.onnx"
 #: Largest error of the new column against its own formula, relative to the largest coefficient (1 at least).

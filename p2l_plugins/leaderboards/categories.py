@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from p2l_plugins.errors import DataError
-from p2l_plugins.intervals import (
+from p2l_plugins.leaderboards.intervals import (
     REPLICATES,
     Difference,
     Replicates,
@@ -26,9 +26,9 @@ from p2l_plugins.intervals import (
     relative,
     standard_error,
 )
-from p2l_plugins.leaderboard import Leaderboard
+from p2l_plugins.leaderboards.leaderboard import Leaderboard
+from p2l_plugins.leaderboards.pair_means import Blocks, PairMeans
 from p2l_plugins.outcomes import Array, Family
-from p2l_plugins.pair_means import Blocks, PairMeans
 
 #: More categories than this are no table that anybody reads, and each costs memory.
 MAX_CATEGORIES = 64
@@ -204,13 +204,13 @@ class CategoryBoards:
 
     def to_markdown(self, top: int | None = 20) -> str:
         """The overall table, that of the differences, and one table per category."""
-        from p2l_plugins.board_tables import category_tables
+        from p2l_plugins.leaderboards.tables import category_tables
 
         return category_tables(self, top)
 
     def to_html(self, title: str = "Leaderboards", top: int | None = 20) -> str:
         """A page in HTML with the heat map and all tables; it needs no other file and no script."""
-        from p2l_plugins.board_html import category_page
+        from p2l_plugins.leaderboards.html import category_page
 
         return category_page(self, title, top)
 
@@ -227,6 +227,6 @@ class CategoryBoards:
         Raises:
             ConfigError: another ending, or matplotlib is missing.
         """
-        from p2l_plugins.board_figures import heat_map
+        from p2l_plugins.leaderboards.figures import heat_map
 
         heat_map(self, Path(path), title, top)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from p2l_plugins.board_tables import DIFFERENCES, between, difference_cell, gap, points, ranks, share, span
+from p2l_plugins.leaderboards.tables import DIFFERENCES, between, difference_cell, gap, points, ranks, share, span
 
 if TYPE_CHECKING:
-    from p2l_plugins.by_category import CategoryBoards
-    from p2l_plugins.leaderboard import Leaderboard
+    from p2l_plugins.leaderboards.categories import CategoryBoards
+    from p2l_plugins.leaderboards.leaderboard import Leaderboard
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e21; --soft: #5b616a; --line: #d9dce1; --page: #fff; --mark: #1f5fa8; }
@@ -94,7 +94,7 @@ def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]], name: int = 
 
 def board_table(board: Leaderboard, top: int | None) -> str:
     """A leaderboard's table with its intervals drawn."""
-    from p2l_plugins.leaderboard import UNGROUNDED
+    from p2l_plugins.leaderboards.leaderboard import UNGROUNDED
 
     rows = board.rows()[:top]
     heads = ["rank", "model", "coefficient"]

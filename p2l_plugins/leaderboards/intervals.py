@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from p2l_plugins.fit import cholesky_solve, fit, gradients, hessian, targets
+from p2l_plugins.leaderboards.fit import cholesky_solve, fit, gradients, hessian, targets
+from p2l_plugins.leaderboards.pair_means import Indices, PairMeans
 from p2l_plugins.outcomes import Array, Family, sigmoid
-from p2l_plugins.pair_means import Indices, PairMeans
 
 LEVEL = 0.95
 REPLICATES = 200

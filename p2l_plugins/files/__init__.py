@@ -1,0 +1,1 @@
+"""Files in and out: rows, tables, prompts, figures; the one atomic writer."""

@@ -1,0 +1,1 @@
+"""Leaderboards of prompts: fitted, with intervals, by category and topic, of users; and their pages."""

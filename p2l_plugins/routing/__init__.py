@@ -1,0 +1,1 @@
+"""Routing rules: pure functions of values and costs, paced budgets, one decision explained."""
