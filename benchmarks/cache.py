@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from p2l_plugins.cache import Entry, cache_key
 from p2l_plugins.cache.address import Clients, shown
+from p2l_plugins.cache.entry import Entry, cache_key
 from p2l_plugins.cache.memory import MemoryCache
 from p2l_plugins.cache.redis import RedisCache
 from p2l_plugins.cache.tiered import TieredCache

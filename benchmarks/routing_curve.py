@@ -4,8 +4,8 @@
 
 The prompts are the fifth that the starter's recipe held out. `paced` is the router's own rule, online: one request
 after the other, in random order, with the multiplier that `p2l_plugins.routing.pacing.Pacer` follows. Beside it: the LP
-per request at the same budget; LiteLLM's complexity router (its heuristic classifies each prompt; its four tiers are four
-of the candidates, by price); each model alone; a model at random; the oracle, which knows the scores.
+per request at the same budget; LiteLLM's complexity router (its heuristic classifies each prompt; its four tiers are
+four of the candidates, by price); each model alone; a model at random; the oracle, which knows the scores.
 
 The complexity router appears with every sensible mapping of its tiers: of all four-model ladders of rising price from
 the cost–score frontier of the training part, those that no other beats there.

@@ -23,7 +23,7 @@ from litellm_router.reasons import NotRoutedError
 from litellm_router.redis_client import close_soon
 from litellm_router.settings import P2LSettings
 from litellm_router.values import Scored, Values
-from p2l_plugins.cache import Entry, cache_key
+from p2l_plugins.cache.entry import Entry, cache_key
 from p2l_plugins.cache.lease import Leases
 from p2l_plugins.errors import ConfigError, P2LError
 from p2l_plugins.outcomes import has_eta

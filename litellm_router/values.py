@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from litellm_router.decision import Predicting
-from p2l_plugins.cache import Entry
+from p2l_plugins.cache.entry import Entry
 from p2l_plugins.outcomes import Array
 from p2l_plugins.routing import policies
 

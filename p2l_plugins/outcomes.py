@@ -14,7 +14,7 @@ Everything is computed in float64 and log space, so nothing overflows for |β| u
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,8 +22,30 @@ from numpy.typing import ArrayLike, NDArray
 from p2l_plugins.errors import DataError
 
 Array = NDArray[np.float64]
+Floats = NDArray[np.float32]
+Ids = NDArray[np.int64]
 Family = Literal["bt", "bt-tie", "rk", "grk"]
 FAMILIES: tuple[str, ...] = get_args(Family)
+
+
+class Coefficients(Protocol):
+    """Scores of N prompts, such as `p2l_plugins.Scores`."""
+
+    @property
+    def family(self) -> Family:
+        """The outcome model."""
+
+    @property
+    def coefs(self) -> Floats:
+        """(N, M)."""
+
+    @property
+    def raw_eta(self) -> Floats | None:
+        """(N,), or None for families without it."""
+
+    def index(self, model: str) -> int:
+        """Column of a model, by its name or an alias."""
+
 
 #: The values of `winner` in a votes file; an outcome is an index into this tuple.
 OUTCOMES = ("model_a", "model_b", "tie", "tie (bothbad)")

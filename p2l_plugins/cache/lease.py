@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from p2l_plugins.cache import Entry
+from p2l_plugins.cache.entry import Entry
 from p2l_plugins.cache.redis import RedisCache
 
 SUFFIX = ":lease"

@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 
-from p2l_plugins.cache import Entry
+from p2l_plugins.cache.entry import Entry
 
 #: Bytes of an entry beside its coefficients: key, array, tuples and the place in the dictionary (measured: 470).
 ENTRY_BYTES = 480

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from p2l_plugins.cache import Entry
 from p2l_plugins.cache.address import Clients
 from p2l_plugins.cache.breaker import Breaker
+from p2l_plugins.cache.entry import Entry
 from p2l_plugins.cache.gather import GIVEN_UP, BusyLoop, Gathering
 from p2l_plugins.cache.stats import Stats
 from p2l_plugins.cache.value import Unreadable, decode, encode

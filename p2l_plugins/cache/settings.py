@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
-from p2l_plugins.cache import NAMESPACE
 from p2l_plugins.cache.address import Clients
+from p2l_plugins.cache.entry import NAMESPACE
 from p2l_plugins.cache.memory import MemoryCache
 from p2l_plugins.cache.redis import RedisCache
 from p2l_plugins.cache.tiered import TieredCache

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from p2l_plugins.cache import Entry
+from p2l_plugins.cache.entry import Entry
 from p2l_plugins.cache.memory import MemoryCache
 from p2l_plugins.cache.redis import RedisCache
 from p2l_plugins.cache.stats import Stats

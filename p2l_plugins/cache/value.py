@@ -14,7 +14,7 @@ import zlib
 
 import numpy as np
 
-from p2l_plugins.cache import Entry
+from p2l_plugins.cache.entry import Entry
 
 MAGIC = b"P2"
 VERSION = 1

@@ -93,7 +93,7 @@ def leaderboard(
         return
     assert prompts is not None  # noqa: S101 - one of both is given
     with _scored(bundle, prompts, by, discover, clusters, seed) as (p2l, parents, chunks):
-        ungrounded = frozenset(p2l.bundle.manifest.ungrounded)
+        ungrounded = p2l.ungrounded
         q = _opponents(p2l, opponents)
         boards: Any
         if by or discover:

@@ -9,17 +9,44 @@ import sys
 from collections.abc import Collection, Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from p2l_plugins.errors import DataError
-from p2l_plugins.votes.tally import BadRow, Tally
 
 Row = dict[str, Any]
 ROW_FORMATS = ".jsonl, .ndjson, .json, .parquet, .csv"
 _BATCH = 1024  # rows of a Parquet file that are Python objects at one time; conversations are long
 
 
-def read_rows(path: Path, tally: Tally, columns: Collection[str] | None = None) -> Iterator[tuple[str, Row]]:
+class BadRow(Exception):
+    """A row with a value that can't be used; the message names the column, the value and what is valid.
+
+    Attributes:
+        rule: the name under which such rows are counted where the user chose to drop them.
+    """
+
+    def __init__(self, rule: str, message: str) -> None:
+        super().__init__(message)
+        self.rule = rule
+
+
+class Reader(Protocol):
+    """Whoever reads rows: counts them, and says what becomes of those that can't be read.
+
+    Attributes:
+        rows: so far.
+    """
+
+    rows: int
+
+    def read(self) -> None:
+        """A row was read."""
+
+    def bad(self, place: str, error: BadRow) -> None:
+        """Raises `DataError`, or lets the row go."""
+
+
+def read_rows(path: Path, tally: Reader, columns: Collection[str] | None = None) -> Iterator[tuple[str, Row]]:
     """The rows of a file, each with its place ("FILE: line 7") for messages. A missing value is None or absent.
 
     Args:
@@ -46,7 +73,7 @@ def read_rows(path: Path, tally: Tally, columns: Collection[str] | None = None) 
     return _counted(path, rows, tally)
 
 
-def _counted(path: Path, rows: Iterator[tuple[str, Row]], tally: Tally) -> Iterator[tuple[str, Row]]:
+def _counted(path: Path, rows: Iterator[tuple[str, Row]], tally: Reader) -> Iterator[tuple[str, Row]]:
     before = tally.rows
     for row in rows:
         tally.read()
@@ -55,13 +82,13 @@ def _counted(path: Path, rows: Iterator[tuple[str, Row]], tally: Tally) -> Itera
         raise DataError(f"{path}: the file holds no rows")
 
 
-def _jsonl(path: Path, tally: Tally) -> Iterator[tuple[str, Row]]:
+def _jsonl(path: Path, tally: Reader) -> Iterator[tuple[str, Row]]:
     source: Any = nullcontext(sys.stdin.buffer) if str(path) == "-" else path.open("rb")
     with source as stream:
         yield from _lines(path, stream, tally)
 
 
-def _lines(path: Path, stream: BinaryIO, tally: Tally) -> Iterator[tuple[str, Row]]:
+def _lines(path: Path, stream: BinaryIO, tally: Reader) -> Iterator[tuple[str, Row]]:
     for number, line in enumerate(stream, start=1):
         if not line.strip():
             continue
@@ -81,7 +108,7 @@ def _lines(path: Path, stream: BinaryIO, tally: Tally) -> Iterator[tuple[str, Ro
         yield place, row
 
 
-def _json(path: Path, tally: Tally) -> Iterator[tuple[str, Row]]:
+def _json(path: Path, tally: Reader) -> Iterator[tuple[str, Row]]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +14,30 @@ from p2l_plugins.errors import P2LError
 from p2l_plugins.leaderboards.categories import CategoryMeans
 from p2l_plugins.leaderboards.intervals import opponent_weights, relative
 from p2l_plugins.leaderboards.leaderboard import Leaderboard
-from p2l_plugins.outcomes import Array, win_matrix
+from p2l_plugins.outcomes import Array, Coefficients, Family, Floats, win_matrix
 from p2l_plugins.prompts import Prompt
-from p2l_plugins.scoring.scorer import P2L, Scores
-from p2l_plugins.scoring.session import Floats
 
 _PER_CATEGORY = 2  # example prompts at either end of each category
 _TOGETHER = 128  # prompts whose win matrices are in memory at once
+
+
+class Models(Protocol):
+    """The models of a bundle and their outcome model, such as `P2L`."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names in the order of the coefficients."""
+
+    @property
+    def family(self) -> Family:
+        """The outcome model."""
+
+    @property
+    def ungrounded(self) -> frozenset[str]:
+        """Models that compare among themselves only."""
+
+    def index(self, model: str) -> int:
+        """Column of a model, by its name or an alias."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +75,14 @@ class StrengthsOf:
 
     def __init__(
         self,
-        p2l: P2L,
+        p2l: Models,
         model: str,
         examples: int = 5,
         opponents: Mapping[str, float] | None = None,
         seed: int = 0,
     ) -> None:
         self.index = p2l.index(model)
-        self._means = CategoryMeans(p2l.models, p2l.family, frozenset(p2l.bundle.manifest.ungrounded), seed)
+        self._means = CategoryMeans(p2l.models, p2l.family, p2l.ungrounded, seed)
         self._apart = np.array([name in self._means.ungrounded for name in p2l.models])
         self._opponents = opponents
         self._q = opponent_weights(p2l.models, self._means.ungrounded, opponents)
@@ -77,7 +94,7 @@ class StrengthsOf:
     def add(
         self,
         prompts: Sequence[Prompt],
-        scores: Scores,
+        scores: Coefficients,
         categories: Sequence[str | None] | None = None,
         groups: Sequence[object] | None = None,
     ) -> None:

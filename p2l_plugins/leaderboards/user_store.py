@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from p2l_plugins.cache import NAMESPACE
 from p2l_plugins.cache.breaker import Breaker
+from p2l_plugins.cache.entry import NAMESPACE
 from p2l_plugins.cache.redis import DEADLINE_S, kind_of
 from p2l_plugins.cache.stats import Stats
 from p2l_plugins.cache.value import Unreadable, check_sealed, framed, sealed

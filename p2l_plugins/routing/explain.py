@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from p2l_plugins.errors import ConfigError, DataError, P2LError
-from p2l_plugins.outcomes import Array, win_matrix
+from p2l_plugins.outcomes import Array, Coefficients, win_matrix
 from p2l_plugins.routing import policies
-from p2l_plugins.scoring.scorer import Scores
 
 #: UTF-8 bytes per token: about right for English text and code, a little high for other scripts, and cheap.
 BYTES_PER_TOKEN = 4
@@ -57,7 +56,7 @@ def request_costs(table: Mapping[str, Any], source: object, input_tokens: ArrayL
 
 
 def explain(
-    scores: Scores,
+    scores: Coefficients,
     names: list[str],
     price: Array,
     rule: str = "best",

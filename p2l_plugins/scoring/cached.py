@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from p2l_plugins.cache import NAMESPACE, Entry, ScoreCache, cache_key
 from p2l_plugins.cache.address import Clients
+from p2l_plugins.cache.entry import NAMESPACE, Entry, ScoreCache, cache_key
 from p2l_plugins.cache.redis import RedisCache
 from p2l_plugins.cache.settings import derive_secret
 from p2l_plugins.outcomes import has_eta

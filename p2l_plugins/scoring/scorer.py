@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from p2l_plugins.errors import PromptError
 from p2l_plugins.leaderboards.leaderboard import Leaderboard, aggregate, win_rate_over_others
 from p2l_plugins.leaderboards.pair_means import BLOCKS
-from p2l_plugins.outcomes import Array, Family, has_eta, win_matrix
+from p2l_plugins.outcomes import Array, Family, Floats, Ids, has_eta, win_matrix
 from p2l_plugins.prompts import Prompt, TextEncoder, Turns, as_turns, pad
 from p2l_plugins.scoring.bundle import Bundle, find_bundle, resolve_model
-from p2l_plugins.scoring.session import Floats, Ids, Session
+from p2l_plugins.scoring.session import Session
 
 #: Padded tokens in one run of the model: bounds its memory, and keeps short prompts from waiting for long ones.
 BATCH_TOKENS = 4096
@@ -133,6 +133,16 @@ class P2L:
         return self.bundle.manifest.fingerprint
 
     @property
+    def ungrounded(self) -> frozenset[str]:
+        """Models that compare among themselves only."""
+        return frozenset(self.bundle.manifest.ungrounded)
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens of a prompt; a longer one is cut on the left."""
+        return self.bundle.manifest.text.max_length
+
+    @property
     def batch_tokens(self) -> int:
         """Padded tokens of one run; 1 where each prompt runs alone."""
         return batch_tokens(self.bundle.manifest.precision)
@@ -196,7 +206,7 @@ class P2L:
 
     def _scores(self, coefs: Floats, raw_eta: Floats | None, truncated: NDArray[np.bool_] | None = None) -> Scores:
         manifest = self.bundle.manifest
-        apart = frozenset(manifest.ungrounded)
+        apart = self.ungrounded
         return Scores(manifest.models, coefs, raw_eta, manifest.family, manifest.aliases, apart, truncated)
 
 

@@ -14,14 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from p2l_plugins.errors import BundleError, ConfigError, P2LError, PromptError
-from p2l_plugins.outcomes import has_eta
+from p2l_plugins.outcomes import Floats, Ids, has_eta
 from p2l_plugins.scoring.bundle import Bundle, Manifest
-
-Ids = NDArray[np.int64]
-Floats = NDArray[np.float32]
 
 DEVICES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from p2l_plugins.cache import Entry, cache_key
+from p2l_plugins.cache.entry import Entry, cache_key
 from p2l_plugins.cache.tiered import TieredCache
 from p2l_plugins.errors import P2LError
 from p2l_plugins.outcomes import Family, has_eta
@@ -47,6 +47,10 @@ class Scorer(Protocol):
     @property
     def batch_tokens(self) -> int:
         """Padded tokens of one run."""
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens of a prompt that count."""
 
     def score_turns(self, prompts: Sequence[Turns]) -> Scores:
         """Coefficients of prompts."""
@@ -87,7 +91,7 @@ class Scoring:
         self._cache = cache
         self._namespace, self._secret = namespace, secret
         self._max_pending = max_pending
-        self._engine = Engine(_Timed(scorer), runs, max_pending, scorer.batch_tokens)
+        self._engine = Engine(_Timed(scorer), runs, max_pending, scorer.batch_tokens, scorer.max_length)
         self._flights: dict[str, _Flight] = {}
 
     async def score(self, prompts: Sequence[Turns]) -> list[Scored]:

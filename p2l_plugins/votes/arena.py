@@ -11,11 +11,11 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from p2l_plugins.files.rows import Row
+from p2l_plugins.files.rows import BadRow, Row
 from p2l_plugins.outcomes import TIE, A, B
 from p2l_plugins.prompts import Turns
 from p2l_plugins.votes.table import VoteBuilder, VoteTable, label, model_name, outcome_of, seconds, turns_of
-from p2l_plugins.votes.tally import BadRow, Skip, Tally, shown
+from p2l_plugins.votes.tally import Skip, Tally, shown
 
 #: What is read; other columns (answers, token counts, judges, …) are not.
 COLUMNS = frozenset(

@@ -14,10 +14,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from p2l_plugins.files.rows import Row
+from p2l_plugins.files.rows import BadRow, Row
 from p2l_plugins.prompts import Turns
 from p2l_plugins.votes.table import VoteBuilder, VoteTable, model_name, outcome_of, seconds, turns_of
-from p2l_plugins.votes.tally import BadRow, Skip, Tally, shown
+from p2l_plugins.votes.tally import Skip, Tally, shown
 
 NameBy = Literal["model", "model_group", "model_id"]
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from p2l_plugins.errors import DataError
-from p2l_plugins.files.rows import Row, read_rows
+from p2l_plugins.files.rows import BadRow, Row, read_rows
 from p2l_plugins.files.tables import read_json_object
 from p2l_plugins.votes.lmeval_prompts import PromptRule, RunPrompts
 from p2l_plugins.votes.scores import MatrixBuilder, ScoreMatrix
-from p2l_plugins.votes.tally import BadRow, Skip, Tally
+from p2l_plugins.votes.tally import Skip, Tally
 
 _NAME_KEYS = ("peft", "delta", "pretrained", "model", "path", "engine")  # lm-eval's own order
 _NOT_METRICS = frozenset(

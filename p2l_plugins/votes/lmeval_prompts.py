@@ -12,10 +12,10 @@ from jinja2 import StrictUndefined, Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from p2l_plugins.errors import ConfigError, DataError
-from p2l_plugins.files.rows import Row
+from p2l_plugins.files.rows import BadRow, Row
 from p2l_plugins.prompts import Turns
 from p2l_plugins.votes.table import turns_of
-from p2l_plugins.votes.tally import BadRow, Tally
+from p2l_plugins.votes.tally import Tally
 
 _REMEDY = "--prompt-field or --prompt-template names the question"
 

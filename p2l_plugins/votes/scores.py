@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2l_plugins.errors import DataError
-from p2l_plugins.files.rows import Row
+from p2l_plugins.files.rows import BadRow, Row
 from p2l_plugins.outcomes import Array
 from p2l_plugins.prompts import Turns, clean
 from p2l_plugins.votes.table import VoteTable, label, model_name, turns_of
-from p2l_plugins.votes.tally import BadRow, Skip, Tally, shown
+from p2l_plugins.votes.tally import Skip, Tally, shown
 from p2l_plugins.votes.votes import DESCRIPTIVE
 
 #: Names that a reader of a score matrix does not take for a model.

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2l_plugins.errors import PromptError
+from p2l_plugins.files.rows import BadRow
 from p2l_plugins.outcomes import BAD, OUTCOMES, TIE, A, Array, B
 from p2l_plugins.prompts import Turns, as_turns, clean, user_turns
-from p2l_plugins.votes.tally import BadRow, Skip, shown
+from p2l_plugins.votes.tally import Skip, shown
 
 Index = NDArray[np.int64]
 Labels = NDArray[np.object_]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from p2l_plugins.errors import DataError
+from p2l_plugins.files.rows import BadRow
 
 OnError = Literal["refuse", "drop"]
 
@@ -21,18 +22,6 @@ class Skip(Exception):
 
     def __init__(self, rule: str) -> None:
         super().__init__(rule)
-        self.rule = rule
-
-
-class BadRow(Exception):
-    """A row with a value that can't be used; the message names the column, the value and what is valid.
-
-    Attributes:
-        rule: the name under which such rows are counted where the user chose to drop them.
-    """
-
-    def __init__(self, rule: str, message: str) -> None:
-        super().__init__(message)
         self.rule = rule
 
 

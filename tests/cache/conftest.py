@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from servers import cluster, server
 
-from p2l_plugins.cache import Entry, cache_key
 from p2l_plugins.cache.address import Clients
+from p2l_plugins.cache.entry import Entry, cache_key
 from p2l_plugins.cache.memory import MemoryCache
 from p2l_plugins.cache.redis import RedisCache
 from p2l_plugins.cache.tiered import TieredCache

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2l_plugins.cache import cache_key
+from p2l_plugins.cache.entry import cache_key
 from p2l_plugins.prompts import canonical_bytes
 
 TURNS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=12), min_size=1, max_size=5).map(tuple)

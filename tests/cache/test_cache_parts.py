@@ -14,9 +14,9 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from p2l_plugins import P2L
-from p2l_plugins.cache import Entry, cache_key
 from p2l_plugins.cache.address import Clients
 from p2l_plugins.cache.breaker import Breaker
+from p2l_plugins.cache.entry import Entry, cache_key
 from p2l_plugins.cache.memory import ENTRY_BYTES, MemoryCache
 from p2l_plugins.cache.redis import RedisCache
 from p2l_plugins.cache.settings import CacheSettings, derive_secret

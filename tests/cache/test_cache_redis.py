@@ -10,8 +10,8 @@ import pytest
 import redis as sync_redis
 from servers import Server, free_port, server, until
 
-from p2l_plugins.cache import cache_key
 from p2l_plugins.cache.address import Clients, connect, parse, shown
+from p2l_plugins.cache.entry import cache_key
 from p2l_plugins.cache.lease import SUFFIX, Leases
 from p2l_plugins.cache.redis import RedisCache
 from p2l_plugins.cache.scan import remove, survey

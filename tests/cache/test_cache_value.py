@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2l_plugins.cache import Entry
+from p2l_plugins.cache.entry import Entry
 from p2l_plugins.cache.value import VERSION, Unreadable, decode, encode
 
 KEY = "p2l:1:" + "f" * 32 + ":" + "0" * 32

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from p2l_plugins.cache import Entry, cache_key
+from p2l_plugins.cache.entry import Entry, cache_key
 from p2l_plugins.cache.memory import MemoryCache
 
 

@@ -10,7 +10,7 @@ import pytest
 from servers import cluster, free_port, server, until
 from trouble import DEADLINE_MS, MODELS, REQUESTS, CountingScorer, ask
 
-from p2l_plugins.cache import Entry, cache_key
+from p2l_plugins.cache.entry import Entry, cache_key
 from p2l_plugins.cache.value import VERSION, encode
 
 FINGERPRINT = CountingScorer().fingerprint

@@ -67,7 +67,7 @@ async def test_another_secret_shares_nothing(routed, deployments, valkey):
 PROCESS = """
 import asyncio, json, sys
 import numpy as np
-from p2l_plugins.cache import Entry, cache_key
+from p2l_plugins.cache.entry import Entry, cache_key
 from p2l_plugins.cache.settings import CacheSettings
 
 url, bundle = sys.argv[1], int(sys.argv[2])

@@ -9,7 +9,7 @@ from litellm.caching.redis_cache import RedisCache as LiteLLMRedis
 from servers import server
 
 from litellm_router.redis_client import litellm_client, litellm_redis
-from p2l_plugins.cache import cache_key
+from p2l_plugins.cache.entry import cache_key
 from p2l_plugins.cache.settings import CacheSettings
 
 
@@ -52,7 +52,7 @@ def test_a_cache_that_is_not_redis_is_passed_over(proxy, monkeypatch):
 async def test_scores_are_kept_in_litellms_redis_and_found_by_another_process_cache(proxy, valkey):
     import numpy as np
 
-    from p2l_plugins.cache import Entry
+    from p2l_plugins.cache.entry import Entry
 
     cache = CacheSettings(deadline_ms=5000).build(litellm_client)
     key = cache_key("f" * 32, ("hi",))
