@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def tables(reports: dict[str, Evaluation], joint: dict[str, float]) -> str:
-    """The two tables of the README, and one of calibration and of what the category alone gives."""
+    """The two tables of docs/results.md, and one of calibration and of what the category alone gives."""
     lines = [
         "| held-out votes | prompts | votes | log loss: P2L | marginal | one marginal | constant "
         "| decisive: P2L | marginal |",

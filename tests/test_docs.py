@@ -14,7 +14,7 @@ from litellm_router.settings import P2LSettings
 from p2l_plugins import P2L
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def blocks(page, language):
@@ -80,9 +80,25 @@ def test_links_lead_somewhere(page):
         assert (page.parent / target).exists(), target
 
 
-def test_the_readme_shows_the_starters_own_figures():
+def test_the_index_lists_every_page_and_the_readme_is_short():
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    missing = [page.name for page in (ROOT / "docs").glob("*.md") if f"({page.name})" not in index + "(index.md)"]
+    assert not missing
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 125
+
+
+def test_the_architecture_names_what_there_is():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for name in re.findall(r"[\w/]+/\w+\.py", page):
+        assert (ROOT / name).is_file(), name
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "litellm_router").glob("*.py"))
+    for name in ("async_filter_deployments", "turns_of", "class Scoring", "class Values", "def decide", "class Ranked"):
+        assert name in source
+
+
+def test_the_results_show_the_starters_own_figures():
     """The tables are those of the manifest, which benchmarks/starter.py wrote."""
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "docs" / "results.md").read_text()
     quality = P2L.load().bundle.manifest.quality["held_out"]
     assert quality
     for name, report in quality.items():

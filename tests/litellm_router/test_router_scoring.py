@@ -155,3 +155,11 @@ async def test_a_bundle_that_loads_slowly_holds_a_request_up_to_its_deadline_onl
     assert await reason_of(scoring.scorer(soon(0.05))) == "loading"
     assert time.monotonic() - started < 0.25
     assert await scoring.scorer(soon()) is tiny
+
+
+async def test_the_engine_counts_no_more_tokens_of_a_prompt_than_the_bundle_reads(tiny, tiny_bundle):
+    scoring = Scoring(P2LSettings(bundle=str(tiny_bundle)), load_scorer)
+    scorer = await scoring.scorer(soon())
+    await scoring.score(scorer, MATH, soon())
+    engine, _ = scoring._engine
+    assert engine._max_length == tiny.bundle.manifest.text.max_length == 64
