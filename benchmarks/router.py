@@ -136,7 +136,7 @@ async def decisions(callback: P2LRouter, n: int, **checks: bool) -> list[float]:
         getattr(litellm, f"{name}_callback").clear()  # which keep the routers before alive
     gc.collect()
     router = litellm.Router(model_list=[deployment("auto", model) for model in MODELS], **checks)
-    routers.install(router)
+    routers.install(router, callback)
     litellm.callbacks = [callback]
     own = router.get_model_list(model_name="auto")
     taken = []

@@ -118,17 +118,9 @@ class Group:
                 cost[candidate] = dear  # which NaN is never below
         return np.array(cost)
 
-    def untried(self, deployments: Collection[str], models: Collection[str], *, replicas: bool = True) -> list[str]:
-        """Ids of the deployments whose turn may come: of models that were not tried.
-
-        Args:
-            deployments: ids of those that were tried; models: theirs.
-            replicas: whether, once every model was tried, their other deployments may be.
-        """
-        fresh = [one.id for one in self.members if one.id not in deployments and one.model not in models]
-        if fresh or not replicas:
-            return fresh
-        return [one.id for one in self.members if one.id not in deployments]
+    def of_models_other_than(self, models: Collection[str], among: Collection[str]) -> list[str]:
+        """Ids, of some, of the deployments whose model is not one of these."""
+        return [one.id for one in self.members if one.id in among and one.model not in models]
 
     def of_first_order(self, among: Collection[str], target: object = None) -> list[str]:
         """Ids, of some, that LiteLLM's own rule of the operator's `order` keeps.

@@ -26,18 +26,19 @@ class Failover:
     def __init__(self) -> None:
         self._ours: weakref.WeakKeyDictionary[Any, dict[str, RetryPolicy]] = weakref.WeakKeyDictionary()
 
-    def set_up(self, router: Any, group: str, models: int, max_attempts: int) -> bool:
+    def set_up(self, router: Any, group: str, models: int, deployments: int, max_attempts: int) -> bool:
         """Gives a group and its aliases a policy; returns whether something changed.
 
         A policy of the operator's for the group stays as it is; what a general one says stands in ours too.
 
         Args:
-            models: number of the group's models; max_attempts: most of them that one request is tried at.
+            models: number of the group's models; deployments: of all its deployments.
+            max_attempts: most models that one request is tried at.
         """
         policies = router.model_group_retry_policy or {}
         if not isinstance(policies, Mapping):
             return False
-        policy = _policy(router, models, max_attempts)
+        policy = _policy(router, models, deployments, max_attempts)
         ours = self._ours.setdefault(router, {})
         names = [
             name
@@ -61,14 +62,14 @@ def same_everywhere(error: Exception | None) -> bool:
     return getattr(error, "status_code", None) in _SAME_EVERYWHERE
 
 
-def _policy(router: Any, models: int, max_attempts: int) -> RetryPolicy:
+def _policy(router: Any, models: int, deployments: int, max_attempts: int) -> RetryPolicy:
     refused = min(models, max_attempts) - 1
-    other = min(models, most_attempts(router.num_retries, max_attempts)) - 1
+    other = min(deployments, most_attempts(router.num_retries, max_attempts)) - 1
     retries = {name: refused if name in _OF_THE_REQUEST else other for name in RetryPolicy.model_fields}
     given = router.retry_policy
     given = RetryPolicy.model_validate(given) if isinstance(given, Mapping) else given
-    if isinstance(given, RetryPolicy):
-        retries |= given.model_dump(exclude_none=True)
+    if isinstance(given, RetryPolicy):  # more retries than deployments would end in an error of LiteLLM's own
+        retries |= {name: min(n, deployments - 1) for name, n in given.model_dump(exclude_none=True).items()}
     return RetryPolicy(**retries)
 
 

@@ -42,17 +42,17 @@ class Ranked:
     def untried(self) -> list[str]:
         """Ids of the deployments whose turn may come at this attempt; none once the request has had its chances.
 
-        With failover each model is tried once. When all were, their other deployments follow, unless the last error
-        lies in the request. Without it, LiteLLM's retries go on with those that failed.
+        Other deployments of a model that was tried are among them, unless the last error lies in the request. Without
+        failover, LiteLLM's retries go on with those that failed.
         """
         tried = self.attempts
         failover = self.settings.failover == "on"
-        # the operator's fallback to a later order has chances of its own
-        if failover and self.request.get("_target_order") is None:
-            retries = bucket_of(self.request).get("max_retries")
-            if len(tried.tried) - tried.before >= most_attempts(retries, self.settings.max_attempts):
-                return []
-        left = self.group.untried(tried.tried, tried.models, replicas=not same_everywhere(tried.error))
+        retries = bucket_of(self.request).get("max_retries")
+        if failover and len(tried.tried) - tried.before >= most_attempts(retries, self.settings.max_attempts):
+            return []
+        left = [one.id for one in self.group.members if one.id not in tried.tried]
+        if same_everywhere(tried.error):
+            left = self.group.of_models_other_than(tried.models, left)
         return left if left or failover else [one.id for one in self.group.members]
 
     async def next(self) -> list[str]:
@@ -64,17 +64,15 @@ class Ranked:
         if router is not None and may_remove(router, self.name, self.deployments, self.request, self.chat):
             kept: Collection[str] = await kept_by_litellm(router, self.name, self.request, self.messages, left)
         else:
-            kept = self.of_first_order(left)
-        return self.group.best(self.attempts.ranking, kept)
+            kept = self.group.of_first_order(left, self.request.get("_target_order"))
+        # each model once, and only then the other deployments of those that were tried
+        fresh = self.group.of_models_other_than(self.attempts.models, kept)
+        return self.group.best(self.attempts.ranking, fresh or kept)
 
     def raise_last_error(self) -> None:
         """Raises what a provider answered last, where this request was tried and nobody is left to try."""
         if self.attempts.tried and self.attempts.error is not None:
             raise self.attempts.error
-
-    def of_first_order(self, ids: Collection[str]) -> list[str]:
-        """Those of some deployments that LiteLLM's own rule of the operator's `order` keeps."""
-        return self.group.of_first_order(ids, self.request.get("_target_order"))
 
     def offer(self, ids: Sequence[str]) -> list[Deployment]:
         """The deployments of these ids, as they came, now that they are handed to LiteLLM."""

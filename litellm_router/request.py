@@ -14,6 +14,9 @@ from litellm_router.reasons import NotRoutedError
 from p2l_plugins.errors import PromptError
 from p2l_plugins.prompts import Turns, as_turns, user_turns
 
+#: Where a request's metadata may be.
+BUCKETS = ("litellm_metadata", "metadata")
+
 #: Where a decision stands in a request's metadata; LiteLLM hands this bucket to every logger.
 SPEND_LOGS, RECORD = "spend_logs_metadata", "p2l"
 

@@ -42,7 +42,7 @@ from litellm_router.request import (
     turns_of,
     uniform,
 )
-from litellm_router.routers import router_of
+from litellm_router.routers import is_anothers, router_of
 from litellm_router.scoring import Scoring
 from litellm_router.settings import KEY, P2LSettings, PersonalSettings, tightened
 from litellm_router.shared import SharedTraffic
@@ -144,6 +144,8 @@ class P2LRouter(CustomLogger):
         asked = ASKED.get()
         if asked is not None:  # LiteLLM asks in the middle of our own question to it
             return [one for one in healthy_deployments if id_of(one) in asked]
+        if self._is_anothers(healthy_deployments):
+            return healthy_deployments
         ranked = await self.ranked(model, healthy_deployments, messages, request_kwargs)
         if ranked is None:
             return healthy_deployments
@@ -157,6 +159,13 @@ class P2LRouter(CustomLogger):
         ranked.raise_last_error()
         # nobody is left: where that is so from the start, LiteLLM says itself why
         return [] if ranked.attempts.tried else healthy_deployments
+
+    def _is_anothers(self, deployments: Any) -> bool:
+        """Whether these are of a router of the SDK that has another callback of this kind."""
+        try:
+            return bool(deployments) and is_anothers(id_of(deployments[0]), self)
+        except Exception:  # of an unknown form, which is refused below
+            return False
 
     async def ranked(
         self, model: str, deployments: list[Any], messages: object, request_kwargs: dict[str, Any] | None
@@ -311,16 +320,16 @@ class P2LRouter(CustomLogger):
             settings = self.settings()
             if router is None or settings.failover == "off":
                 return
-            named: dict[str, set[str]] = defaultdict(set)
+            named: dict[str, list[str | None]] = defaultdict(list)
             for deployment in router.get_model_list() or []:
-                if (name := p2l_model(deployment)) is not None:
-                    named[str(deployment.get("model_name"))].add(name)
+                named[str(deployment.get("model_name"))].append(p2l_model(deployment))
             changed = []
-            for group, models in named.items():
+            for group, members in named.items():
                 rule = settings.rule_of(group)
+                models = set(members) - {None}
                 wanted = len(models) > 1 and rule is not None and rule.mode == "route"
                 wanted = wanted and (groups is None or group in groups)
-                if wanted and self.failover.set_up(router, group, len(models), settings.max_attempts):
+                if wanted and self.failover.set_up(router, group, len(models), len(members), settings.max_attempts):
                     changed.append(group)
             if changed:
                 log.info(
@@ -344,8 +353,9 @@ class P2LRouter(CustomLogger):
     async def async_pre_call_deployment_hook(self, kwargs: dict[str, Any], call_type: Any) -> None:
         """Books which deployment takes a request, at each of its attempts, and whether it is one that was offered."""
         try:
-            attempts = self.requests.named_in(kwargs)
+            attempts = self.requests.of_task(kwargs)
             if attempts is not None:
+                self.requests.called(kwargs.get("litellm_call_id"), attempts)
                 self._taken(attempts, kwargs.get("model_info"))
         except Exception:  # of a form that another LiteLLM gives them
             self.health.counts["taken"] += 1
@@ -372,7 +382,7 @@ class P2LRouter(CustomLogger):
         """The `x-p2l-*` headers of a response, where P2L had a say."""
         try:
             # what a client wrote into its own metadata has no token of ours
-            attempts = self.requests.named_in(data)
+            attempts = self.requests.named_in(data, data)
             if attempts is None or not self.settings().headers:
                 return None
             return headers_of(attempts.record, self._answered(attempts, response, litellm_call_info))
@@ -390,7 +400,7 @@ class P2LRouter(CustomLogger):
         """As `async_log_success_event`, for LiteLLM's sync calls."""
         try:
             params = kwargs.get("litellm_params") or {}
-            attempts = self.requests.named_in(params)
+            attempts = self.requests.logged(kwargs)
             info = params.get("model_info") or {}
             if attempts is not None:
                 self._taken(attempts, info)
@@ -416,11 +426,10 @@ class P2LRouter(CustomLogger):
     def log_failure_event(self, kwargs: Any, response_obj: Any, start_time: Any, end_time: Any) -> None:
         """As `async_log_failure_event`, for LiteLLM's sync calls."""
         try:
-            attempts = self.requests.named_in(kwargs.get("litellm_params") or {})
+            attempts = self.requests.logged(kwargs)
             error = kwargs.get("exception")
             if attempts is not None and isinstance(error, Exception):
-                attempts.error = error
-                attempts.record.pop("answered", None)
+                attempts.fail(error)
         except Exception:  # of an unknown form
             self.health.counts["usage"] += 1
 

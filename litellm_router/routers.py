@@ -22,7 +22,7 @@ try:
 except ImportError:  # before 1.110
     _global_holders = None
 
-_installed: weakref.WeakSet[Any] = weakref.WeakSet()
+_installed: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 #: Most frames above a callback in which its router is looked for.
 _FRAMES = 25
@@ -41,9 +41,17 @@ def is_tested(version: str) -> bool:
     return version.rpartition(".")[0] in {one.rpartition(".")[0] for one in TESTED}
 
 
-def install(router: Any) -> None:
-    """Makes a router of the SDK known."""
-    _installed.add(router)
+def install(router: Any, callback: Any) -> None:
+    """Makes a router of the SDK known, and the callback that is to decide for it."""
+    _installed[router] = callback
+
+
+def is_anothers(deployment: str, callback: Any) -> bool:
+    """Whether the router that has a deployment was given another callback."""
+    if len({id(one) for one in _installed.values()}) < 2:
+        return False
+    owner = _installed.get(router_of(deployment))
+    return owner is not None and owner is not callback
 
 
 def routers() -> list[Any]:

@@ -84,7 +84,7 @@ class P2LRoutingStrategy(CustomRoutingStrategyBase):
                 f"litellm {routers.litellm_version()} has a router that P2L does not know; valid: "
                 f"{', '.join(routers.TESTED)}"
             )
-        routers.install(router)
+        routers.install(router, strategy.p2l)
         strategy.p2l.set_up_failover(router)
         if not any(callback is strategy.p2l for callback in litellm.callbacks):
             litellm.callbacks.append(strategy.p2l)
@@ -137,7 +137,7 @@ class P2LRoutingStrategy(CustomRoutingStrategyBase):
                 return choose(ids.difference(turn))
             except Exception:  # noqa: S112  # LiteLLM's own checks refuse these: the next model
                 continue
-        attempts = self.p2l.requests.of(request)
+        attempts = self.p2l.requests.named_in(request, request)
         return choose(attempts.tried if attempts is not None and attempts.ranking else ())
 
     def _join_core(self) -> None:
@@ -156,10 +156,13 @@ class P2LRoutingStrategy(CustomRoutingStrategyBase):
                 return [name for name in candidates if name in asked]
             model = str(step.get("model_group") or step.get("model"))
             group = [one for one in self._group(model) if id_of(one) in set(candidates)]
-            turns = self._turns(model, group, messages, input, request)
-            return next(
-                (turn for turn in turns if self._would_pick(model, group, turn, messages, input, request)), candidates
-            )
+            try:
+                for turn in self._turns(model, group, messages, input, request):
+                    if self._would_pick(model, group, turn, messages, input, request):
+                        return turn
+            except Exception:  # every model that may be tried was: the core takes no error at this step
+                return []
+            return candidates
 
         setattr(self._core, _STEP, answer)
         setattr(self._core, _JOINED, self)
@@ -209,10 +212,11 @@ class P2LRoutingStrategy(CustomRoutingStrategyBase):
             narrowed: list[Any] = _loop.run(self.p2l.async_filter_deployments(model, group, chat, request))
             return narrowed
         except Exception as error:
-            attempts = self.p2l.requests.of(request)
+            attempts = self.p2l.requests.named_in(request, request)
             if attempts is not None and attempts.error is error:
                 raise
             self.p2l.health.counts["internal"] += 1
             return group
         finally:
             MAY_ASK.reset(token)
+            self.p2l.requests.carry_over(request)

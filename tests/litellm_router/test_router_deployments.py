@@ -71,13 +71,11 @@ def test_only_the_order_that_litellm_fell_back_to_has_turns(deployment):
     assert turns(group, target=2) == [["y"]]
 
 
-def test_a_model_that_was_tried_is_passed_over_and_its_other_deployments_come_last(deployment):
+def test_deployments_of_other_models_are_found(deployment):
     deployments = [deployment("x", "alpha"), deployment("y1", "beta"), deployment("y2", "beta"), deployment("u")]
     group = Group(deployments, Names())
-    assert group.untried(["y1"], {"beta"}) == ["x", "u"]
-    assert group.untried(["y1", "x", "u"], {"beta", "alpha"}) == ["y2"]
-    assert group.untried(["y1", "x", "u"], {"beta", "alpha"}, replicas=False) == []
-    assert group.untried(["x", "y1", "y2", "u"], {"alpha", "beta"}) == []
+    assert group.of_models_other_than({"beta"}, ["x", "y1", "u"]) == ["x", "u"]
+    assert group.of_models_other_than(set(), ["y2"]) == ["y2"]
 
 
 def test_a_model_costs_as_much_as_its_dearest_deployment(deployment):

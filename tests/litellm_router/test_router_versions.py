@@ -1,8 +1,10 @@
 """LiteLLM as it is installed: every way in which a best model can't answer, and what P2L sets up and remembers."""
 
 import asyncio
+import gc
 import logging
 import re
+import time
 from pathlib import Path
 
 import litellm
@@ -196,8 +198,149 @@ async def test_a_record_says_who_answered(provider, p2l):
 def test_requests_that_nobody_ends_are_forgotten():
     requests = Requests(most=3)
     tokens = [requests.begin({}).token for _ in range(5)]
-    found = [requests.named_in({"metadata": {"p2l_request": token}}) is not None for token in tokens]
+    found = [requests.named_in({"metadata": {"p2l_request": token}}, {}) is not None for token in tokens]
     assert found == [False, False, True, True, True]
+
+
+FAILING = Scenario("shared", {BEST: "500"})
+
+
+async def test_requests_that_share_metadata_and_even_an_id_are_apart(provider, p2l):
+    router = litellm.Router(model_list=deployments(FAILING, provider), disable_cooldowns=True)
+    P2LRoutingStrategy.install(router, p2l)
+    for options in ({"metadata": {"k": 1}}, {"metadata": {"k": 1}, "litellm_trace_id": "conversation"}):
+        provider.taken.clear()
+        together = await asyncio.gather(
+            *(router.acompletion(model="auto", messages=MESSAGES, **options) for _ in range(20))
+        )
+        assert [one.choices[0].message.content for one in together] == [SECOND] * 20
+        assert sorted(provider.taken) == [BEST] * 20 + [SECOND] * 20
+        for _ in range(4):
+            provider.taken.clear()
+            await router.acompletion(model="auto", messages=MESSAGES, **options)
+            assert provider.taken == [BEST, SECOND]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+async def test_a_request_after_one_that_every_model_refused_is_a_new_one(provider, p2l, shared):
+    router = litellm.Router(model_list=deployments(ALL_FAIL, provider), disable_cooldowns=True)
+    P2LRoutingStrategy.install(router, p2l)
+    metadata = {"k": 1}
+    for _ in range(3):
+        provider.taken.clear()
+        options = {"metadata": metadata} if shared else {}
+        with pytest.raises(litellm.InternalServerError):
+            await router.acompletion(model="auto", messages=MESSAGES, litellm_trace_id="one", **options)
+        assert provider.taken == [BEST, SECOND, THIRD]
+
+
+@pytest.mark.parametrize("call", ["chat", "responses", "messages"])
+async def test_a_group_to_fall_back_to_is_ranked_anew_also_after_a_refusal(provider, p2l, call):
+    scenario = Scenario("refused", dict.fromkeys((BEST, SECOND, THIRD), "400"))
+    other = deployments(Scenario("other", ids=("gamma-h", "beta-h")), provider)
+    router = litellm.Router(
+        model_list=[*deployments(scenario, provider), *(one | {"model_name": "other"} for one in other)],
+        fallbacks=[{"auto": ["other"]}],
+        content_policy_fallbacks=[{"auto": ["other"]}],
+    )
+    P2LRoutingStrategy.install(router, p2l)
+    provider.taken.clear()
+    if call == "chat":
+        await router.acompletion(model="auto", messages=MESSAGES)
+    elif call == "responses":
+        await router.aresponses(model="auto", input="code")
+    else:
+        await router.aanthropic_messages(model="auto", messages=MESSAGES, max_tokens=20)
+    assert provider.taken == [BEST, SECOND, THIRD, "beta-h"]
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+def test_unranked_deployments_and_then_other_ones_of_a_model_come_last(provider, p2l, kind):
+    scenario = Scenario(
+        "replicas fail",
+        {f"{BEST}-1": "500", SECOND: "500", "other": "500"},
+        ids=(f"{BEST}-1", f"{BEST}-2", SECOND, "other"),
+        router={"num_retries": 5, "disable_cooldowns": True},
+    )
+    text, taken = answered(scenario, provider, p2l, kind, stream=False)
+    assert text == f"{BEST}-2"
+    assert taken in ([f"{BEST}-1", SECOND, "other", f"{BEST}-2"], [f"{BEST}-2"])
+
+
+async def test_within_an_order_of_the_operators_all_its_deployments_come_first(provider, p2l):
+    scenario = Scenario(
+        "orders",
+        {f"{BEST}-1": "500", f"{BEST}-2": "500"},
+        ids=(f"{BEST}-1", f"{BEST}-2", SECOND),
+        params={f"{BEST}-1": {"order": 1}, f"{BEST}-2": {"order": 1}, SECOND: {"order": 2}},
+        router={"disable_cooldowns": True},
+    )
+    router = litellm.Router(model_list=deployments(scenario, provider), **scenario.router)
+    P2LRoutingStrategy.install(router, p2l)
+    provider.taken.clear()
+    response = await router.acompletion(model="auto", messages=MESSAGES)
+    assert response.choices[0].message.content == SECOND
+    assert sorted(provider.taken[:2]) == [f"{BEST}-1", f"{BEST}-2"]
+
+
+async def test_two_routers_have_a_callback_each(provider, tiny_bundle):
+    def p2l_of(**settings):
+        return P2LRouter(P2LSettings(bundle=str(tiny_bundle), timeout_ms=20_000, **settings))
+
+    one, two = p2l_of(), p2l_of(mode="shadow")
+    routers = [litellm.Router(model_list=deployments(Scenario("each"), provider)) for _ in range(2)]
+    try:
+        for router, callback in zip(routers, (one, two), strict=True):
+            P2LRoutingStrategy.install(router, callback)
+        for router in routers:
+            await router.acompletion(model="auto", messages=MESSAGES)
+        assert (one.health.counts["routed"], two.health.counts["routed"]) == (1, 1)
+        P2LRoutingStrategy.install(routers[1], one)
+        await routers[1].acompletion(model="auto", messages=MESSAGES)
+        assert (one.health.counts["routed"], two.health.counts["routed"]) == (2, 1)
+    finally:
+        litellm.callbacks = []
+
+
+@pytest.mark.parametrize("call", ["async", "sync", "responses"])
+async def test_an_answer_ends_its_request_and_corrects_what_was_booked(provider, tiny_bundle, call):
+    with p2l_router(tiny_bundle, rule="paced", budget=1e-3) as p2l:
+        router = litellm.Router(model_list=deployments(Scenario("ends", {BEST: "400"}), provider))
+        P2LRoutingStrategy.install(router, p2l)
+        if call == "async":
+            await router.acompletion(model="auto", messages=MESSAGES)
+        elif call == "sync":
+            router.completion(model="auto", messages=MESSAGES)
+        else:
+            await router.aresponses(model="auto", input="code")
+        (attempts,) = p2l.requests._open.values()
+        traffic = p2l.traffic(p2l.settings())
+        end = time.monotonic() + 20  # LiteLLM logs in a thread or a task of its own
+        while not attempts.done or any(pacer is not None for pacer, _ in traffic._open.values()):
+            assert time.monotonic() < end, (attempts, traffic._open)
+            await asyncio.sleep(0.05)
+        assert attempts.record["answered"] in (BEST, SECOND)
+
+
+async def test_what_a_provider_answered_is_not_kept_after_the_request(provider, p2l):
+    router = litellm.Router(model_list=deployments(FAILING, provider), disable_cooldowns=True)
+    P2LRoutingStrategy.install(router, p2l)
+    for _ in range(3):
+        await router.acompletion(model="auto", messages=MESSAGES)
+    await asyncio.sleep(0.5)
+    gc.collect()
+    assert [one.error for one in p2l.requests._open.values()] == [None] * 3
+
+
+@pytest.mark.parametrize(("kind", "stream"), WAYS)
+def test_more_retries_of_the_operators_than_models_end_in_the_providers_own_error(provider, p2l, kind, stream):
+    policy = RetryPolicy(BadRequestErrorRetries=5)
+    scenario = Scenario(
+        "many", dict.fromkeys((BEST, SECOND), "400"), ids=(BEST, SECOND), router={"retry_policy": policy}
+    )
+    text, taken = answered(scenario, provider, p2l, kind, stream)
+    assert taken == [BEST, SECOND]
+    assert text == "BadRequestError"
 
 
 def test_the_tested_versions_have_lists_and_are_named():
