@@ -1,6 +1,7 @@
 """What a proxy says at its start, what /metrics shows, and what ends when settings change or the process does."""
 
 import asyncio
+import logging
 import subprocess
 import sys
 import threading
@@ -10,7 +11,7 @@ import pytest
 from prometheus_client import REGISTRY
 from servers import server
 
-from litellm_router import P2LRouter, P2LSettings
+from litellm_router import P2LRouter, P2LSettings, startup
 from litellm_router.metrics import CacheCounters
 from litellm_router.startup import deployments_of, warm_up
 
@@ -173,3 +174,13 @@ def test_the_end_of_the_process_waits_for_onnx_runtime_and_not_for_a_download(ta
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == ("read\n" if waits else "")
+
+
+@pytest.mark.parametrize(("version", "level"), [("1.110.7", "INFO"), ("2.0.0", "WARNING"), ("unknown", "WARNING")])
+def test_the_start_names_litellm_and_warns_of_one_that_no_test_covers(monkeypatch, caplog, version, level):
+    caplog.set_level(logging.INFO, "litellm_router")
+    monkeypatch.setattr("litellm_router.startup.litellm_version", lambda: version)
+    startup._name_litellm()
+    (record,) = caplog.records
+    assert record.levelname == level
+    assert f"LiteLLM {version}" in record.getMessage()
