@@ -40,14 +40,18 @@ class Troubled(CountingScorer):
 
 
 async def ask(router, text):
-    """Milliseconds of a request, its record, and the deployment that answered."""
+    """Milliseconds of a request, its metadata, and the deployment that answered."""
     metadata = {}
     started = time.perf_counter()
     response = await router.acompletion(
         model="auto", messages=[{"role": "user", "content": text}], metadata=metadata, num_retries=0
     )
     ms = 1e3 * (time.perf_counter() - started)
-    return ms, metadata["spend_logs_metadata"]["p2l"], response.choices[0].message.content
+    return ms, metadata, response.choices[0].message.content
+
+
+def record_of(metadata):
+    return metadata["spend_logs_metadata"]["p2l"]
 
 
 @pytest.mark.parametrize(
@@ -68,34 +72,33 @@ async def test_no_request_fails_and_none_waits_past_the_deadline(deployments, mo
     callback = P2LRouter(P2LSettings(timeout_ms=DEADLINE_MS), lambda _: scorer)
     monkeypatch.setattr(litellm, "callbacks", [callback])
     router = litellm.Router(model_list=deployments)
-    while "error" in (await ask(router, "well"))[1]:
+    while "error" in record_of((await ask(router, "well"))[1]):
         await asyncio.sleep(0.01)
     normal, troubled, records, answers = [], [], [], Counter()
     texts = iter(range(REQUESTS))
 
     async def client():
         for i in texts:
-            ms, record, answer = await ask(router, f"in trouble {i}")
+            ms, metadata, answer = await ask(router, f"in trouble {i}")
             troubled.append(ms)
-            records.append(record)
+            records.append(record_of(metadata))
             answers[answer] += 1
             if i % 10 == 0:
-                ms, record, _ = await ask(router, "well")
-                assert record["cache"] == "hit"
+                ms, metadata, _ = await ask(router, "well")
+                assert record_of(metadata)["cache"] == "hit"
                 normal.append(ms)
 
     try:
         await asyncio.gather(*(client() for _ in range(4)))
+        _, last, _ = await ask(router, "in trouble to the end")
     finally:
         scorer.released.set()
     assert len(records) == REQUESTS
     why = Counter(record["error"] for record in records)  # none was decided by P2L
     assert set(why) <= reasons | {"deadline"}, why  # which a busy machine may miss
     assert sum(why[reason] for reason in reasons) > 0.5 * REQUESTS, why
-    headers = await callback.async_post_call_response_headers_hook(
-        {"metadata": {"spend_logs_metadata": {"p2l": records[-1]}}}, None, None
-    )
-    assert headers["x-p2l-error"] == records[-1]["error"]
+    headers = await callback.async_post_call_response_headers_hook({"metadata": last}, None, None)
+    assert headers["x-p2l-error"] == record_of(last)["error"]
     # LiteLLM's shuffle gives each of the three a third
     assert min(answers.values()) > REQUESTS / 4
     assert set(answers) == {one["model_info"]["id"] for one in deployments}
