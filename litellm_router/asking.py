@@ -131,10 +131,13 @@ def _bytes_of_plain_text(chat: Any) -> int | None:
         if not isinstance(message, Mapping) or not message.keys() <= _PLAIN:
             return None
         content = message.get("content")
-        parts = [content] if isinstance(content, str) else [part.get("text") for part in content or ()]
-        if not all(isinstance(part, str) for part in parts):
-            return None
-        total += _ABOUT_A_MESSAGE + sum(len(part.encode("utf-8", "replace")) for part in parts)
+        parts = content if isinstance(content, (list, tuple)) else [content]
+        for part in parts:
+            text = part.get("text") if isinstance(part, Mapping) else part
+            if not isinstance(text, str):
+                return None
+            total += len(text.encode("utf-8", "replace"))
+        total += _ABOUT_A_MESSAGE
     return total
 
 

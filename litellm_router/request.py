@@ -79,12 +79,6 @@ def session_of(request: Mapping[str, Any]) -> str | None:
     return None
 
 
-def call_of(request: Mapping[str, Any]) -> str | None:
-    """LiteLLM's id of the request, the same at every attempt and in its log."""
-    call = request.get("litellm_call_id")
-    return call if isinstance(call, str) and call else None
-
-
 def uniform(request: Mapping[str, Any]) -> float:
     """A random number in [0, 1), no secret, that is the same at every attempt of one request."""
     seed = request.get("litellm_call_id") or request.get("litellm_trace_id")

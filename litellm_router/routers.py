@@ -117,7 +117,7 @@ def settings_of(router: Any) -> Any:
     return settings() if callable(settings) else router
 
 
-async def healthy(router: Any, model: str, request: Mapping[str, Any], messages: Any, specific: bool = False) -> Any:
+async def healthy(router: Any, model: str, request: Mapping[str, Any], messages: Any) -> Any:
     """The deployments that a pick would choose among, as the router itself says, its callbacks included.
 
     Raises:
@@ -126,13 +126,7 @@ async def healthy(router: Any, model: str, request: Mapping[str, Any], messages:
     select = getattr(router, "select", None)
     own = dict(request)  # the router takes keys out of it
     if select is not None:
-        return await select(
-            model, own, kind="healthy", messages=messages, input=request.get("input"), specific_deployment=specific
-        )
+        return await select(model, own, kind="healthy", messages=messages, input=request.get("input"))
     return await router.async_get_healthy_deployments(
-        model=model,
-        request_kwargs=own,
-        messages=messages,
-        input=request.get("input"),
-        specific_deployment=specific,
+        model=model, request_kwargs=own, messages=messages, input=request.get("input")
     )

@@ -343,6 +343,17 @@ def test_more_retries_of_the_operators_than_models_end_in_the_providers_own_erro
     assert text == "BadRequestError"
 
 
+@pytest.mark.parametrize("odd", ["text", ["bare", {"type": "text", "text": "part"}], 3, None, [7], [{"text": 1}], {}])
+async def test_a_message_of_any_form_is_routed_beside_pre_call_checks(provider, p2l, odd):
+    group = deployments(Scenario("odd"), provider)
+    router = litellm.Router(model_list=group, enable_pre_call_checks=True)
+    P2LRoutingStrategy.install(router, p2l)
+    messages = [{"role": "assistant", "content": odd}, *MESSAGES]
+    found = await p2l.async_filter_deployments("auto", router.get_model_list(model_name="auto"), messages, {})
+    assert [one["model_info"]["id"] for one in found] == [f"id-{BEST}"]
+    assert p2l.health.counts["internal"] == 0
+
+
 def test_the_tested_versions_have_lists_and_are_named():
     lists = {path.stem for path in (ROOT / "tests" / "versions").glob("*.*.*.txt")}
     assert set(TESTED) == lists
