@@ -122,9 +122,9 @@ def measure(
     )
     engines = []
     for workers, threads in arrangements:
-        p2l = P2L.load(source, threads=threads)
+        p2l = P2L.load(source, threads=threads, workers=workers)
         p2l.warm_up()
-        engine = Engine(p2l, workers, 10 * count, p2l.batch_tokens, manifest.text.max_length)
+        engine = Engine(p2l, max_pending=10 * count)
         engines.append((f"engine, {workers} × {threads or 'default'} threads", engine))
     half = count // 2  # before and after the engines, so that a change of the machine's speed hits both alike
     seconds = one_at_a_time(base, prompts[:half])

@@ -156,11 +156,10 @@ async def decisions(callback: P2LRouter, n: int, **checks: bool) -> list[float]:
 
 async def ready(callback: P2LRouter) -> None:
     """Loads the bundle, and scores the prompts of `decisions`."""
-    settings = callback.settings()
-    scoring = callback.scoring(settings)
-    scorer = await scoring.scorer(time.monotonic() + 120)
+    scoring = callback.state().scoring
+    loaded = await scoring.loaded(time.monotonic() + 120)
     for subject in SUBJECTS:
-        await scoring.score(scorer, (f"Explain {subject} to a child.",), time.monotonic() + 60)
+        await scoring.score(loaded, (f"Explain {subject} to a child.",), time.monotonic() + 60)
 
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -168,10 +167,11 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     settings = P2LSettings(bundle=options.bundle, timeout_ms=options.timeout_ms)
     callback = P2LRouter(settings)
     await ready(callback)
+    scorer = (await callback.state().scoring.loaded(time.monotonic() + 1)).scorer
     result: dict[str, Any] = {"decision_us": {}, "requests_per_s": {}}
     for rule in ("best", "cap", "lp", "paced"):
-        own = P2LRouter(settings.model_copy(update={"rule": rule, "budget": 1e-3}))
-        own._scoring = callback.scoring(settings)
+        own = P2LRouter(settings.model_copy(update={"rule": rule, "budget": 1e-3}), lambda _: scorer)
+        await ready(own)
         us = await decisions(own, options.decisions)
         result["decision_us"][rule] = {"p50": float(np.median(us)), "p99": float(np.percentile(us, 99))}
     for name, checks in {

@@ -11,8 +11,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from litellm_router.router import P2LRouter, p2l_router
+    from litellm_router.router import P2LRouter
     from litellm_router.settings import P2LSettings
+    from litellm_router.startup import p2l_router
     from litellm_router.strategy import P2LRoutingStrategy
 
 __all__ = ["P2LRouter", "P2LRoutingStrategy", "P2LSettings", "p2l_router"]
@@ -21,7 +22,7 @@ _HOMES = {
     "P2LRouter": "router",
     "P2LRoutingStrategy": "strategy",
     "P2LSettings": "settings",
-    "p2l_router": "router",
+    "p2l_router": "startup",
 }
 
 

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from litellm_router.record import Record
 from litellm_router.request import BUCKETS, bucket_of, texts
 
 #: Requests that are remembered at the same time; past it the oldest is forgotten, and tried again from its best model.
@@ -83,7 +84,7 @@ class Attempts:
     group: str | None = None
     order: object = None
     ranking: Mapping[str, int] = field(default_factory=dict)
-    record: dict[str, Any] = field(default_factory=dict)
+    record: Record = field(default_factory=Record)
     tried: list[str] = field(default_factory=list)
     before: int = 0
     models: set[str] = field(default_factory=set)
@@ -100,7 +101,7 @@ class Attempts:
         """What the last one to fail raised, while LiteLLM holds it: it would keep the whole request in memory."""
         return None if self._error is None else self._error()
 
-    def decided(self, group: str, ranking: Sequence[str], record: dict[str, Any]) -> None:
+    def decided(self, group: str, ranking: Sequence[str], record: Record) -> None:
         """A group's models were ranked, the best first, or P2L left the request alone."""
         self.group, self.ranking = group, {name: place for place, name in enumerate(ranking)}
         self.record, self.offered = record, ()
@@ -159,7 +160,7 @@ class Attempts:
             self.tried.append(deployment)
         if model is not None:
             self.models.add(model)
-        self.record |= {"deployment": deployment, "answered": model}
+        self.record["deployment"], self.record["answered"] = deployment, model
         return followed
 
     def fail(self, error: Exception) -> None:

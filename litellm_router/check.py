@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from litellm_router.deployments import Models, column_of, p2l_model
+from litellm_router.deployments import column_of, p2l_model
 from litellm_router.prices import INPUT, OUTPUT, Price, price_of
 from litellm_router.settings import KEY, P2LSettings
-from p2l_plugins.outcomes import Family
+from p2l_plugins.scoring.engine import Scorer
 
 CALLBACK = "litellm_router.p2l_router"
 
@@ -26,7 +26,7 @@ class Candidate:
     price: Price | None
 
 
-def candidates(deployments: Iterable[Mapping[str, Any]], bundle: Models) -> list[Candidate]:
+def candidates(deployments: Iterable[Mapping[str, Any]], bundle: Scorer) -> list[Candidate]:
     """The deployments that name a model of the bundle."""
     found = []
     for deployment in deployments:
@@ -38,20 +38,18 @@ def candidates(deployments: Iterable[Mapping[str, Any]], bundle: Models) -> list
     return found
 
 
-def problems(
-    settings: P2LSettings, deployments: Sequence[Mapping[str, Any]], bundle: Models, family: Family
-) -> list[str]:
+def problems(settings: P2LSettings, deployments: Sequence[Mapping[str, Any]], bundle: Scorer) -> list[str]:
     """What keeps P2L from doing what the configuration asks for.
 
     Args:
         deployments: LiteLLM's `model_list`.
-        bundle: the models that deployments may name; family: its outcome model.
+        bundle: the models that deployments may name.
     """
     known = f"valid: {', '.join(bundle.models)}"
     by_group: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for deployment in deployments:
         by_group[_group(deployment)].append(deployment)
-    says = [one for group in by_group for one in group_problems(settings, group, by_group[group], bundle, family)]
+    says = [one for group in by_group for one in group_problems(settings, group, by_group[group], bundle)]
     models = {group: {one.model for one in candidates(found, bundle)} for group, found in by_group.items()}
     for group, named in models.items():
         if len(named) == 1:
@@ -74,7 +72,7 @@ def problems(
 
 
 def group_problems(
-    settings: P2LSettings, group: str, deployments: Sequence[Mapping[str, Any]], bundle: Models, family: Family
+    settings: P2LSettings, group: str, deployments: Sequence[Mapping[str, Any]], bundle: Scorer
 ) -> list[str]:
     """As `problems`, of the deployments of one group: names that the bundle does not know, prices, the group's rule."""
     says = []
@@ -90,10 +88,10 @@ def group_problems(
             continue
         says += [f"{where}: {problem}" for problem in _prices(deployment, info)]
     found = candidates(deployments, bundle)
-    return says + _rule(settings, group, found, bundle, family) if found else says
+    return says + _rule(settings, group, found, bundle) if found else says
 
 
-def _rule(settings: P2LSettings, group: str, found: Sequence[Candidate], bundle: Models, family: Family) -> list[str]:
+def _rule(settings: P2LSettings, group: str, found: Sequence[Candidate], bundle: Scorer) -> list[str]:
     rule = settings.rule_of(group)
     if rule is None:
         return []
@@ -103,8 +101,8 @@ def _rule(settings: P2LSettings, group: str, found: Sequence[Candidate], bundle:
         return f"{KEY}.groups.{group}.{name}" if own and name in own.model_fields_set else f"{KEY}.{name}"
 
     says = []
-    if rule.objective == "usable" and family != "grk":
-        says.append(f"{key('objective')} = 'usable' needs a bundle of the family grk; this one is {family}")
+    if rule.objective == "usable" and bundle.family != "grk":
+        says.append(f"{key('objective')} = 'usable' needs a bundle of the family grk; this one is {bundle.family}")
     for name in rule.opponents or ():
         if column_of(bundle, name) is None:
             says.append(f"{key('opponents')}: {name!r} is not in the bundle; valid: {', '.join(bundle.models)}")

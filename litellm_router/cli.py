@@ -65,8 +65,7 @@ def _offline(config: Path, as_json: bool) -> dict[str, Any]:
 
     content = read_yaml_object(config)  # before what takes seconds to import
     from litellm_router.check import CALLBACK, candidates, problems
-    from litellm_router.loading import load_scorer
-    from litellm_router.scoring import sentence_of
+    from litellm_router.scoring import load_scorer, sentence_of
     from litellm_router.settings import KEY, P2LSettings
     from p2l_plugins.errors import P2LError
 
@@ -84,7 +83,7 @@ def _offline(config: Path, as_json: bool) -> dict[str, Any]:
     try:
         settings = P2LSettings.read(settings_part.get(KEY))
         scorer = load_scorer(settings)
-        says += problems(settings, deployments, scorer, scorer.family)
+        says += problems(settings, deployments, scorer)
         rows = [
             {
                 "group": one.group,

@@ -1,4 +1,4 @@
-"""From values and costs to a ranking of a group's models: pure functions of arrays and a rule.
+"""From scores and costs to a ranking of a group's models: pure functions of arrays and a rule.
 
 Routing picks one model; the ranking says too who follows when that one fails. A model without a known price can't be
 checked against a limit: all rules but `best` rank it after those that can.
@@ -7,26 +7,24 @@ checked against a limit: all rules but `best` rank it after those that can.
 from __future__ import annotations
 
 import math
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from litellm_router.deployments import Models
 from litellm_router.reasons import NotRoutedError
+from litellm_router.record import Record
 from litellm_router.settings import KEY, Rule
 from p2l_plugins.errors import BundleError
-from p2l_plugins.outcomes import Array, Family
+from p2l_plugins.outcomes import Array
 from p2l_plugins.routing import policies
+from p2l_plugins.scoring.engine import Scorer
+from p2l_plugins.scoring.flights import Scored
 
-
-class Predicting(Models, Protocol):
-    """The models of a bundle and their outcome model."""
-
-    @property
-    def family(self) -> Family:
-        """The outcome model."""
+#: Prompts whose values are kept for a group: in a large group they cost more than all else in a decision.
+KEPT = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +49,11 @@ class Decision:
     mixture: dict[int, float] | None = None
     multiplier: float | None = None
 
-    def record(self) -> dict[str, Any]:
-        """The decision for logs and headers, as plain JSON values; nothing in it comes from the prompt's text."""
+    def record(self) -> Record:
+        """What a request's record says of the decision."""
         names = [self.models[i] for i in self.ranking]
         values, costs = self.values.round(6).tolist(), self.costs.tolist()
-        record: dict[str, Any] = {
+        record: Record = {
             "model": names[0],
             "ranking": names,
             "rule": self.rule.rule,
@@ -75,8 +73,22 @@ class Decision:
         return record
 
 
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The model that has a conversation, by position, and by how much another one must be better to get it."""
+
+    model: int
+    margin: float
+
+
 def decide(
-    models: Sequence[str], values: Array, costs: Array, rule: Rule, uniform: float = 0.0, multiplier: float = 0.0
+    models: Sequence[str],
+    values: Array,
+    costs: Array,
+    rule: Rule,
+    uniform: float = 0.0,
+    multiplier: float = 0.0,
+    holder: Holder | None = None,
 ) -> Decision:
     """Ranks the models of a group for one prompt.
 
@@ -87,7 +99,19 @@ def decide(
         rule: and its limits.
         uniform: random number in [0, 1), for the rule `lp`.
         multiplier: λ, for the rule `paced`.
+        holder: comes first unless another one is worth more by over its margin; None: each prompt is on its own.
     """
+    decision = _ranked(models, values, costs, rule, uniform, multiplier)
+    if holder is None:
+        return decision
+    # an unknown price counts for nothing here: the model has the conversation already
+    worth = values - multiplier * np.nan_to_num(costs)
+    return replace(decision, ranking=kept(decision.ranking, worth, holder.model, holder.margin))
+
+
+def _ranked(
+    models: Sequence[str], values: Array, costs: Array, rule: Rule, uniform: float, multiplier: float
+) -> Decision:
     limit = rule.max_cost if rule.max_cost is not None else np.inf
     if rule.rule == "lp" and rule.budget is not None:
         order, mixture = _drawn(values, costs, rule.budget, limit, uniform)
@@ -102,7 +126,7 @@ def decide(
     return Decision(models, order, values, costs, rule)
 
 
-def opponents_of(rule: Rule, bundle: Predicting) -> tuple[tuple[int, float], ...]:
+def opponents_of(rule: Rule, bundle: Scorer) -> tuple[tuple[int, float], ...]:
     """Columns and weights of the opponents that a rule names.
 
     Raises:
@@ -135,6 +159,46 @@ def kept(ranking: Sequence[int], values: Array, current: int, margin: float) -> 
     if margin < 1 and values[ranking[0]] - values[current] > margin:
         return list(ranking)
     return [current, *(i for i in ranking if i != current)]
+
+
+class Values:
+    """The values of the prompts seen last. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[object, ...], Array] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(
+        self,
+        scorer: Scorer,
+        scored: Scored,
+        columns: Sequence[int],
+        objective: str,
+        opponents: tuple[tuple[int, float], ...] = (),
+    ) -> Array:
+        """Value of each model of a group for a prompt.
+
+        Args:
+            columns: of the group's models.
+            opponents: column and weight of each opponent of a win rate; none: the group's own models, all alike.
+        """
+        key = (scored.key, objective, tuple(columns), opponents)
+        with self._lock:
+            values = self._kept.get(key)
+            if values is not None:
+                self._kept.move_to_end(key)
+                return values
+        rows, weights = list(columns), None
+        if opponents and objective == "win_rate":
+            rows += [column for column, _ in opponents]
+            weights = [0.0] * len(columns) + [weight for _, weight in opponents]
+        values = policies.values(objective, scorer.family, scored.entry.coefs[rows], scored.entry.raw_eta, weights)
+        values = values[: len(columns)]
+        with self._lock:
+            self._kept[key] = values
+            if len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        return values
 
 
 # Sorted by Python: NumPy's sorts let go of the interpreter lock, and a busy proxy waits milliseconds to have it back.

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from litellm_router.prices import INPUT, OUTPUT, price_of
 from p2l_plugins.errors import BundleError
 from p2l_plugins.outcomes import Array
+from p2l_plugins.scoring.engine import Scorer
 
 Deployment = dict[str, Any]
 
@@ -76,7 +77,7 @@ class Group:
         bundle: the models that they may name.
     """
 
-    def __init__(self, deployments: Sequence[Deployment], bundle: Models) -> None:
+    def __init__(self, deployments: Sequence[Deployment], bundle: Scorer) -> None:
         self.deployments = tuple(deployments)
         self.checked = False
         candidates: dict[int, int] = {}
@@ -146,18 +147,7 @@ class Group:
         return [name for place, name in places if place == first]
 
 
-class Models(Protocol):
-    """The models of a bundle, by name."""
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """Names in the order of the coefficients."""
-
-    def index(self, model: str) -> int:
-        """Column of a model, by its name or an alias."""
-
-
-def column_of(bundle: Models, name: str) -> int | None:
+def column_of(bundle: Scorer, name: str) -> int | None:
     """Column of a model by name or alias; None for a name that the bundle does not know."""
     try:
         return bundle.index(name)
@@ -173,7 +163,7 @@ class Groups:
         clock: seconds, never going back.
     """
 
-    def __init__(self, bundle: Models, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, bundle: Scorer, clock: Callable[[], float] = time.monotonic) -> None:
         self.bundle = bundle
         self._clock = clock
         self._groups: dict[object, tuple[float, Group]] = {}

@@ -69,7 +69,6 @@ class RemoteScorer:
     Attributes:
         workers: calls at the same time.
         batch_tokens: estimated tokens of the prompts of one call.
-        stale: whether the scorer has another bundle by now; then ask it anew.
 
     Args:
         url: of the scorer, to which `/v1/…` is added.
@@ -94,7 +93,6 @@ class RemoteScorer:
         )
         self._breaker = Breaker(f"the scorer at {url}", topic="p2l")
         self._busy_until = 0.0
-        self.stale = False
         try:
             self._info = self._call("GET", "/v1/bundle", BundleInfo)
         except BaseException:
@@ -143,7 +141,6 @@ class RemoteScorer:
         body = {"prompts": [list(turns) for turns in prompts]}
         reply = self._call("POST", "/v1/scores", Reply, body)
         if reply.fingerprint != self.fingerprint:
-            self.stale = True
             raise NotRoutedError("loading", f"{self._url} has another bundle by now")
         n = len(prompts)
         lengths = {len(row) for row in reply.coefs}

@@ -8,10 +8,14 @@ async and sync calls, with `num_retries: 0` as well, and touches no group but th
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from litellm.types.router import RetryPolicy
+
+from litellm_router.deployments import p2l_model
+from litellm_router.settings import P2LSettings
 
 #: Errors that lie in the request, so that LiteLLM's `num_retries` does not count for them.
 _OF_THE_REQUEST = frozenset({"BadRequestErrorRetries", "ContentPolicyViolationErrorRetries"})
@@ -26,7 +30,30 @@ class Failover:
     def __init__(self) -> None:
         self._ours: weakref.WeakKeyDictionary[Any, dict[str, RetryPolicy]] = weakref.WeakKeyDictionary()
 
-    def set_up(self, router: Any, group: str, models: int, deployments: int, max_attempts: int) -> bool:
+    def set_up(self, router: Any, settings: P2LSettings, groups: Collection[str] | None = None) -> list[str]:
+        """Gives the groups that P2L routes a policy, where the settings want it; returns those that got one.
+
+        LiteLLM reads it at the start of a request, so a group should have it before its first one.
+
+        Args:
+            groups: by name; None for all.
+        """
+        if router is None or settings.failover == "off":
+            return []
+        named: dict[str, list[str | None]] = defaultdict(list)
+        for deployment in router.get_model_list() or []:
+            named[str(deployment.get("model_name"))].append(p2l_model(deployment))
+        changed = []
+        for group, members in named.items():
+            rule = settings.rule_of(group)
+            models = set(members) - {None}
+            wanted = len(models) > 1 and rule is not None and rule.mode == "route"
+            wanted = wanted and (groups is None or group in groups)
+            if wanted and self._give(router, group, len(models), len(members), settings.max_attempts):
+                changed.append(group)
+        return changed
+
+    def _give(self, router: Any, group: str, models: int, deployments: int, max_attempts: int) -> bool:
         """Gives a group and its aliases a policy; returns whether something changed.
 
         A policy of the operator's for the group stays as it is; what a general one says stands in ours too.

@@ -11,6 +11,8 @@ from collections import Counter as Counts
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from litellm_router.record import Record
+
 try:
     from prometheus_client import Counter, Gauge, Histogram
 except ImportError:  # prometheus-client is optional
@@ -54,7 +56,7 @@ EVERY_S = 1.0
 _BREAKER = {"closed": 0, "half-open": 1, "open": 2}
 
 
-def observe(group: str, record: Mapping[str, Any], seconds: float) -> None:
+def observe(group: str, record: Record, seconds: float) -> None:
     """Counts a decision, or why there was none."""
     if not _ALL:
         return

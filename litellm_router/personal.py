@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from litellm_router.loading import Scorer
 from litellm_router.request import bucket_of
 from litellm_router.settings import P2LSettings, PersonalSettings
-from litellm_router.values import Scored
 from p2l_plugins.leaderboards.personal import DAY_S, Blending, blended, with_prompt
 from p2l_plugins.leaderboards.user_store import UserBoards, user_key
+from p2l_plugins.scoring.engine import Scorer
+from p2l_plugins.scoring.flights import Scored
 
 #: Where LiteLLM puts the names, by the setting `personal.user`.
 FIELDS = {"key_user": "user_api_key_user_id", "end_user": "user_api_key_end_user_id"}
@@ -67,7 +67,7 @@ class Personal:
             return scored, None
         coefs = blended(board, self.scorer.family, scored.entry.coefs, time.time(), self._blending)
         entry = scored.entry._replace(coefs=np.asarray(coefs, np.float32))
-        own = Scored(f"{scored.key}:{key}:{board.time}:{board.prompts}:{board.votes}", entry, scored.hit)
+        own = Scored(f"{scored.key}:{key}:{board.time}:{board.prompts}:{board.votes}", entry, scored.cached)
         return own, {"prompts": round(board.prompts, 2), "votes": round(board.votes, 2)}
 
     async def flush(self) -> None:

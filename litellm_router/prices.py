@@ -8,9 +8,6 @@ from typing import Any, NamedTuple
 
 import litellm
 
-from p2l_plugins.prompts import text_bytes
-from p2l_plugins.routing.explain import estimated_input_tokens
-
 INPUT, OUTPUT = "input_cost_per_token", "output_cost_per_token"
 
 
@@ -45,21 +42,6 @@ def price_of(deployment: Mapping[str, Any]) -> Price | None:
             return None
         prices.append(number)
     return Price(*prices)
-
-
-def prompt_tokens(messages: object) -> int:
-    """Estimated tokens of all text in a request: UTF-8 bytes / 4, rounded up. Images, audio and tools do not count."""
-    return estimated_input_tokens(_text_bytes(messages))
-
-
-def _text_bytes(value: object) -> int:
-    if isinstance(value, str):
-        return text_bytes(value)
-    if isinstance(value, (list, tuple)):
-        return sum(_text_bytes(part) for part in value if isinstance(part, (str, Mapping)))
-    if isinstance(value, Mapping):
-        return _text_bytes(value.get("content") or value.get("text"))
-    return 0
 
 
 def _number(value: object) -> float | None:

@@ -8,17 +8,17 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from litellm_router.reasons import NotRoutedError
+from litellm_router.settings import Rule, tightened
 from p2l_plugins.errors import PromptError
-from p2l_plugins.prompts import Turns, as_turns, user_turns
+from p2l_plugins.prompts import Turns, as_turns, text_bytes, user_turns
+from p2l_plugins.routing.explain import estimated_input_tokens
 
 #: Where a request's metadata may be.
 BUCKETS = ("litellm_metadata", "metadata")
-
-#: Where a decision stands in a request's metadata; LiteLLM hands this bucket to every logger.
-SPEND_LOGS, RECORD = "spend_logs_metadata", "p2l"
 
 #: Keys and item types that hold state which only the provider that made it can read.
 _SEALED_KEYS = ("encrypted_content", "signature", "thought_signature", "thoughtSignature")
@@ -28,6 +28,47 @@ _SEALED_TYPES = frozenset(
     | {"server_tool_use", "web_search_tool_result", "code_execution_tool_result", "container_upload"}
 )
 _SEALED_DEPTH = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a request asks for.
+
+    Attributes:
+        rule: that decides it, as its group's rule and the request itself have it.
+        client: what became of its own rule: `applied`, `refused` or `invalid`; None where it brought none.
+        session: the conversation that it belongs to, or None.
+        sealed: whether only the model that has the conversation can read it.
+        turns: of the user.
+        prompt_tokens: estimated.
+    """
+
+    rule: Rule
+    client: str | None
+    session: str | None
+    sealed: bool
+    turns: Turns
+    prompt_tokens: int
+
+
+def read(chat: object, request: Mapping[str, Any], rule: Rule | None, client_rules: str) -> Wanted:
+    """What a request asks for.
+
+    Args:
+        chat: messages, or the input of a response.
+        rule: of its group; None leaves the group to LiteLLM.
+        client_rules: what it may ask for, see `tightened`.
+
+    Raises:
+        NotRoutedError: `off`, `traffic` or `no_text`.
+    """
+    if rule is None:
+        raise NotRoutedError("off")
+    session = session_of(request)
+    if rule.traffic < 1 and share_of(request, session) >= rule.traffic:
+        raise NotRoutedError("traffic")
+    rule, client = tightened(rule, asked_of(request), client_rules)
+    return Wanted(rule, client, session, sealed(chat, request), turns_of(chat), prompt_tokens(chat))
 
 
 def turns_of(chat: object) -> Turns:
@@ -44,6 +85,21 @@ def turns_of(chat: object) -> Turns:
     except PromptError:
         pass
     raise NotRoutedError("no_text")
+
+
+def prompt_tokens(messages: object) -> int:
+    """Estimated tokens of all text in a request: UTF-8 bytes / 4, rounded up. Images, audio and tools do not count."""
+    return estimated_input_tokens(_text_bytes(messages))
+
+
+def _text_bytes(value: object) -> int:
+    if isinstance(value, str):
+        return text_bytes(value)
+    if isinstance(value, (list, tuple)):
+        return sum(_text_bytes(part) for part in value if isinstance(part, (str, Mapping)))
+    if isinstance(value, Mapping):
+        return _text_bytes(value.get("content") or value.get("text"))
+    return 0
 
 
 def bucket_key(request: Mapping[str, Any]) -> str:
@@ -114,22 +170,6 @@ def _holds_state(item: object, depth: int) -> bool:
         return True
     nested = ("content", "thinking_blocks", "reasoning_items", "tool_calls", "provider_specific_fields", "function")
     return any(_holds_state(item.get(key), depth - 1) for key in nested)
-
-
-def note(request: dict[str, Any], record: dict[str, Any], marks: Mapping[str, Any]) -> None:
-    """Puts a decision's record, itself and no copy, into the request's metadata, where every logger finds it.
-
-    Args:
-        marks: that go beside it, for this package alone.
-    """
-    key = bucket_key(request)
-    bucket = request.get(key)
-    if bucket is None:
-        bucket = request[key] = {}
-    if not isinstance(bucket, dict):
-        return
-    logged = bucket.get(SPEND_LOGS)
-    bucket |= {**marks, SPEND_LOGS: {**(logged if isinstance(logged, Mapping) else {}), RECORD: record}}
 
 
 def texts(values: object) -> list[str]:

@@ -9,47 +9,31 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
 from typing import Any
 
 import litellm
-import numpy as np
 from litellm.integrations.custom_logger import CustomLogger
 
 from litellm_router import metrics
 from litellm_router.asking import ASKED
 from litellm_router.attempts import TOKEN, Attempts, Requests
 from litellm_router.check import group_problems
-from litellm_router.decision import decide, kept, opponents_of
-from litellm_router.deployments import Deployment, Group, Groups, id_of, p2l_model, takes_part
+from litellm_router.decision import Holder, decide, opponents_of
+from litellm_router.deployments import Deployment, Group, id_of, takes_part
 from litellm_router.failover import Failover
-from litellm_router.headers import headers_of
 from litellm_router.health import Health
-from litellm_router.loading import Scorer, load_scorer
 from litellm_router.narrowing import Ranked
-from litellm_router.personal import Personal
-from litellm_router.prices import prompt_tokens
 from litellm_router.reasons import NotRoutedError
-from litellm_router.redis_client import close_soon, litellm_client
-from litellm_router.request import (
-    asked_of,
-    note,
-    sealed,
-    session_of,
-    share_of,
-    turns_of,
-    uniform,
-)
+from litellm_router.record import Record, headers_of, note
+from litellm_router.request import Wanted, read, uniform
 from litellm_router.routers import is_anothers, router_of
-from litellm_router.scoring import Scoring
-from litellm_router.settings import KEY, P2LSettings, PersonalSettings, tightened
-from litellm_router.shared import SharedTraffic
-from litellm_router.startup import warm_up_in_proxy
-from litellm_router.traffic import Traffic
+from litellm_router.scoring import Loaded, load_scorer
+from litellm_router.settings import KEY, P2LSettings
+from litellm_router.state import State
 from p2l_plugins.errors import ConfigError
-from p2l_plugins.outcomes import Array
+from p2l_plugins.scoring.engine import Scorer
+from p2l_plugins.scoring.flights import Scored
 
 log = logging.getLogger("litellm_router")
 
@@ -72,59 +56,32 @@ class P2LRouter(CustomLogger):
         self.failover = Failover()
         self._fixed = settings
         self._load = load
-        self._raw: object = None
-        self._settings: P2LSettings | ConfigError | None = None
-        self._scoring: Scoring | None = None
-        self._traffic: Traffic | None = None
-        self._groups: Groups | None = None
-        self._shared: SharedTraffic | None = None
-        self._users: tuple[P2LSettings, Personal] | None = None
+        self._state: State | None = None
+        self._wrong: tuple[object, ConfigError] | None = None
         self._cache_counters = metrics.CacheCounters()
         self._lock = threading.Lock()
 
-    def settings(self) -> P2LSettings:
-        """The settings as they stand now.
+    def state(self) -> State:
+        """What belongs to the settings as they stand now.
 
         Raises:
             ConfigError: a wrong key or value.
         """
-        if self._fixed is not None:
-            return self._fixed
-        raw = getattr(litellm, KEY, None)
-        if self._settings is None or raw != self._raw:
-            self._raw = dict(raw) if isinstance(raw, Mapping) else raw
+        raw = getattr(litellm, KEY, None) if self._fixed is None else self._fixed
+        state = self._state
+        if state is not None and (state.raw is raw or state.raw == raw):
+            return state
+        with self._lock:
+            if self._state is not None and self._state.raw == raw:
+                return self._state
+            if self._wrong is not None and self._wrong[0] == raw:
+                raise self._wrong[1]
             try:
-                self._settings = P2LSettings.read(raw)
+                self._state = State.of(raw, self._load, self._state)
             except ConfigError as error:
-                self._settings = error
-        if isinstance(self._settings, ConfigError):
-            raise self._settings
-        return self._settings
-
-    def scoring(self, settings: P2LSettings) -> Scoring:
-        """The scoring of these settings; another bundle, cache or number of threads starts anew."""
-        scoring = self._scoring
-        if scoring is not None and (scoring.settings is settings or _same_scoring(scoring.settings, settings)):
-            return scoring
-        with self._lock:
-            if self._scoring is None or not _same_scoring(self._scoring.settings, settings):
-                if self._scoring is not None:
-                    self._scoring.close()
-                self._scoring = Scoring(settings, self._load, client=litellm_client)
-            return self._scoring
-
-    def traffic(self, settings: P2LSettings) -> Traffic:
-        """What is remembered of the traffic; other settings start anew."""
-        traffic = self._traffic
-        if traffic is not None and traffic.settings is settings:
-            return traffic
-        with self._lock:
-            if self._traffic is None or self._traffic.settings != settings:
-                if self._shared is not None:
-                    close_soon(self._shared.aclose)
-                self._traffic = Traffic(settings)
-                self._shared = _shared(settings)
-            return self._traffic
+                self._wrong = (dict(raw) if isinstance(raw, Mapping) else raw, error)
+                raise
+            return self._state
 
     async def async_filter_deployments(
         self,
@@ -187,121 +144,89 @@ class P2LRouter(CustomLogger):
                 return None
             chat = request.get("input") if messages is None else messages
             attempts = attempts or self.requests.begin(request)
+            state = self._checked_state()
             if not again:
-                await self._decide(model, deployments, chat, request, attempts, started)
-                self._note(model, request, attempts, started)
+                await self._decide(state, model, deployments, chat, request, attempts, started)
+                self._note(state, model, request, attempts, started)
             self.health.routed()
-            groups = self._groups
-            if not attempts.ranking or groups is None:
+            loaded = state.scoring.now
+            if not attempts.ranking or loaded is None:
                 return None
-            return Ranked(
-                self.settings(), model, groups.of(deployments), deployments, attempts, request, chat, messages
-            )
+            group = loaded.groups.of(deployments)
+            return Ranked(state.settings, model, group, deployments, attempts, request, chat, messages)
         except Exception as error:
             attempts = attempts or self.requests.begin(request)
             attempts.decided(model, [], self._failed(error))
-            self._note(model, request, attempts, started)
+            self._note(self._state, model, request, attempts, started)
             return None
 
-    def _note(self, model: str, request: dict[str, Any], attempts: Attempts, started: float) -> None:
-        """Tells headers, loggers and metrics what was decided."""
+    def _checked_state(self) -> State:
         try:
-            seconds = time.monotonic() - started
-            attempts.record["ms"] = round(1e3 * seconds, 3)
-            note(request, attempts.record, {TOKEN: attempts.token})
-            metrics.observe(model, attempts.record, seconds)
-            if self._scoring is not None:
-                self._cache_counters.carry(self._scoring.cache)
-        except Exception as error:  # metadata of an unknown form costs the headers, not the request
-            self._failed(error)
+            return self.state()
+        except ConfigError as error:
+            raise NotRoutedError("settings", str(error)) from None
 
     async def _decide(
         self,
-        model: str,
+        state: State,
+        name: str,
         deployments: list[Deployment],
         chat: object,
         request: dict[str, Any],
         attempts: Attempts,
         started: float,
     ) -> None:
-        try:
-            settings = self.settings()
-        except ConfigError as error:
-            raise NotRoutedError("settings", str(error)) from None
-        traffic = self.traffic(settings)
-        rule = traffic.rule_of(model)
-        if rule is None:
-            raise NotRoutedError("off")
-        session = session_of(request)
-        if rule.traffic < 1 and share_of(request, session) >= rule.traffic:
-            raise NotRoutedError("traffic")
-        rule, asked = tightened(rule, asked_of(request), settings.client_rules)
-        turns = turns_of(chat)
-        scoring = self.scoring(settings)
+        """Read, score, decide, book."""
+        settings, traffic = state.settings, state.traffic
+        wanted = read(chat, request, traffic.rule_of(name), settings.client_rules)
         deadline = started + settings.timeout_ms / 1e3
-        scorer = await scoring.scorer(deadline)
-        group = self._group(settings, model, deployments, scorer)
-        opponents = opponents_of(rule, scorer)
-        current = traffic.current(model, session)
-        bound = sealed(chat, request)
-        if bound and current not in group.models:
+        loaded = await state.scoring.loaded(deadline)
+        group = self._group(settings, name, deployments, loaded)
+        current = traffic.current(name, wanted.session)
+        if wanted.sealed and current not in group.models:
             raise NotRoutedError("sealed")
-        scored = await scoring.score(scorer, turns, deadline)
+        opponents = opponents_of(wanted.rule, loaded.scorer)
+        scored = await state.scoring.score(loaded, wanted.turns, deadline)
         evidence = None
-        if settings.personal is not None:
-            users = self._personal(settings, settings.personal, scorer, scoring)
-            scored, evidence = await users.scored(request, scored, deadline)
-        values = scoring.values(scorer, scored, group.columns, rule.objective, opponents)
-        length = prompt_tokens(chat)
-        costs = group.costs(length, traffic.answer_tokens(group.models))
-        pacer = traffic.pacer(model, rule, values, costs)
-        multiplier = 0.0 if pacer is None else pacer.multiplier
-        decision = decide(group.models, values, costs, rule, uniform(request), multiplier)
-        ranking = decision.ranking
+        if loaded.users is not None:
+            scored, evidence = await loaded.users.scored(request, scored, deadline)
+        values = loaded.values.of(loaded.scorer, scored, group.columns, wanted.rule.objective, opponents)
+        costs = group.costs(wanted.prompt_tokens, traffic.answer_tokens(group.models))
+        pacer = traffic.pacer(name, wanted.rule, values, costs)
+        holder = None
         if current in group.models and settings.sticky is not None:
-            # an unknown price counts for nothing here: the model has the conversation already
-            worth = values if pacer is None else values - multiplier * _known(costs)
-            margin = 1.0 if bound else settings.sticky.margin
-            ranking = kept(ranking, worth, group.models.index(current), margin)
-            decision = replace(decision, ranking=ranking)
-        first = ranking[0]
-        shadow = rule.mode == "shadow"
+            holder = Holder(group.models.index(current), 1.0 if wanted.sealed else settings.sticky.margin)
+        multiplier = 0.0 if pacer is None else pacer.multiplier
+        decision = decide(group.models, values, costs, wanted.rule, uniform(request), multiplier, holder)
+        record = decision.record() | _record_of(wanted, scored, loaded.scorer, evidence)
+        shadow = wanted.rule.mode == "shadow"
         # what a shadow decision would have cost is expected for good: the answer comes from elsewhere
         booked = None if shadow else attempts.token
-        traffic.decided(booked, model, session, group.models[first], pacer, float(costs[first]))
-        if self._shared is not None:
-            self._shared.soon(traffic)
-        record = decision.record() | {
-            "mode": rule.mode,
-            "cache": "hit" if scored.hit else "miss",
-            "prompt_tokens": length,
-            "fingerprint": scorer.fingerprint,
-        }
-        if evidence is not None:
-            record["personal"] = evidence
-        if asked is not None:
-            record["client"] = asked
-        attempts.decided(model, [] if shadow else record["ranking"], record)
+        first = decision.ranking[0]
+        traffic.decided(booked, name, wanted.session, group.models[first], pacer, float(costs[first]))
+        if state.shared is not None:
+            state.shared.soon(traffic)
+        attempts.decided(name, [] if shadow else record["ranking"], record)
 
-    def _personal(self, settings: P2LSettings, own: PersonalSettings, scorer: Scorer, scoring: Scoring) -> Personal:
-        kept = self._users
-        if kept is None or kept[0] is not settings or kept[1].scorer is not scorer:
-            shared = scoring.cache.shared
-            try:
-                users = Personal(settings, own, scorer, None if shared is None else shared.client)
-            except ConfigError as error:
-                raise NotRoutedError("settings", f"{KEY}.{error}") from None
-            kept = self._users = (settings, users)
-        return kept[1]
+    def _note(
+        self, state: State | None, model: str, request: dict[str, Any], attempts: Attempts, started: float
+    ) -> None:
+        """Tells headers, loggers and metrics what was decided."""
+        try:
+            seconds = time.monotonic() - started
+            attempts.record["ms"] = round(1e3 * seconds, 3)
+            note(request, attempts.record, {TOKEN: attempts.token})
+            metrics.observe(model, attempts.record, seconds)
+            if state is not None:
+                self._cache_counters.carry(state.scoring.cache)
+        except Exception as error:  # metadata of an unknown form costs the headers, not the request
+            self._failed(error)
 
-    def _group(self, settings: P2LSettings, name: str, deployments: list[Deployment], scorer: Scorer) -> Group:
-        groups = self._groups
-        if groups is None or groups.bundle is not scorer:
-            groups = self._groups = Groups(scorer)
-        group = groups.of(deployments)
+    def _group(self, settings: P2LSettings, name: str, deployments: list[Deployment], loaded: Loaded) -> Group:
+        group = loaded.groups.of(deployments)
         if not group.checked:
             group.checked = True
-            for sentence in group_problems(settings, name, deployments, scorer, scorer.family):
+            for sentence in group_problems(settings, name, deployments, loaded.scorer):
                 self.health.misconfigured(sentence)
             self.set_up_failover(router_of(id_of(deployments[0])), [name])
         if len(group.models) < 2:
@@ -309,28 +234,10 @@ class P2LRouter(CustomLogger):
         return group
 
     def set_up_failover(self, router: Any, groups: Collection[str] | None = None) -> None:
-        """Gives groups of a router what they need to have every error reach the next model, where that is wanted.
-
-        LiteLLM reads it at the start of a request, so a group should have it before its first one.
-
-        Args:
-            groups: by name; None for all.
-        """
+        """As `Failover.set_up`, by the settings as they stand now; what is wrong with them is said. Never raises."""
         try:
-            settings = self.settings()
-            if router is None or settings.failover == "off":
-                return
-            named: dict[str, list[str | None]] = defaultdict(list)
-            for deployment in router.get_model_list() or []:
-                named[str(deployment.get("model_name"))].append(p2l_model(deployment))
-            changed = []
-            for group, members in named.items():
-                rule = settings.rule_of(group)
-                models = set(members) - {None}
-                wanted = len(models) > 1 and rule is not None and rule.mode == "route"
-                wanted = wanted and (groups is None or group in groups)
-                if wanted and self.failover.set_up(router, group, len(models), len(members), settings.max_attempts):
-                    changed.append(group)
+            settings = self.state().settings
+            changed = self.failover.set_up(router, settings, groups)
             if changed:
                 log.info(
                     "p2l sets model_group_retry_policy: every error of a provider goes on to the next best model, "
@@ -343,7 +250,7 @@ class P2LRouter(CustomLogger):
         except Exception as error:  # of a LiteLLM whose router is another
             self.health.misconfigured(f"failover could not be set up ({type(error).__name__})")
 
-    def _failed(self, error: Exception) -> dict[str, Any]:
+    def _failed(self, error: Exception) -> Record:
         if not isinstance(error, NotRoutedError):
             # its message could hold text of the prompt: its type has to do
             error = NotRoutedError("internal", f"an unexpected {type(error).__name__} in the router")
@@ -369,7 +276,8 @@ class P2LRouter(CustomLogger):
     def _model_in(self, info: object) -> str | None:
         """The bundle's name of the model that a deployment's `model_info` names."""
         name = info.get("p2l_model") if isinstance(info, Mapping) else None
-        return self._groups.canonical(name) if isinstance(name, str) and self._groups is not None else None
+        loaded = None if self._state is None else self._state.scoring.now
+        return loaded.groups.canonical(name) if isinstance(name, str) and loaded is not None else None
 
     async def async_post_call_response_headers_hook(
         self,
@@ -383,7 +291,7 @@ class P2LRouter(CustomLogger):
         try:
             # what a client wrote into its own metadata has no token of ours
             attempts = self.requests.named_in(data, data)
-            if attempts is None or not self.settings().headers:
+            if attempts is None or not self.state().settings.headers:
                 return None
             return headers_of(attempts.record, self._answered(attempts, response, litellm_call_info))
         except ConfigError:
@@ -405,12 +313,12 @@ class P2LRouter(CustomLogger):
             if attempts is not None:
                 self._taken(attempts, info)
                 attempts.done = True
-            traffic = self._traffic
-            if traffic is None or kwargs.get("cache_hit"):
+            state = self._state
+            if state is None or kwargs.get("cache_hit"):
                 return
             logged = kwargs.get("standard_logging_object") or {}
             tokens, cost = logged.get("completion_tokens"), logged.get("response_cost")
-            traffic.answered(
+            state.traffic.answered(
                 None if attempts is None else attempts.token,
                 self._model_in(info),
                 tokens if isinstance(tokens, int) and tokens > 0 else None,
@@ -441,26 +349,16 @@ class P2LRouter(CustomLogger):
         return self._model_in((call_info or {}).get("model_info"))
 
 
-def _shared(settings: P2LSettings) -> SharedTraffic | None:
-    try:
-        client = settings.cache.client(litellm_client)
-    except ConfigError:  # the scoring says so, and goes on without
-        return None
-    return client and SharedTraffic(client, settings.cache.namespace)
-
-
-def _known(costs: Array) -> Array:
-    return np.nan_to_num(costs, nan=0.0)
-
-
-#: What a change of makes the scoring start anew.
-_OF_THE_SCORING = ("bundle", "endpoint", "endpoint_key", "threads", "cache")
-
-
-def _same_scoring(a: P2LSettings, b: P2LSettings) -> bool:
-    return all(getattr(a, key) == getattr(b, key) for key in _OF_THE_SCORING)
-
-
-#: The callback that `litellm_router.p2l_router` names.
-p2l_router = P2LRouter()
-warm_up_in_proxy(p2l_router)
+def _record_of(wanted: Wanted, scored: Scored, scorer: Scorer, evidence: dict[str, float] | None) -> Record:
+    """What a record says of a request beside the decision."""
+    record: Record = {
+        "mode": wanted.rule.mode,
+        "cache": "hit" if scored.cached else "miss",
+        "prompt_tokens": wanted.prompt_tokens,
+        "fingerprint": scorer.fingerprint,
+    }
+    if evidence is not None:
+        record["personal"] = evidence
+    if wanted.client is not None:
+        record["client"] = wanted.client
+    return record

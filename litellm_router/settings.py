@@ -6,6 +6,7 @@ key or value never fails a request: the log says it once, and LiteLLM's own stra
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -21,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from p2l_plugins.cache.settings import CacheSettings, resolved
+from p2l_plugins.cache.settings import CacheSettings
 from p2l_plugins.errors import ConfigError
 
 KEY = "p2l_settings"
@@ -43,6 +44,53 @@ STRICTNESS = {"best": 0, "paced": 1, "lp": 2, "cap": 3}
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+#: How LiteLLM's configuration names an environment variable.
+ENVIRON = "os.environ/"
+
+
+def resolved(value: SecretStr, key: str) -> str:
+    """The text of a setting, or of the environment variable that it names as os.environ/NAME.
+
+    Args:
+        key: of the setting, for the message.
+
+    Raises:
+        ConfigError: the variable is not set.
+    """
+    text = value.get_secret_value()
+    if not text.startswith(ENVIRON):
+        return text
+    name = text.removeprefix(ENVIRON)
+    found = os.environ.get(name)
+    if not found:
+        raise ConfigError(f"{key} is {text}, but the environment variable {name} is not set")
+    return found
+
+
+def _set_where_named(value: object) -> object:
+    # LiteLLM puts null in the place of an environment variable that is not set
+    if value is None:
+        raise ValueError("is empty: the environment variable that it names is not set")
+    return value
+
+
+class RouterCacheSettings(CacheSettings):
+    """The cache of the router.
+
+    Attributes:
+        url: of a Redis or Valkey (see `p2l_plugins.cache.address`), or os.environ/NAME; where it is not set, LiteLLM's
+            own Redis, if it has one.
+        secret: keys the hash of the prompts, or os.environ/NAME. Services with another one share nothing, and whoever
+            reads the store can't test whether a prompt was asked.
+    """
+
+    def text_of(self, value: SecretStr, key: str) -> str:
+        """The text of a setting, or of the environment variable that it names."""
+        return resolved(value, key)
+
+    _named = field_validator("url", "secret", mode="before")(_set_where_named)
 
 
 class Sticky(_Model):
@@ -163,7 +211,7 @@ class P2LSettings(Rule):
     learn_output_tokens: bool = True
     sticky: Sticky | None = None
     personal: PersonalSettings | None = None
-    cache: CacheSettings = CacheSettings()
+    cache: RouterCacheSettings = RouterCacheSettings()
     threads: int = Field(default=1, ge=0)
     failover: Annotated[Literal["on", "off"], _ON_OFF] = "on"
     max_attempts: int = Field(default=3, ge=1, le=100)
@@ -183,13 +231,7 @@ class P2LSettings(Rule):
             raise ValueError("must be http://HOST:PORT or https://HOST:PORT, without user and password")
         return value.rstrip("/")
 
-    @field_validator("endpoint_key")
-    @classmethod
-    def _set_where_named(cls, value: SecretStr | None) -> SecretStr | None:
-        # LiteLLM puts null in the place of an environment variable that is not set
-        if value is None:
-            raise ValueError("is empty: the environment variable that it names is not set")
-        return value
+    _named = field_validator("endpoint_key", mode="before")(_set_where_named)
 
     @model_validator(mode="after")
     def _one_scorer(self) -> P2LSettings:
@@ -316,7 +358,7 @@ def _keys_beside(location: tuple[int | str, ...]) -> str:
         "groups": GroupRule,
         "sticky": Sticky,
         "personal": PersonalSettings,
-        "cache": CacheSettings,
+        "cache": RouterCacheSettings,
     }
     model = models.get(str(location[0])) if len(location) > 1 else None
     return _keys() if model is None else ", ".join(model.model_fields)

@@ -13,8 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from litellm_router.traffic import Traffic
-from litellm_router.usage import NEWEST, PRIOR_ANSWERS
+from litellm_router.traffic import NEWEST, PRIOR_ANSWERS, Traffic
 from p2l_plugins.cache.address import Clients
 from p2l_plugins.routing.pacing import Pacer
 
@@ -25,7 +24,7 @@ SCHEMA = 1
 #: Seconds between two hand-overs, until one fails, and that Redis keeps what no proxy touches.
 EVERY_S, TIMEOUT_S, KEEP_S = 1.0, 0.5, 7 * 24 * 3600
 
-#: Adds (n, total) of new answers to (count, mean) of each model, as `usage.weight` does; returns both.
+#: Adds (n, total) of new answers to (count, mean) of each model, as `traffic.weight` does; returns both.
 _ADD_LENGTHS = """
 local out = {}
 for i = 1, #ARGV - 1, 4 do

@@ -8,16 +8,13 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from litellm_router.check import problems
-from litellm_router.loading import Scorer
+from litellm_router.router import P2LRouter
 from litellm_router.routers import TESTED, is_tested, litellm_version
-from litellm_router.scoring import sentence_of
+from litellm_router.scoring import Loaded, sentence_of
 from p2l_plugins.errors import ConfigError
-
-if TYPE_CHECKING:
-    from litellm_router.router import P2LRouter
 
 log = logging.getLogger("litellm_router")
 
@@ -79,26 +76,26 @@ def warm_up(router: P2LRouter, deployments: Sequence[Mapping[str, Any]]) -> None
     """
     say = router.health.misconfigured
     try:
-        settings = router.settings()
-        loading = router.scoring(settings).start()
+        state = router.state()
     except ConfigError as error:
         say(f"{error}; LiteLLM's own strategy decides")
         return
 
-    def check(loaded: Future[Scorer]) -> None:
+    settings = state.settings
+
+    def check(loaded: Future[Loaded]) -> None:
         error = loaded.exception()
         if error is not None:
             say(f"{settings.scored_by}: {sentence_of(error)}; LiteLLM's own strategy decides")
             return
-        scorer = loaded.result()
         try:
-            found = problems(settings, deployments, scorer, scorer.family)
+            found = problems(settings, deployments, loaded.result().scorer)
         except Exception as odd:  # deployments of an unknown form, which requests may do without
             found = [f"model_list could not be checked ({type(odd).__name__})"]
         for sentence in found:
             say(sentence)
 
-    loading.add_done_callback(check)
+    state.scoring.start().add_done_callback(check)
 
 
 def deployments_of(llm_router: Any) -> list[Mapping[str, Any]]:
@@ -108,3 +105,8 @@ def deployments_of(llm_router: Any) -> list[Mapping[str, Any]]:
     except Exception as error:  # of a LiteLLM that has another router
         log.debug("p2l: model_list could not be read (%s)", type(error).__name__)
         return []
+
+
+#: The callback that `litellm_router.p2l_router` names.
+p2l_router = P2LRouter()
+warm_up_in_proxy(p2l_router)

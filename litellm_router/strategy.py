@@ -19,7 +19,8 @@ from litellm.types.router import CustomRoutingStrategyBase
 from litellm_router import routers
 from litellm_router.asking import ASKED, MAY_ASK, may_remove
 from litellm_router.deployments import id_of
-from litellm_router.router import P2LRouter, p2l_router
+from litellm_router.router import P2LRouter
+from litellm_router.startup import p2l_router
 from p2l_plugins.errors import ConfigError
 
 EXCLUDED = "_excluded_deployment_ids"

@@ -1,20 +1,28 @@
-"""What the router remembers of its traffic: conversations, the length of answers, what of a budget was spent."""
+"""What the router remembers of its traffic: conversations, the length of answers, what of a budget was spent.
+
+The length of answers is learnt from the usage that they report: a running mean per model that becomes exponential.
+"""
 
 from __future__ import annotations
 
 import math
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from litellm_router.sessions import Sessions
 from litellm_router.settings import P2LSettings, Rule
-from litellm_router.usage import AnswerLengths
 from p2l_plugins.outcomes import Array
 from p2l_plugins.routing.pacing import Pacer
 
 #: Requests whose cost is still expected and not known: an answer that never ends is forgotten.
 MOST_OPEN = 10_000
+
+#: Answers that the configured length counts for.
+PRIOR_ANSWERS = 20
+
+#: Share of the newest answer in the average once many were seen: about the last 200 count.
+NEWEST = 0.005
 
 
 class Traffic:
@@ -100,3 +108,108 @@ class Traffic:
                 self._open[request] = (None, 0.0)  # known still, so that a late attempt is not booked again
         if pacer is not None and cost is not None:
             pacer.charge(cost - expected, requests=0)
+
+
+class Sessions:
+    """Model of each conversation. Safe to use from several threads.
+
+    Args:
+        ttl_s: seconds without a request until a conversation is forgotten.
+        most: most conversations.
+        clock: seconds, never going back.
+    """
+
+    def __init__(self, ttl_s: float, most: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._ttl_s, self._most, self._clock = ttl_s, most, clock
+        self._models: OrderedDict[tuple[str, str], tuple[float, str]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, group: str, session: str) -> str | None:
+        """The model that has a conversation of a model group, or None."""
+        with self._lock:
+            expires, model = self._models.get((group, session), (0.0, None))
+            if model is not None and expires <= self._clock():
+                del self._models[group, session]
+                return None
+            return model
+
+    def set(self, group: str, session: str, model: str) -> None:
+        """Gives a conversation to a model."""
+        with self._lock:
+            self._models[group, session] = (self._clock() + self._ttl_s, model)
+            self._models.move_to_end((group, session))
+            while len(self._models) > self._most:
+                self._models.popitem(last=False)
+
+
+class AnswerLengths:
+    """Expected tokens of an answer, per model. Safe to use from several threads.
+
+    Args:
+        configured: expected tokens of a model's answer before any was seen.
+        most: most models that are kept.
+    """
+
+    def __init__(self, configured: Callable[[str], float], most: int = 10_000) -> None:
+        self._configured = configured
+        self._most = most
+        self._seen: dict[str, tuple[int, float]] = {}
+        self._new: dict[str, tuple[int, float]] = {}
+        self._lock = threading.Lock()
+
+    def expected(self, model: str) -> float:
+        """Expected tokens of an answer of a model."""
+        seen = self._seen.get(model)
+        if seen is None:
+            seen = (0, float(self._configured(model)))
+            if len(self._seen) < self._most:
+                self._seen[model] = seen
+        return seen[1]
+
+    def observe(self, model: str, tokens: int) -> None:
+        """An answer's length."""
+        with self._lock:
+            if model not in self._seen and len(self._seen) >= self._most:
+                return
+            count, mean = self._seen.get(model) or (0, float(self._configured(model)))
+            self._seen[model] = (count + 1, mean + weight(count, 1) * (tokens - mean))
+            n, total = self._new.get(model, (0, 0.0))
+            self._new[model] = (n + 1, total + tokens)
+
+    def take_new(self) -> dict[str, tuple[int, float]]:
+        """Number and sum of the lengths that other processes do not know yet, per model."""
+        with self._lock:
+            new, self._new = self._new, {}
+            return new
+
+    def give_back(self, new: Mapping[str, tuple[int, float]]) -> None:
+        """Takes lengths back that could not be handed over."""
+        with self._lock:
+            for model, (n, total) in new.items():
+                count, have = self._new.get(model, (0, 0.0))
+                self._new[model] = (count + n, have + total)
+
+    def see(self, shared: Mapping[str, tuple[int, float]]) -> None:
+        """Takes over the number of answers and the average that the processes share, per model."""
+        with self._lock:
+            for model, (count, mean) in shared.items():
+                n, total = self._new.get(model, (0, 0.0))  # seen since the hand-over
+                move = weight(count, n) * (total / n - mean) if n else 0.0
+                self._seen[model] = (count + n, mean + move)
+
+    def models(self) -> list[str]:
+        """Models that were asked about or answered."""
+        with self._lock:
+            return list(self._seen)
+
+    def configured(self, model: str) -> float:
+        """Expected tokens before any answer was seen."""
+        return float(self._configured(model))
+
+
+def weight(count: int, new: int) -> float:
+    """Share of `new` answers in the average after `count` earlier ones: a running mean that becomes exponential."""
+    left = 1.0
+    for i in range(min(new, 1000)):
+        left *= 1.0 - max(NEWEST, 1.0 / (PRIOR_ANSWERS + count + i + 1))
+    return 1.0 - left

@@ -91,9 +91,21 @@ def test_the_architecture_names_what_there_is():
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     for name in re.findall(r"[\w/]+/\w+\.py", page):
         assert (ROOT / name).is_file(), name
-    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "litellm_router").glob("*.py"))
-    for name in ("async_filter_deployments", "turns_of", "class Scoring", "class Values", "def decide", "class Ranked"):
-        assert name in source
+    rooms = re.findall(r"(\S+\.py)$", page.split("```")[3], re.M)
+    assert len(set(rooms)) <= 7  # six of the walk, and the memory of the attempts
+    source = "".join((ROOT / name).read_text(encoding="utf-8") for name in rooms)
+    for name in (
+        "async_filter_deployments",
+        "read",
+        "Scoring",
+        "Flights",
+        "Values",
+        "decide",
+        "Ranked",
+        "next",
+        "score",
+    ):
+        assert re.search(rf"(def|class) {name}\b", source), name
 
 
 def test_the_results_show_the_starters_own_figures():

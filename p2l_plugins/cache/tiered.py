@@ -72,6 +72,11 @@ class TieredCache:
         except RuntimeError:  # the loop was closed while its request was scored
             self.stats.count("lost", n=len(entries))
 
+    async def flush(self) -> None:
+        """Waits until the writes of the running event loop are done."""
+        if self.shared is not None:
+            await self.shared.flush()
+
     async def aclose(self) -> None:
         """Ends what goes on in the shared store, on the running event loop."""
         if self.shared is not None:

@@ -13,11 +13,12 @@ import dataclasses
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
 from p2l_plugins.errors import P2LError
+from p2l_plugins.outcomes import Family
 from p2l_plugins.prompts import Turns
 from p2l_plugins.scoring.scorer import Scores
 
@@ -35,11 +36,45 @@ class Busy(P2LError):
     """A request that was refused at once: too many prompts wait, or the engine is closed."""
 
 
-class TurnsScorer(Protocol):
-    """What the engine needs of `P2L`."""
+class Scorer(Protocol):
+    """What scores prompts: a `P2L` in this process, or one behind HTTP. Safe to use from several threads."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash over all that changes a score."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names in the order of the coefficients."""
+
+    @property
+    def family(self) -> Family:
+        """The outcome model."""
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens of a prompt that count."""
+
+    @property
+    def batch_tokens(self) -> int:
+        """Padded tokens of one run; 1 where each prompt runs alone."""
+
+    @property
+    def workers(self) -> int:
+        """Runs at the same time."""
+
+    def index(self, model: str) -> int:
+        """Column of a model, by its name or an alias.
+
+        Raises:
+            BundleError: an unknown name.
+        """
 
     def score_turns(self, prompts: Sequence[Turns]) -> Scores:
-        """Coefficients of prompts."""
+        """Coefficients of prompts, in their order: one run, where they fit into `batch_tokens`."""
+
+    def close(self) -> None:
+        """Ends what the scorer holds open."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -56,26 +91,19 @@ class Engine:
     run get a few seconds to finish.
 
     Args:
-        scorer: a `P2L`.
-        workers: batches that run at the same time; one more of short prompts runs where all of them are long.
+        scorer: says how much it takes at once: `workers` batches run at the same time, and one more of short prompts
+            where all of them are long.
         max_pending: prompts that wait or are being scored; more are refused.
-        batch_tokens: padded tokens of a batch, `P2L.batch_tokens`; 1 runs each prompt alone.
-        max_length: most tokens that count of a prompt.
+        ran: called after each run, in its thread, with the number of prompts and the seconds.
     """
 
     def __init__(
-        self,
-        scorer: TurnsScorer,
-        workers: int = 2,
-        max_pending: int = 64,
-        batch_tokens: int = 1,
-        max_length: int = 2**31,
+        self, scorer: Scorer, max_pending: int = 64, ran: Callable[[int, float], None] = lambda prompts, seconds: None
     ) -> None:
         self._scorer = scorer
-        self._workers = workers
+        self._workers, self._batch_tokens = scorer.workers, scorer.batch_tokens
         self._max_pending = max_pending
-        self._batch_tokens = batch_tokens
-        self._max_length = max_length
+        self._ran = ran
         self._changed = threading.Condition()
         self._waiting: list[_Request] = []  # oldest first
         self._running: list[list[_Request]] = []
@@ -91,15 +119,20 @@ class Engine:
         Raises:
             Busy: too many prompts wait, or the engine is closed.
         """
-        request = _Request(turns, min(estimated_tokens(turns), self._max_length), Future())
+        return self.submit_all([turns])[0]
+
+    def submit_all(self, prompts: Sequence[Turns]) -> list[Future[Scores]]:
+        """As `submit`, of several prompts: all are taken, or none."""
+        longest = self._scorer.max_length
+        requests = [_Request(turns, min(estimated_tokens(turns), longest), Future()) for turns in prompts]
         with self._changed:
             if self._closed:
                 raise Busy("the engine is closed")
-            if self._pending() >= self._max_pending:
+            if self._pending() + len(requests) > self._max_pending:
                 self._waiting = [waiting for waiting in self._waiting if not waiting.future.cancelled()]
-                if self._pending() >= self._max_pending:
-                    raise Busy(f"{self._max_pending} prompts wait for their scores")
-            self._waiting.append(request)
+                if (pending := self._pending()) + len(requests) > self._max_pending:
+                    raise Busy(f"{pending} prompts wait for their scores, and no more than {self._max_pending} may")
+            self._waiting += requests
             if not self._threads:
                 self._threads = [
                     threading.Thread(target=self._work, name=f"p2l-score-{i}", daemon=True)
@@ -109,7 +142,7 @@ class Engine:
                     thread.start()
                 _engines.add(self)
             self._changed.notify_all()
-        return request.future
+        return [request.future for request in requests]
 
     async def score(self, turns: Turns) -> Scores:
         """As `submit`, for event loops; cancelling the task cancels the request."""
@@ -178,8 +211,10 @@ class Engine:
 
     def _outcomes(self, batch: list[_Request]) -> list[Scores | Exception]:
         """Scores, or what was raised, per request; where a batch fails, each one is tried alone."""
+        started = time.perf_counter()
         try:
             scores = self._scorer.score_turns([request.turns for request in batch])
+            self._ran(len(batch), time.perf_counter() - started)
             if len(scores) != len(batch):
                 raise ValueError(f"{len(scores)} rows of scores for {len(batch)} prompts")
             return [_row(scores, i) for i in range(len(batch))]

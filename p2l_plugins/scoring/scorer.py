@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from p2l_plugins.cache.entry import Entry
 from p2l_plugins.errors import PromptError
 from p2l_plugins.leaderboards.leaderboard import Leaderboard, aggregate, win_rate_over_others
 from p2l_plugins.leaderboards.pair_means import BLOCKS
@@ -87,27 +88,37 @@ class P2L:
 
     Attributes:
         bundle: folder and manifest.
+        workers: runs at the same time that an `Engine` makes of it.
     """
 
-    def __init__(self, bundle: Bundle, device: str = "cpu", threads: int = 0, cuda_graphs: bool = False) -> None:
+    def __init__(
+        self, bundle: Bundle, device: str = "cpu", threads: int = 0, cuda_graphs: bool = False, workers: int = 2
+    ) -> None:
         """
         Args:
             bundle: a checked bundle.
             device: `cpu` or `cuda`; never another one than was asked for.
             threads: threads of one run; 0 lets ONNX Runtime choose.
             cuda_graphs: record the kernels of small batches, for small models on `cuda`.
+            workers: runs at the same time, for an `Engine`.
 
         Raises:
             ConfigError: ONNX Runtime is missing, or the device is not available.
             BundleError: ONNX Runtime can't run the model, or it has other inputs or outputs than the manifest says.
         """
         self.bundle = bundle
+        self.workers = workers
         self._session = Session(bundle, device, threads, cuda_graphs)
         self._encoder = TextEncoder.from_folder(bundle.folder, bundle.manifest.text)
 
     @classmethod
     def load(
-        cls, source: str | Path = "starter", device: str = "cpu", threads: int = 0, cuda_graphs: bool = False
+        cls,
+        source: str | Path = "starter",
+        device: str = "cpu",
+        threads: int = 0,
+        cuda_graphs: bool = False,
+        workers: int = 2,
     ) -> P2L:
         """Loads a bundle: a folder, a Hugging Face hub id, or `starter`, the one that ships with the package.
 
@@ -115,7 +126,7 @@ class P2L:
             BundleError: no bundle there, or one that is damaged.
             ConfigError: as `P2L`.
         """
-        return cls(Bundle.open(find_bundle(source)), device, threads, cuda_graphs)
+        return cls(Bundle.open(find_bundle(source)), device, threads, cuda_graphs, workers)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -203,6 +214,18 @@ class P2L:
                 bundle's maximum.
         """
         return self._scores(*self._session.run(input_ids, attention_mask))
+
+    def from_entries(self, entries: Sequence[Entry]) -> Scores:
+        """Scores of prompts, from what was kept of them."""
+        raw_eta = np.array([entry.raw_eta for entry in entries], np.float32) if has_eta(self.family) else None
+        truncated = np.array([bool(entry.truncated) for entry in entries], np.bool_)
+        coefs = np.empty((len(entries), len(self.models)), np.float32)
+        for row, entry in zip(coefs, entries, strict=True):
+            row[:] = entry.coefs
+        return self._scores(coefs, raw_eta, truncated)
+
+    def close(self) -> None:
+        """Nothing is held open: the model's memory goes with the last reference."""
 
     def _scores(self, coefs: Floats, raw_eta: Floats | None, truncated: NDArray[np.bool_] | None = None) -> Scores:
         manifest = self.bundle.manifest

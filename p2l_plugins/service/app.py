@@ -18,10 +18,10 @@ from starlette.responses import Response
 
 from p2l_plugins.errors import P2LError
 from p2l_plugins.scoring.engine import Busy
+from p2l_plugins.scoring.flights import ScoringFailed
 from p2l_plugins.scoring.scorer import P2L
 from p2l_plugins.service import metrics, models, routes
 from p2l_plugins.service.guard import Guard
-from p2l_plugins.service.scoring import ScoringFailed
 from p2l_plugins.service.service import NotReady, Service, load_bundle
 from p2l_plugins.service.settings import ServiceSettings
 from p2l_plugins.service.watch import Watch

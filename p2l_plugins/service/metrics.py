@@ -42,6 +42,20 @@ IN_FLIGHT = Gauge("p2l_service_requests_in_flight", "Requests under way", multip
 READY = Gauge("p2l_service_ready_processes", "Processes that take requests", multiprocess_mode="livesum")
 
 
+def count_prompts(what: str, n: int) -> None:
+    """As `count` of `Flights`."""
+    if what == "waiting":
+        WAITING.set(n)
+    else:
+        PROMPTS.labels(what).inc(n)
+
+
+def ran(prompts: int, seconds: float) -> None:
+    """As `ran` of `Engine`."""
+    RUN_SECONDS.observe(seconds)
+    RUN_PROMPTS.observe(prompts)
+
+
 def exposition() -> tuple[bytes, str]:
     """The metrics in Prometheus' text form, and its content type."""
     if FOLDER not in os.environ:

@@ -58,7 +58,7 @@ async def scores(asked: models.ScoresRequest, request: Request, service: Serving
     p2l = service.p2l
     prompts = _turns(asked.prompts, service.settings.max_batch)
     scored = await _unless_left(request, service.score(prompts))
-    entries = [entry for entry, _ in scored]
+    entries = [one.entry for one in scored]
     return _json(
         {
             "bundle": p2l.bundle.manifest.name,
@@ -68,7 +68,7 @@ async def scores(asked: models.ScoresRequest, request: Request, service: Serving
             "coefs": [entry.coefs.tolist() for entry in entries],
             "raw_eta": None if entries[0].raw_eta is None else [entry.raw_eta for entry in entries],
             "truncated": [entry.truncated for entry in entries],
-            "cached": [cached for _, cached in scored],
+            "cached": [one.cached for one in scored],
         }
     )
 
@@ -93,7 +93,8 @@ async def bundle(service: Serving) -> Response:
 @api.post("/predict", response_model=models.PredictResponse)
 async def predict(asked: models.PredictRequest, request: Request, service: Serving) -> Response:
     """Coefficients of one prompt, in the form of the research endpoint."""
-    ((entry, _),) = await _unless_left(request, service.score(_turns([asked.prompt], 1)))
+    (scored,) = await _unless_left(request, service.score(_turns([asked.prompt], 1)))
+    entry = scored.entry
     eta = entry.raw_eta
     if eta is not None and service.p2l.family == "rk":
         eta = float(rk_eta(eta))
@@ -181,8 +182,8 @@ async def feedback(asked: models.FeedbackRequest, request: Request, service: Ser
         raise HTTPException(422, "model and other are the same model")
     coefs = None
     if asked.prompt is not None:
-        ((entry, _),) = await _unless_left(request, service.score(_turns([asked.prompt], 1)))
-        coefs = entry.coefs
+        (scored,) = await _unless_left(request, service.score(_turns([asked.prompt], 1)))
+        coefs = scored.entry.coefs
     users.voted(asked.user, model, asked.liked, other, coefs)
     return _json({"status": "accepted"}, 202)
 

@@ -11,16 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 from typing import Any
 
-import numpy as np
-
 from p2l_plugins.errors import P2LError
-from p2l_plugins.outcomes import has_eta
 from p2l_plugins.prompts import Turns
 from p2l_plugins.routing.explain import request_costs
 from p2l_plugins.scoring.engine import Busy
+from p2l_plugins.scoring.flights import Flights, Scored
 from p2l_plugins.scoring.scorer import P2L, Scores
 from p2l_plugins.service import metrics
-from p2l_plugins.service.scoring import Scored, Scoring
 from p2l_plugins.service.settings import ServiceSettings
 from p2l_plugins.service.users import Users
 
@@ -28,6 +25,9 @@ log = logging.getLogger(__name__)
 
 #: Leaderboards that may be computed or wait for it; each takes a processor for milliseconds to seconds.
 MAX_BOARDS = 16
+
+#: Seconds for which prompts that wait are still scored at the end.
+CLOSE_S = 5.0
 
 
 class NotReady(P2LError):
@@ -40,7 +40,7 @@ def load_bundle(settings: ServiceSettings) -> P2L:
     Raises:
         P2LError: no such bundle, a damaged one, no ONNX Runtime, or costs of models that it does not have.
     """
-    p2l = P2L.load(settings.bundle, settings.device, settings.threads)
+    p2l = P2L.load(settings.bundle, settings.device, settings.threads, workers=settings.runs())
     for name in settings.costs or {}:
         p2l.index(name)
     request_costs(settings.costs or {"none": 0.0}, "--costs", 1, 1)
@@ -73,7 +73,7 @@ class Service:
         self.failure: Exception | None = None
         self._load, self._failed = load, failed
         self._p2l: P2L | None = None
-        self._scoring: Scoring | None = None
+        self._flights: Flights | None = None
         self.users: Users | None = None
         self._stopping = False
         self._boards = ThreadPoolExecutor(1, thread_name_prefix="p2l-board")
@@ -83,7 +83,7 @@ class Service:
     @property
     def ready(self) -> bool:
         """Whether requests are welcome."""
-        return self._scoring is not None and not self._stopping
+        return self._flights is not None and not self._stopping
 
     @property
     def p2l(self) -> P2L:
@@ -111,13 +111,21 @@ class Service:
             log.error("the bundle %r can't be served: %s", self.settings.bundle, error)
             self._failed()
         else:
-            settings = self.settings
-            scoring = Scoring(p2l, store, cache.namespace, secret, settings.runs(), settings.max_pending)
-            users = None if store.shared is None or not secret else Users(p2l, store.shared.client, settings.cache)
-            loop.call_soon_threadsafe(self._loaded, p2l, scoring, users)
+            flights = Flights(
+                p2l,
+                store,
+                cache.namespace,
+                secret,
+                self.settings.max_pending,
+                whole=True,
+                count=metrics.count_prompts,
+                ran=metrics.ran,
+            )
+            users = None if store.shared is None or not secret else Users(p2l, store.shared.client, cache)
+            loop.call_soon_threadsafe(self._loaded, p2l, flights, users)
 
-    def _loaded(self, p2l: P2L, scoring: Scoring, users: Users | None) -> None:
-        self._p2l, self._scoring, self.users = p2l, scoring, users
+    def _loaded(self, p2l: P2L, flights: Flights, users: Users | None) -> None:
+        self._p2l, self._flights, self.users = p2l, flights, users
         metrics.READY.set(1)
         log.info("ready: bundle %s, fingerprint %s", p2l.bundle.manifest.name, p2l.fingerprint)
         self._background = asyncio.get_running_loop().create_task(self._make_overall())
@@ -130,10 +138,10 @@ class Service:
             log.warning("there is no overall board to compare with: %s", error)
 
     async def score(self, prompts: Sequence[Turns]) -> list[Scored]:
-        """Scores of prompts; errors as `Scoring.score`, and `NotReady`."""
-        if self._scoring is None:
+        """Scores of prompts; errors as `Flights.score`, and `NotReady`."""
+        if self._flights is None:
             raise NotReady("the bundle is being loaded")
-        return await self._scoring.score(prompts)
+        return await self._flights.score(prompts)
 
     async def scores(self, prompts: Sequence[Turns], step: int) -> Scores:
         """The same as `Scores`, asked for in pieces of `step` prompts."""
@@ -141,22 +149,13 @@ class Service:
         scored: list[Scored] = []
         for i in range(0, len(prompts), step):
             scored += await self.score(prompts[i : i + step])
-        raw_eta = [entry.raw_eta for entry, _ in scored]
-        manifest = p2l.bundle.manifest
-        return Scores(
-            p2l.models,
-            np.stack([entry.coefs for entry, _ in scored]),
-            np.array(raw_eta, np.float32) if has_eta(p2l.family) else None,
-            p2l.family,
-            manifest.aliases,
-            frozenset(manifest.ungrounded),
-        )
+        return p2l.from_entries([one.entry for one in scored])
 
     async def leaderboard(self, prompts: Sequence[Turns], step: int) -> dict[str, Any]:
         """The leaderboard of prompts, computed in a thread.
 
         Raises:
-            Busy: too many boards wait, or as `Scoring.score`.
+            Busy: too many boards wait, or as `Flights.score`.
         """
         if self._boards_waiting >= MAX_BOARDS:
             raise Busy(f"{MAX_BOARDS} leaderboards wait")
@@ -194,5 +193,7 @@ class Service:
         self._boards.shutdown(wait=False, cancel_futures=True)
         if self.users is not None:
             await self.users.aclose()
-        if self._scoring is not None:
-            await self._scoring.aclose()
+        if self._flights is not None:
+            await asyncio.to_thread(self._flights.close, CLOSE_S)
+            await self._flights.cache.flush()
+            await self._flights.cache.aclose()

@@ -13,6 +13,7 @@ import pytest
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
+from litellm_router.settings import RouterCacheSettings
 from p2l_plugins import P2L
 from p2l_plugins.cache.address import Clients
 from p2l_plugins.cache.breaker import Breaker
@@ -207,15 +208,15 @@ def test_settings_build_memory_or_what_the_url_says_or_the_fallback(monkeypatch)
     assert CacheSettings(shared=False, url="redis://h").build(lambda: None).shared is None
     assert isinstance(CacheSettings(url="redis://h").build(lambda: None).shared.client, Clients)
     monkeypatch.setenv("CACHE_URL", "redis://elsewhere")
-    assert isinstance(CacheSettings(url="os.environ/CACHE_URL").build().shared.client, Clients)
+    assert isinstance(RouterCacheSettings(url="os.environ/CACHE_URL").build().shared.client, Clients)
     monkeypatch.delenv("CACHE_URL")
     with pytest.raises(ConfigError, match="CACHE_URL is not set"):
-        CacheSettings(url="os.environ/CACHE_URL").build()
+        RouterCacheSettings(url="os.environ/CACHE_URL").build()
 
 
 def test_settings_keep_their_secrets(monkeypatch):
     monkeypatch.setenv("CACHE_SECRET", "x" * 500)
-    settings = CacheSettings(url="redis://me:hidden@h", secret="os.environ/CACHE_SECRET")
+    settings = RouterCacheSettings(url="redis://me:hidden@h", secret="os.environ/CACHE_SECRET")
     assert len(settings.key_secret()) == 32
     assert settings.key_secret() == derive_secret("x" * 500) != CacheSettings(secret="y").key_secret()
     assert CacheSettings().key_secret() == b""
@@ -227,7 +228,7 @@ def test_settings_keep_their_secrets(monkeypatch):
 )
 def test_wrong_settings_are_refused(bad):
     with pytest.raises(ValidationError):
-        CacheSettings(**bad)
+        RouterCacheSettings(**bad)
 
 
 def test_the_memory_cache_needs_no_redis():

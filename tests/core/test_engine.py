@@ -22,6 +22,8 @@ LONG = ("word " * 2 * SHORT_TOKENS,)
 class Gate:
     """A scorer whose runs wait until they are let through; a prompt's coefficient is its length."""
 
+    workers, batch_tokens, max_length = 2, 1, 2**31
+
     def __init__(self):
         self.runs = []
         self.started = threading.Semaphore(0)
@@ -52,6 +54,12 @@ class Gate:
         self.allowed.release(count)
 
 
+def engine_of(gate, workers=2, batch_tokens=1, **options):
+    """An engine of a scorer that takes so much at once."""
+    gate.workers, gate.batch_tokens = workers, batch_tokens
+    return Engine(gate, **options)
+
+
 @pytest.fixture
 def gate():
     gate = Gate()
@@ -64,7 +72,7 @@ def numbered(count, prefix="p"):
 
 
 def test_requests_gather_while_the_model_is_busy_and_run_together(gate):
-    engine = Engine(gate, workers=1, batch_tokens=1000)
+    engine = engine_of(gate, workers=1, batch_tokens=1000)
     first = engine.submit(("first",))
     gate.wait_started()  # at once: nobody waits for company
     futures = [engine.submit(turns) for turns in numbered(5)]
@@ -78,7 +86,7 @@ def test_requests_gather_while_the_model_is_busy_and_run_together(gate):
 
 
 def test_one_token_per_batch_means_each_prompt_alone(gate):
-    engine = Engine(gate, workers=2, batch_tokens=1)
+    engine = engine_of(gate, workers=2, batch_tokens=1)
     gate.let()
     wait([engine.submit(turns) for turns in numbered(20)], timeout=10)
     assert all(len(run) == 1 for run in gate.runs)
@@ -89,7 +97,7 @@ def test_scores_are_those_of_the_bundle_whatever_the_batch(tiny_bundle):
     p2l = P2L.load(tiny_bundle, threads=1)
     rng = np.random.default_rng(0)
     prompts = [(" ".join(rng.choice(["fig", "code", "apple", "stack", "sum"], n)),) for n in rng.integers(1, 30, 60)]
-    engine = Engine(p2l, workers=2, batch_tokens=p2l.batch_tokens)
+    engine = Engine(p2l)
     scores = [future.result(30) for future in [engine.submit(turns) for turns in prompts]]
     for turns, row in zip(prompts, scores, strict=True):
         np.testing.assert_allclose(row.coefs, p2l.score_turns([turns]).coefs, atol=1e-5)
@@ -98,7 +106,7 @@ def test_scores_are_those_of_the_bundle_whatever_the_batch(tiny_bundle):
 
 @pytest.mark.alone
 def test_a_full_engine_refuses_at_once_and_has_room_again_with_the_first_result(gate):
-    engine = Engine(gate, workers=1, max_pending=3)
+    engine = engine_of(gate, workers=1, max_pending=3)
     futures = [engine.submit(turns) for turns in numbered(3)]
     started = time.perf_counter()
     with pytest.raises(Busy, match="3 prompts wait"):
@@ -115,7 +123,7 @@ def test_a_full_engine_refuses_at_once_and_has_room_again_with_the_first_result(
 
 
 def test_a_cancelled_request_is_dropped_without_being_scored(gate):
-    engine = Engine(gate, workers=1, batch_tokens=1000)
+    engine = engine_of(gate, workers=1, batch_tokens=1000)
     first = engine.submit(("first",))
     gate.wait_started()
     dropped, kept = engine.submit(("dropped",)), engine.submit(("kept",))
@@ -128,7 +136,7 @@ def test_a_cancelled_request_is_dropped_without_being_scored(gate):
 
 
 def test_a_bad_prompt_fails_alone(gate):
-    engine = Engine(gate, workers=1, batch_tokens=1000)
+    engine = engine_of(gate, workers=1, batch_tokens=1000)
     engine.submit(("first",))
     gate.wait_started()
     gate.bad.add(("bad",))
@@ -142,14 +150,14 @@ def test_a_bad_prompt_fails_alone(gate):
 
 
 def test_a_scorer_that_loses_rows_is_an_error_and_no_mix_up(gate):
-    engine = Engine(gate, workers=1)
+    engine = engine_of(gate, workers=1)
     gate.score_turns = lambda prompts: Scores(("m",), np.zeros((2, 1), np.float32), None, "bt")
     with pytest.raises(ValueError, match="2 rows of scores for 1 prompts"):
         engine.submit(("one",)).result(10)
 
 
 def test_short_prompts_run_beside_long_ones_that_hold_all_workers(gate):
-    engine = Engine(gate, workers=2, batch_tokens=1000)
+    engine = engine_of(gate, workers=2, batch_tokens=1000)
     long = [engine.submit(LONG) for _ in range(3)]
     gate.wait_started(2)
     short = [engine.submit(turns) for turns in numbered(3)]
@@ -165,7 +173,7 @@ def test_short_prompts_run_beside_long_ones_that_hold_all_workers(gate):
 
 
 def test_long_prompts_are_not_overtaken_for_good(gate):
-    engine = Engine(gate, workers=1, batch_tokens=64)
+    engine = engine_of(gate, workers=1, batch_tokens=64)
     engine.submit(("first",))
     gate.wait_started()
     long = engine.submit(LONG)
@@ -179,7 +187,7 @@ def test_long_prompts_are_not_overtaken_for_good(gate):
 
 
 async def test_an_event_loop_goes_on_and_a_task_that_is_cancelled_cancels_its_request(gate):
-    engine = Engine(gate, workers=1)
+    engine = engine_of(gate, workers=1)
     first = asyncio.create_task(engine.score(("first",)))
     await asyncio.to_thread(gate.wait_started)
     leaving, staying = asyncio.create_task(engine.score(("leaving",))), asyncio.create_task(engine.score(("staying",)))
@@ -195,7 +203,7 @@ async def test_an_event_loop_goes_on_and_a_task_that_is_cancelled_cancels_its_re
 
 async def test_many_loops_and_threads_at_once(tiny_bundle):
     p2l = P2L.load(tiny_bundle, threads=1)
-    engine = Engine(p2l, workers=2, max_pending=10_000, batch_tokens=p2l.batch_tokens)
+    engine = Engine(p2l, max_pending=10_000)
     words = ["fig", "code", "apple", "stack", "sum"]
     expected = {word: p2l.score([word]).coefs[0] for word in words}
     failures = []
@@ -219,7 +227,7 @@ async def test_many_loops_and_threads_at_once(tiny_bundle):
 
 
 def test_closing_finishes_what_there_is_time_for_and_drops_the_rest(gate):
-    engine = Engine(gate, workers=1)
+    engine = engine_of(gate, workers=1)
     running, waiting = engine.submit(("running",)), engine.submit(("waiting",))
     gate.wait_started()
     assert not engine.close(wait_s=0.05)
@@ -230,7 +238,7 @@ def test_closing_finishes_what_there_is_time_for_and_drops_the_rest(gate):
     gate.let()
     assert running.result(10).coefs[0, 0] == 7
 
-    other = Engine(gate, workers=1)
+    other = engine_of(gate, workers=1)
     futures = [other.submit(turns) for turns in numbered(3)]
     assert other.close(wait_s=10)
     assert all(future.done() and not future.cancelled() for future in futures)
@@ -261,7 +269,7 @@ import sys, threading, time
 from p2l_plugins import P2L
 from p2l_plugins.scoring.engine import Engine
 p2l = P2L.load(sys.argv[1], threads=1)
-engine = Engine(p2l, workers=2, max_pending=100_000)
+engine = Engine(p2l, max_pending=100_000)
 futures = [engine.submit(("fig code apple " * 10,)) for _ in range(5000)]
 futures[0].result(30)
 print("left", sum(not future.done() for future in futures) > 0)

@@ -4,7 +4,7 @@ import pytest
 from servers import server
 from trouble import DEADLINE_MS, MODELS, Proxy, Routed
 
-from p2l_plugins.cache.settings import CacheSettings
+from litellm_router.settings import RouterCacheSettings
 
 
 @pytest.fixture
@@ -26,7 +26,9 @@ async def routed():
 
     def make(url=None, client=None, scorer=None, **settings):
         settings = {"entries": 1, "deadline_ms": DEADLINE_MS} | settings
-        one = Routed(CacheSettings(url=url, **settings) if url else CacheSettings(**settings), client, scorer)
+        one = Routed(
+            RouterCacheSettings(url=url, **settings) if url else RouterCacheSettings(**settings), client, scorer
+        )
         made.append(one)
         return one
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import socket
 import struct
 import time
@@ -24,7 +25,7 @@ class CountingScorer:
     """A bundle in name: its scores follow from the prompt at once, so that all time is the router's and the cache's."""
 
     family: Family = "grk"
-    batch_tokens = 4096
+    workers, batch_tokens, max_length = 2, 4096, 2048
 
     def __init__(self, fingerprint="f" * 32, seconds=0.0):
         self.models, self.fingerprint, self.seconds = MODELS, fingerprint, seconds
@@ -32,6 +33,9 @@ class CountingScorer:
 
     def index(self, model):
         return self.models.index(model)
+
+    def close(self):
+        pass
 
     def score_turns(self, prompts):
         self.prompts += prompts
@@ -49,7 +53,7 @@ class Routed:
         own = P2LSettings(timeout_ms=2000, cache=settings)
         self.router = P2LRouter(own, lambda _: self.scorer)
         self.scoring = Scoring(own, lambda _: self.scorer, max_pending=2000, client=client)
-        self.router._scoring = self.scoring
+        self.router._state = dataclasses.replace(self.router.state(), scoring=self.scoring)
         self.ms = []
         self.failed = 0
 

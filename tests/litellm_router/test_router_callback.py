@@ -13,7 +13,7 @@ import litellm
 import pytest
 
 from litellm_router import P2LRouter, P2LSettings
-from litellm_router.headers import headers_of
+from litellm_router.record import headers_of
 from litellm_router.startup import warm_up_in_proxy
 
 SECRET = "xyzzy-plugh-my-secret"
@@ -262,7 +262,7 @@ async def test_an_unexpected_error_leaves_the_request_alone_and_its_message_out_
     def explode(chat):
         raise ValueError(chat)
 
-    monkeypatch.setattr("litellm_router.router.prompt_tokens", explode)
+    monkeypatch.setattr("litellm_router.request.prompt_tokens", explode)
     callback = p2l()
     assert await callback.async_filter_deployments("auto", group, say(SECRET), {}) is group
     assert callback.health.counts == {"internal": 1}

@@ -137,7 +137,7 @@ async def test_a_paced_budget_holds_through_the_router(p2l, group):
 async def test_answers_teach_their_length_and_correct_the_budget(p2l, group):
     callback = p2l(rule="paced", budget=1e-3)
     router = litellm.Router(model_list=group)
-    traffic = callback.traffic(callback.settings())
+    traffic = callback.state().traffic
     for _ in range(5):
         await router.acompletion(model="auto", messages=[{"role": "user", "content": "math"}])
     for _ in range(600):

@@ -203,4 +203,4 @@ def test_no_request_breaks_the_router_and_none_leaves_a_trace(loop, routers, gro
     fuzz()
     assert stateless.health.counts["routed"] > 100  # the probes alone would be none of another kind
     assert full.health.counts["routed"] > 20
-    assert not stateless.scoring(stateless.settings())._pending
+    assert not stateless.state().scoring.now.flights.waiting

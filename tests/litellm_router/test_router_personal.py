@@ -28,8 +28,9 @@ async def ask(callback, group, text, user="ada", field="user_api_key_user_id", *
     request = {"litellm_call_id": f"id {text}", "metadata": {field: user} | metadata}
     messages = [{"role": "user", "content": text}]
     ranked = await callback.async_filter_deployments("auto", group, messages, request)
-    if callback._users is not None:
-        await callback._users[1].flush()
+    loaded = callback.state().scoring.now
+    if loaded is not None and loaded.users is not None:
+        await loaded.users.flush()
     return ranked[0]["model_info"]["p2l_model"], request["metadata"]["spend_logs_metadata"]["p2l"]
 
 
@@ -94,7 +95,7 @@ async def test_feedback_given_elsewhere_reaches_the_router_through_redis(p2l, gr
         assert best == "gamma"
         assert record["personal"]["votes"] == pytest.approx(1, abs=0.01)
         await clients.aclose()
-        await callback._scoring.cache.aclose()
+        await callback.state().scoring.cache.aclose()
 
 
 def test_boards_need_a_secret():

@@ -1,7 +1,8 @@
 import litellm
 import pytest
 
-from litellm_router.prices import Price, price_of, prompt_tokens
+from litellm_router.prices import Price, price_of
+from litellm_router.request import prompt_tokens
 
 INPUT, OUTPUT = "input_cost_per_token", "output_cost_per_token"
 

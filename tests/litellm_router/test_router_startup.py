@@ -106,8 +106,8 @@ async def test_the_caches_counters_are_on_metrics(tiny, group, tmp_path):
         before = {name: metric(name, **labels) for name, labels in names}
         for text in ("math", "math", "math"):
             await router.async_filter_deployments("auto", group, [{"role": "user", "content": text}], {})
-            await router.scoring(router.settings()).cache.shared.flush()
-        router._cache_counters.carry(router.scoring(router.settings()).cache)
+            await router.state().scoring.cache.shared.flush()
+        router._cache_counters.carry(router.state().scoring.cache)
         gained = {name: metric(name, **labels) - before[name] for name, labels in names}
         assert gained["p2l_cache_hits_total"] == 2
         assert gained["p2l_cache_misses_total"] == 1
@@ -119,7 +119,7 @@ async def test_the_caches_counters_are_on_metrics(tiny, group, tmp_path):
             await router.async_filter_deployments("auto", group, [{"role": "user", "content": f"code {i}"}], {})
         assert metric("p2l_cache_breaker", direction="reads") == 2
         assert metric("p2l_cache_errors_total", kind="connection") >= 3
-        await router.scoring(router.settings()).cache.aclose()
+        await router.state().scoring.cache.aclose()
 
 
 async def test_other_settings_close_the_connections_of_those_before(tiny, group, monkeypatch, tmp_path):
@@ -134,8 +134,8 @@ async def test_other_settings_close_the_connections_of_those_before(tiny, group,
             raw = {"timeout_ms": 5000, "rule": "paced", "budget": 0.1, "cache": {"url": valkey.url, "ttl_s": 60 + i}}
             monkeypatch.setattr(litellm, "p2l_settings", raw, raising=False)
             await router.async_filter_deployments("auto", group, [{"role": "user", "content": f"math {i}"}], {})
-            await router.scoring(router.settings()).cache.shared.flush()
-            await router._shared._task
+            await router.state().scoring.cache.shared.flush()
+            await router.state().shared._task
         monkeypatch.setattr(litellm, "p2l_settings", {"timeout_ms": 4000, "cache": {"shared": False}})
         await router.async_filter_deployments("auto", group, [{"role": "user", "content": "math"}], {})
         for _ in range(100):
@@ -148,7 +148,7 @@ async def test_other_settings_close_the_connections_of_those_before(tiny, group,
 #: A process that ends while a bundle is being read, and one that ends while a download hangs.
 ENDING = """
 import sys, threading, time
-import litellm_router.loading as loading
+import litellm_router.scoring as loading
 from litellm_router.settings import P2LSettings
 
 def slowly(*_, **__):

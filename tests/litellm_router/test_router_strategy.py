@@ -105,7 +105,7 @@ def test_installing_twice_registers_one_callback(router_of, group, p2l):
 
 def test_answers_of_sync_calls_teach_their_length(router_of, group, p2l):
     router = router_of(*group)
-    lengths = p2l.traffic(p2l.settings()).lengths
+    lengths = p2l.state().traffic.lengths
     for _ in range(3):
         ask(router, "math")
     for _ in range(600):  # LiteLLM logs in a thread of its own, whose first record imports a lot

@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 
 from litellm_router.request import asked_of, sealed, session_of, share_of, uniform
-from litellm_router.sessions import Sessions
 from litellm_router.settings import P2LSettings, Rule
-from litellm_router.traffic import Traffic
-from litellm_router.usage import AnswerLengths, weight
+from litellm_router.traffic import AnswerLengths, Sessions, Traffic, weight
 from p2l_plugins.routing.pacing import Pacer
 
 

@@ -314,7 +314,7 @@ async def test_an_answer_ends_its_request_and_corrects_what_was_booked(provider,
         else:
             await router.aresponses(model="auto", input="code")
         (attempts,) = p2l.requests._open.values()
-        traffic = p2l.traffic(p2l.settings())
+        traffic = p2l.state().traffic
         end = time.monotonic() + 20  # LiteLLM logs in a thread or a task of its own
         while not attempts.done or any(pacer is not None for pacer, _ in traffic._open.values()):
             assert time.monotonic() < end, (attempts, traffic._open)
