@@ -148,7 +148,7 @@ async def sizes(url: str) -> None:
 @contextlib.contextmanager
 def _server() -> Iterator[str]:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-    from servers import server
+    from helpers.servers import server
 
     with tempfile.TemporaryDirectory() as folder, server(Path(folder)) as started:
         yield started.url

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from topics import TOPICS, topic_votes
+from helpers.topics import TOPICS, topic_votes
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")

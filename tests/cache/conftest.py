@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from servers import cluster, server
+from helpers.servers import cluster, server
 
 from p2l_plugins.cache.address import Clients
 from p2l_plugins.cache.entry import Entry, cache_key

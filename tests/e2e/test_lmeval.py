@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.lmeval_files import write_task
 from lm_eval.tasks import TaskManager
-from lmeval_files import write_task
 
 from lmeval_task import TASKS_DIR
 from lmeval_task.cli import main

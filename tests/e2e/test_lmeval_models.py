@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from lmeval_files import write_task
-from topics import TOPICS
+from helpers.lmeval_files import write_task
+from helpers.topics import TOPICS
 from typer.testing import CliRunner
 
 from lmeval_task import TASKS_DIR

@@ -13,62 +13,17 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # before the firs
 import httpx
 import pytest
 import yaml
-from upstream import upstream
+from helpers.proxies import MODELS, PROMPT, TAP, at, config_of, delta_of, deployment, ranking_by_bundle
 
 from litellm_router.demo import Proxy, running_proxy, warm_up
 
-MODELS = ("gpt-4o-2024-08-06", "llama-3.1-8b-instruct", "qwen2.5-72b-instruct")
-PROMPT = "Prove that the square root of 2 is irrational."
 SECRET = "xyzzy-plugh-my-secret"
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
-
-#: Writes what LiteLLM hands to every logger.
-TAP = """
-import json, os
-from litellm.integrations.custom_logger import CustomLogger
-
-class Tap(CustomLogger):
-    async def async_log_success_event(self, kwargs, response_obj, start_time, end_time):
-        logged = kwargs["standard_logging_object"]["metadata"].get("spend_logs_metadata")
-        with open(os.environ["TAP"], "a") as stream:
-            stream.write(json.dumps([kwargs["litellm_call_id"], logged]) + "\\n")
-
-tap = Tap()
-"""
-
-
-def deployment(group, p2l_model, info=None, **params):
-    params = {
-        "model": f"openai/{p2l_model}",
-        "api_key": "k",
-        "input_cost_per_token": 1e-6,
-        "output_cost_per_token": 2e-6,
-        "mock_response": f"answer of {p2l_model}",
-    } | params
-    return {
-        "model_name": group,
-        "litellm_params": params,
-        "model_info": {"id": f"{group}/{p2l_model}", "p2l_model": p2l_model} | (info or {}),
-    }
-
-
-def at(provider, how, name=None, **params):
-    """Parameters of a deployment that a real provider answers."""
-    return {"api_base": provider.base(how, name), "mock_response": None, "max_retries": 0} | params
 
 
 def stream_of(provider, model):
     """LiteLLM's mock answers do not stream on every route."""
     return at(provider, f"answer of {model}".replace(" ", "%20")) | {"model": f"hosted_vllm/{model}"}
-
-
-def config_of(callbacks, groups, **p2l_settings):
-    return {
-        "model_list": groups,
-        "litellm_settings": {"callbacks": callbacks} | ({"p2l_settings": p2l_settings} if p2l_settings else {}),
-        "router_settings": {"enable_pre_call_checks": True, "enable_tag_filtering": True, "cooldown_time": 60},
-        "general_settings": {"master_key": "os.environ/LITELLM_MASTER_KEY"},
-    }
 
 
 def groups_of(provider, ranking):
@@ -94,35 +49,6 @@ def groups_of(provider, ranking):
         *plain,
         deployment("one", MODELS[0]),
     ]
-
-
-def ranking_by_bundle(prompt):
-    """The models by what the bundle gives, and the highest value."""
-    from p2l_plugins import P2L
-    from p2l_plugins.routing.policies import values
-
-    p2l = P2L.load()
-    scores = p2l.score([prompt])
-    eta = None if scores.raw_eta is None else scores.raw_eta[0]
-    value = values("win_rate", p2l.family, scores.coefs[0, [p2l.index(model) for model in MODELS]], eta)
-    return [MODELS[i] for i in (-value).argsort()], float(value.max())
-
-
-@pytest.fixture(scope="module")
-def ranking():
-    """The models for `PROMPT`, the best first."""
-    return ranking_by_bundle(PROMPT)[0]
-
-
-@pytest.fixture(scope="module")
-def provider():
-    with upstream() as one:
-        yield one
-
-
-@pytest.fixture(scope="module")
-def tap(tmp_path_factory):
-    return tmp_path_factory.mktemp("tap") / "tap.jsonl"
 
 
 @pytest.fixture(scope="module")
@@ -207,16 +133,6 @@ def test_streams_are_routed_on_every_route(proxy, ranking, path, group, body):
     assert ranking_of(response) == ranking
     lines = [json.loads(line[6:]) for line in content.splitlines() if line.startswith("data: {")]
     assert "".join(map(delta_of, lines)) == f"answer of {ranking[0]}"
-
-
-def delta_of(event):
-    """The text that an event of any route adds."""
-    if event.get("type") == "response.output_text.delta":
-        return event["delta"]
-    if event.get("type") == "content_block_delta":
-        return event["delta"].get("text", "")
-    choice = (event.get("choices") or [{}])[0]
-    return choice.get("text") or (choice.get("delta") or {}).get("content") or ""
 
 
 @pytest.mark.parametrize("how", ["500", "401", "429", "hang"])

@@ -14,8 +14,8 @@ import httpx
 import numpy as np
 import pytest
 import yaml
-from servers import server
-from upstream import upstream
+from helpers.servers import server
+from helpers.upstream import upstream
 
 from litellm_router.demo import running_proxy, warm_up
 from p2l_plugins import P2L

@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 import yaml
-from http_scorer import http_scorer
+from helpers.http_scorer import http_scorer
 
 from litellm_router.demo import running_proxy, warm_up
 from p2l_plugins import P2L

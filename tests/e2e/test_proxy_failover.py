@@ -13,8 +13,7 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # before the firs
 import httpx
 import pytest
 import yaml
-from test_proxy import PROMPT, TAP, at, config_of, delta_of, deployment, ranking_by_bundle
-from upstream import upstream
+from helpers.proxies import PROMPT, TAP, at, config_of, delta_of, deployment
 
 from litellm_router.demo import running_proxy, warm_up
 from litellm_router.routers import litellm_version
@@ -40,17 +39,6 @@ undoing = Undoing()
 """
 
 
-@pytest.fixture(scope="module")
-def ranking():
-    return ranking_by_bundle(PROMPT)[0]
-
-
-@pytest.fixture(scope="module")
-def provider():
-    with upstream() as one:
-        yield one
-
-
 def group_of(provider, name, ranking, how):
     """A group whose models answer with their names, but for some."""
     return [
@@ -62,11 +50,6 @@ def group_of(provider, name, ranking, how):
         )
         for model in ranking
     ]
-
-
-@pytest.fixture(scope="module")
-def tap(tmp_path_factory):
-    return tmp_path_factory.mktemp("tap") / "tap.jsonl"
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,8 @@
 """Fixtures of the tests that put the shared cache in trouble."""
 
 import pytest
-from servers import server
-from trouble import DEADLINE_MS, MODELS, Proxy, Routed
+from helpers.servers import server
+from helpers.trouble import DEADLINE_MS, MODELS, Proxy, Routed
 
 from litellm_router.settings import RouterCacheSettings
 

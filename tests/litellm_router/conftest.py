@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from word_bundle import write_bundle
+from helpers.word_bundle import write_bundle
 
 from p2l_plugins import P2L
 

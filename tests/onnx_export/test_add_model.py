@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from topics import topic_votes
+from helpers.topics import topic_votes
 
 from p2l_plugins import P2L, BundleError, ConfigError, DataError
 from p2l_plugins.outcomes import negative_log_likelihood

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from serving import PRICES, Served, served
+from helpers.serving import PRICES, Served, served
 
 from p2l_plugins import P2L
 

@@ -14,7 +14,7 @@ from p2l_plugins.votes.votes import held_out, read_votes
 
 torch = pytest.importorskip("torch")
 
-from topics import TOPICS  # noqa: E402
+from helpers.topics import TOPICS  # noqa: E402
 
 from p2l_plugins.training.backbone import load_backbone  # noqa: E402
 from p2l_plugins.training.batches import PromptDataset, VoteCollator  # noqa: E402

@@ -1,6 +1,6 @@
 """The table of LiteLLM's versions in docs/litellm-versions.md: `python tests/versions/table.py --write PYTHON …`.
 
-Runs tests/litellm_router/scenarios.py with the Python of each version's environment, and puts who answered between the
+Runs tests/helpers/scenarios.py with the Python of each version's environment, and puts who answered between the
 marks of the page.
 """
 
@@ -19,7 +19,7 @@ START, END = "<!-- the table that make matrix writes -->\n", "<!-- end of the ta
 
 def outcomes(python: Path) -> dict:
     """What scenarios.py prints in an environment."""
-    script = ROOT / "tests" / "litellm_router" / "scenarios.py"
+    script = ROOT / "tests" / "helpers" / "scenarios.py"
     done = subprocess.run([python, script], capture_output=True, text=True, timeout=600, check=True)
     return json.loads(done.stdout.strip().splitlines()[-1])
 

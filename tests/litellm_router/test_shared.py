@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import redis.asyncio
-from servers import server
+from helpers.servers import server
 
 from litellm_router.settings import P2LSettings
 from litellm_router.shared import SharedTraffic

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import litellm
 import pytest
+from helpers.scenarios import BEST, SCENARIOS, SECOND, THIRD, WAYS, Scenario, answered, deployments, p2l_router, problem
+from helpers.upstream import upstream
 from litellm.types.router import RetryPolicy
-from scenarios import BEST, SCENARIOS, SECOND, THIRD, WAYS, Scenario, answered, deployments, p2l_router, problem
-from upstream import upstream
 
 from litellm_router import P2LRouter, P2LRoutingStrategy, P2LSettings
 from litellm_router.attempts import Requests

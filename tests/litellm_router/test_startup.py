@@ -8,8 +8,8 @@ import threading
 
 import litellm
 import pytest
+from helpers.servers import server
 from prometheus_client import REGISTRY
-from servers import server
 
 from litellm_router import P2LRouter, P2LSettings, startup
 from litellm_router.metrics import CacheCounters

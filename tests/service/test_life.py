@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import psutil
 import pytest
-from serving import Served, in_thread, served, until
+from helpers.serving import Served, in_thread, served, until
 
 from p2l_plugins.service.app import create_app
 from p2l_plugins.service.service import load_bundle

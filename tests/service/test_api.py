@@ -5,7 +5,7 @@ import json
 import httpx
 import numpy as np
 import pytest
-from serving import PRICES, as_family, in_thread
+from helpers.serving import PRICES, as_family, in_thread
 from typer.testing import CliRunner
 
 from p2l_plugins.cli import app as cli

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from http_scorer import http_scorer
+from helpers.http_scorer import http_scorer
 
 from litellm_router import P2LRouter, P2LSettings
 from litellm_router.endpoint import PAUSE_S, RemoteScorer

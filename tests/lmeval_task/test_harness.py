@@ -7,11 +7,11 @@ import json
 import math
 
 import pytest
+from helpers.servers import server
 from lm_eval import evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.loggers.wandb_logger import WandbLogger
 from lm_eval.models.dummy import DummyLM
-from servers import server
 
 from lmeval_task import load_p2l
 from lmeval_task.benchmark import P2LBenchmark

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from http_scorer import http_scorer
+from helpers.http_scorer import http_scorer
 from typer.testing import CliRunner
 
 from litellm_router.replay import parse_rule, read_records, replayed

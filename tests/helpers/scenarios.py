@@ -1,6 +1,6 @@
 """What can happen to the best model of a group, and who must answer then: the rows of the matrix of LiteLLM's versions.
 
-`python tests/litellm_router/scenarios.py` runs all of them in the environment at hand and prints JSON.
+`python tests/helpers/scenarios.py` runs all of them in the environment at hand and prints JSON.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # before the firs
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import litellm
-from upstream import Upstream, upstream
-from word_bundle import write_bundle
 
+from helpers.upstream import Upstream, upstream
+from helpers.word_bundle import write_bundle
 from litellm_router import P2LRouter, P2LRoutingStrategy, P2LSettings
 from litellm_router.routers import litellm_version
 

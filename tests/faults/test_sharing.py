@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 
-from trouble import REQUESTS, CountingScorer, ask
+from helpers.trouble import REQUESTS, CountingScorer, ask
 
 CANARY = "canary prompt"
 

@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 
-from loopback import Answering, Loopback, serving
+from helpers.loopback import Answering, Loopback, serving
 
 
 class HttpScorer(Loopback):

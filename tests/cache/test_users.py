@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from servers import server
+from helpers.servers import server
 
 from p2l_plugins import ConfigError
 from p2l_plugins.cache.address import Clients

@@ -5,8 +5,8 @@ import time
 
 import httpx
 import pytest
-from servers import server
-from serving import in_thread, until
+from helpers.servers import server
+from helpers.serving import in_thread, until
 
 from p2l_plugins import P2L
 from p2l_plugins.cache.settings import CacheSettings

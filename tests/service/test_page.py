@@ -6,7 +6,7 @@ import shutil
 
 import httpx
 import pytest
-from serving import PRICES, in_thread
+from helpers.serving import PRICES, in_thread
 
 from p2l_plugins.service.app import PAGE, create_app
 from p2l_plugins.service.settings import ServiceSettings

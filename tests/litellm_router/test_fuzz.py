@@ -9,9 +9,9 @@ import copy
 import os
 
 import pytest
+from helpers.word_bundle import CLS, write_bundle
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from word_bundle import CLS, write_bundle
 
 from litellm_router import P2LRouter, P2LSettings
 from litellm_router.reasons import NotRoutedError

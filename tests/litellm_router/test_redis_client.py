@@ -5,8 +5,8 @@ import types
 
 import litellm
 import pytest
+from helpers.servers import server
 from litellm.caching.redis_cache import RedisCache as LiteLLMRedis
-from servers import server
 
 from litellm_router.redis_client import litellm_client, litellm_redis
 from p2l_plugins.cache.entry import cache_key

@@ -2,7 +2,7 @@
 
 import hypothesis
 import pytest
-from serving import in_thread, status, until
+from helpers.serving import in_thread, status, until
 
 from p2l_plugins.service.app import create_app
 from p2l_plugins.service.settings import ServiceSettings

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from urllib.parse import unquote
 
-from loopback import Answering, Loopback, serving
+from helpers.loopback import Answering, Loopback, serving
 
 #: Errors that come with a status of 400 and mean more than that.
 SAYS = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import redis as sync_redis
-from servers import Server, free_port, server, until
+from helpers.servers import Server, free_port, server, until
 
 from p2l_plugins.cache.address import Clients, connect, parse, shown
 from p2l_plugins.cache.entry import cache_key

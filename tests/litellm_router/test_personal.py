@@ -2,7 +2,7 @@
 
 import litellm
 import pytest
-from servers import server
+from helpers.servers import server
 
 from litellm_router import P2LRouter, P2LSettings
 from p2l_plugins import ConfigError

@@ -4,8 +4,8 @@ import asyncio
 
 import httpx
 import pytest
-from servers import server
-from serving import served, until
+from helpers.servers import server
+from helpers.serving import served, until
 
 from p2l_plugins.cache.address import Clients
 from p2l_plugins.cache.settings import derive_secret

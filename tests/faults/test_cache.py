@@ -7,8 +7,8 @@ import time
 
 import numpy as np
 import pytest
-from servers import cluster, free_port, server, until
-from trouble import DEADLINE_MS, MODELS, REQUESTS, CountingScorer, ask
+from helpers.servers import cluster, free_port, server, until
+from helpers.trouble import DEADLINE_MS, MODELS, REQUESTS, CountingScorer, ask
 
 from p2l_plugins.cache.entry import Entry, cache_key
 from p2l_plugins.cache.value import VERSION, encode

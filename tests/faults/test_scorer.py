@@ -8,7 +8,7 @@ from collections import Counter
 import litellm
 import numpy as np
 import pytest
-from trouble import REQUESTS, CountingScorer
+from helpers.trouble import REQUESTS, CountingScorer
 
 from litellm_router import P2LRouter, P2LSettings
 from p2l_plugins.scoring.scorer import Scores

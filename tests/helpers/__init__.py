@@ -1,0 +1,1 @@
+"""What several test files share: servers, stubs of providers, bundles, votes."""
