@@ -23,10 +23,10 @@ ON_VERSIONS := tests/litellm_router tests/e2e/test_proxy.py tests/e2e/test_proxy
 .PHONY: demo proxy test lint types unit matrix newest starter wheel clean
 
 demo: $(VENV)/.demo
-	$(BIN)/python -m litellm_router.demo
+	$(BIN)/python examples/demo.py
 
 proxy: $(VENV)/.demo
-	$(BIN)/python -m litellm_router.demo --serve
+	$(BIN)/python examples/demo.py --serve
 
 test: lint types unit
 
@@ -58,7 +58,7 @@ $(MATRIX)/%/.ready: tests/versions/%.txt tests/versions/proxy.txt tests/versions
 	@touch $@
 
 demo-%: $(MATRIX)/%/.ready
-	$(MATRIX)/$*/bin/python -m litellm_router.demo
+	$(MATRIX)/$*/bin/python examples/demo.py
 
 starter: $(VENV)/.dev
 	@test -n "$(DATA)" || { echo "name the folder of the data files: make starter DATA=folder"; exit 2; }

@@ -124,7 +124,24 @@ class PersonalSettings(_Model):
     half_life_days: float = Field(default=30.0, gt=0, allow_inf_nan=False)
 
 
-class Rule(_Model):
+class ClientRule(_Model):
+    """What a request may ask for, in `metadata.p2l` of its body."""
+
+    rule: RuleName | None = None
+    budget: Money | None = None
+    max_cost: Money | None = None
+    objective: Objective | None = None
+
+
+class GroupRule(ClientRule):
+    """What one model group sets in place of the settings for all."""
+
+    opponents: dict[str, Weight] | None = Field(default=None, min_length=1)
+    mode: Annotated[Literal["route", "shadow", "off"], _OFF] | None = None
+    traffic: Share | None = None
+
+
+class Rule(GroupRule):
     """How a request is decided; each key may be set for all groups, for one group, or by a request.
 
     Attributes:
@@ -142,10 +159,7 @@ class Rule(_Model):
     """
 
     rule: RuleName = "best"
-    budget: Money | None = None
-    max_cost: Money | None = None
     objective: Objective = "win_rate"
-    opponents: dict[str, Weight] | None = Field(default=None, min_length=1)
     mode: Literal["route", "shadow"] = "route"
     traffic: Share = 1.0
 
@@ -154,27 +168,6 @@ class Rule(_Model):
         if self.rule != "best" and self.budget is None:
             raise ValueError(f"rule {self.rule!r} needs a budget, in USD per request")
         return self
-
-
-class GroupRule(_Model):
-    """What one model group sets in place of the settings for all."""
-
-    rule: RuleName | None = None
-    budget: Money | None = None
-    max_cost: Money | None = None
-    objective: Objective | None = None
-    opponents: dict[str, Weight] | None = Field(default=None, min_length=1)
-    mode: Annotated[Literal["route", "shadow", "off"], _OFF] | None = None
-    traffic: Share | None = None
-
-
-class ClientRule(_Model):
-    """What a request may ask for, in `metadata.p2l` of its body."""
-
-    rule: RuleName | None = None
-    budget: Money | None = None
-    max_cost: Money | None = None
-    objective: Objective | None = None
 
 
 class P2LSettings(Rule):

@@ -13,9 +13,8 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # before the firs
 import httpx
 import pytest
 import yaml
+from demo import Proxy, running_proxy, warm_up
 from helpers.proxies import MODELS, PROMPT, TAP, at, config_of, delta_of, deployment, ranking_by_bundle
-
-from litellm_router.demo import Proxy, running_proxy, warm_up
 
 SECRET = "xyzzy-plugh-my-secret"
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
@@ -245,7 +244,7 @@ def test_broken_settings_are_said_at_the_start_and_fail_no_request(broken):
 
 def test_the_demo_shows_two_passes_and_stops_its_proxy():
     done = subprocess.run(
-        [sys.executable, "-m", "litellm_router.demo"], capture_output=True, text=True, timeout=200, check=False
+        [sys.executable, "examples/demo.py"], capture_output=True, text=True, timeout=200, check=False
     )
     assert done.returncode == 0, done.stderr
     prompts = 15
@@ -265,7 +264,7 @@ def test_the_demo_says_what_is_wrong_and_fails(tmp_path):
         (empty, "no model group"),
         (broken, "exit status"),
     ):
-        command = [sys.executable, "-m", "litellm_router.demo", "--config", str(config)]
+        command = [sys.executable, "examples/demo.py", "--config", str(config)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
         assert done.returncode == 1
         assert says in done.stderr

@@ -14,10 +14,10 @@ import httpx
 import numpy as np
 import pytest
 import yaml
+from demo import running_proxy, warm_up
 from helpers.servers import server
 from helpers.upstream import upstream
 
-from litellm_router.demo import running_proxy, warm_up
 from p2l_plugins import P2L
 
 MODELS = ("gpt-4o-2024-08-06", "llama-3.1-8b-instruct")

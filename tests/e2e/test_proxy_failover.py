@@ -13,9 +13,9 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # before the firs
 import httpx
 import pytest
 import yaml
+from demo import running_proxy, warm_up
 from helpers.proxies import PROMPT, TAP, at, config_of, delta_of, deployment
 
-from litellm_router.demo import running_proxy, warm_up
 from litellm_router.routers import litellm_version
 
 HOW = ("400", "404", "413", "422", "context", "policy", "401", "403", "429", "500", "503", "hang")

@@ -1,4 +1,4 @@
-"""The reference of the settings in docs/litellm.md, made from the models: `python -m litellm_router.reference`."""
+"""The reference of the settings in docs/litellm.md, made from the models: `python docs/reference.py`."""
 
 from __future__ import annotations
 

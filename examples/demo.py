@@ -1,4 +1,4 @@
-"""`python -m litellm_router.demo`: a real LiteLLM proxy on this machine, and what it does with a few real prompts.
+"""`python examples/demo.py`: a real LiteLLM proxy on this machine, and what it does with a few real prompts.
 
 No keys and no network: the deployments of `examples/proxy.yaml` answer with a fixed text. What is shown is measured:
 the choice, the prediction and the time of each request are the `x-p2l-*` headers of its response.
@@ -30,7 +30,7 @@ from rich.table import Table
 
 from litellm_router.routers import litellm_version
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+EXAMPLES = Path(__file__).resolve().parent
 START_S = 90.0
 WARM_UP_S = 60.0
 
@@ -254,7 +254,7 @@ def serve(config_path: Path, port: int) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m litellm_router.demo", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python examples/demo.py", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--config", type=Path, default=EXAMPLES / "proxy.yaml", help="the proxy's config")
     parser.add_argument("--prompts", type=Path, default=EXAMPLES / "demo_prompts.txt", help="one prompt per line")
     parser.add_argument("--serve", action="store_true", help="keep the proxy running and print a curl line")
