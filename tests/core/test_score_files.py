@@ -29,7 +29,7 @@ TEXTS = {
 
 @pytest.fixture(scope="module")
 def p2l():
-    return P2L.load()
+    return P2L.load(threads=1)
 
 
 def write(path, text):

@@ -284,7 +284,7 @@ def test_the_starter_on_a_part_of_a_public_set(data_dir):
     from p2l_plugins import P2L
     from p2l_plugins.votes.votes import held_out
 
-    p2l = P2L.load("starter")
+    p2l = P2L.load("starter", threads=1)
     votes = read_votes(data_dir / "llmrouter_scores.parquet", p2l.bundle.manifest.aliases)
     out = held_out(votes.prompts, 0.2, 0)
     test = votes.select(out & (np.cumsum(out) <= 250))

@@ -19,7 +19,7 @@ MODEL = "gpt-4o-mini-2024-07-18"
 
 @pytest.fixture(scope="module")
 def p2l():
-    return P2L.load()
+    return P2L.load(threads=1)
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,13 @@
 """The scaling law: recovered where it is known, and measured on a tiny grid."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 from scipy.optimize import curve_fit
 
+from p2l_plugins.cli import main
 from p2l_plugins.errors import ConfigError, DataError
 from p2l_plugins.training.config import read_config
 from p2l_plugins.training.scaling import Run, draw_scaling, fit_law, laws, run_grid, scaling_tables
@@ -68,19 +70,13 @@ def test_the_grid_trains_each_size_once(train_config, tmp_path):
         run_grid(other, train_config.parent, tmp_path / "out", [1.0], [config.backbone], [0])
 
 
-def test_the_command_refuses_sizes_that_make_no_law(train_config, tmp_path):
-    import subprocess
-    import sys
-
-    result = subprocess.run(
-        [sys.executable, "-m", "p2l_plugins.cli", "scaling", train_config, "-o", tmp_path / "out", "--sizes", "0.5,2"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert result.returncode == 2
-    assert "sizes is '0.5,2', but must be 3 different shares" in result.stderr
+def test_the_command_refuses_sizes_that_make_no_law(train_config, tmp_path, monkeypatch, capsys):
+    arguments = ["scaling", str(train_config), "-o", str(tmp_path / "out"), "--sizes", "0.5,2"]
+    monkeypatch.setattr(sys, "argv", ["p2l", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "sizes is '0.5,2', but must be 3 different shares" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -1,5 +1,6 @@
 """The trainer: interrupted, on several processes, from checkpoints, with every option; what it leaves behind."""
 
+import functools
 import json
 import os
 import shutil
@@ -29,18 +30,19 @@ from p2l_plugins.training.model import Head  # noqa: E402
 from p2l_plugins.training.train import load_sources, split, train  # noqa: E402
 
 
+def varied(train_config: Path, folder: Path, **changes) -> Path:
+    """The tiny configuration with other values, in a folder with the votes."""
+    settings = yaml.safe_load(train_config.read_text()) | changes
+    path = folder / f"{len(list(folder.iterdir()))}.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in settings.items() if value is not None}))
+    shutil.copy(train_config.parent / "votes.jsonl", folder)
+    return path
+
+
 @pytest.fixture
 def variant(train_config, tmp_path):
-    """The tiny configuration with other values, in a folder of its own with the votes."""
-
-    def make(**changes) -> Path:
-        settings = yaml.safe_load(train_config.read_text()) | changes
-        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.yaml"
-        path.write_text(yaml.safe_dump({key: value for key, value in settings.items() if value is not None}))
-        shutil.copy(train_config.parent / "votes.jsonl", tmp_path)
-        return path
-
-    return make
+    """Gives the tiny configuration with other values, in a folder of the test."""
+    return functools.partial(varied, train_config, tmp_path)
 
 
 def run(config: Path, output: Path, **options):
@@ -68,11 +70,19 @@ def command(config: Path, output: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "p2l_plugins.cli", "train", str(config), "-o", str(output), *more]
 
 
+@pytest.fixture(scope="module")
+def whole(train_config, tmp_path_factory):
+    """A configuration, and the training by it that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    config = varied(train_config, folder, epochs=20, evaluations=20)
+    run(config, folder / "out")
+    return config, folder / "out"
+
+
 @pytest.mark.parametrize("wait_for", ["run.json", "checkpoint-*/trainer_state.json", "checkpoint-*/model.safetensors"])
-def test_a_killed_training_resumes_to_the_same_weights(variant, tmp_path, wait_for):
+def test_a_killed_training_resumes_to_the_same_weights(whole, tmp_path, wait_for):
     """Killed before the first checkpoint, after one, and while one is being written."""
-    config = variant(epochs=20, evaluations=20)
-    run(config, tmp_path / "whole")
+    config, expected = whole
     output = tmp_path / "out"
     process = subprocess.Popen(command(config, output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -89,7 +99,7 @@ def test_a_killed_training_resumes_to_the_same_weights(variant, tmp_path, wait_f
         command(config, output, "--resume"), capture_output=True, text=True, timeout=240, check=False
     )
     assert result.returncode == 0, result.stderr
-    assert_same(tmp_path / "whole", output)
+    assert_same(expected, output)
     assert not partial.exists()
 
 
@@ -102,10 +112,17 @@ def test_a_run_is_not_resumed_with_other_settings_or_votes(variant, tmp_path):
         run(config, tmp_path / "out", resume=True)
 
 
+@pytest.fixture(scope="module")
+def single(train_config, tmp_path_factory):
+    """A configuration, the folder of a training by it in one process, and its report."""
+    folder = tmp_path_factory.mktemp("single")
+    config = varied(train_config, folder, epochs=3, category_weight=0.5)
+    return config, folder / "out", run(config, folder / "out")
+
+
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
-def test_two_processes_learn_what_one_does(variant, tmp_path, launcher):
-    config = variant(epochs=3, category_weight=0.5)
-    one = run(config, tmp_path / "one")
+def test_two_processes_learn_what_one_does(single, tmp_path, launcher):
+    config, expected, one = single
     tail = command(config, tmp_path / "two")[2:]
     port = str(free_port())
     start = {
@@ -131,7 +148,7 @@ def test_two_processes_learn_what_one_does(variant, tmp_path, launcher):
     assert two["steps"] == one["steps"]
     assert two["train_loss"] == pytest.approx(one["train_loss"], abs=1e-4)
     assert two["held_out"]["loss"] == pytest.approx(one["held_out"]["loss"], abs=1e-4)
-    assert_same(tmp_path / "one", tmp_path / "two", tolerance=1e-4)
+    assert_same(expected, tmp_path / "two", tolerance=1e-4)
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(variant, tmp_path):

