@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from p2l_plugins.errors import DataError
 from p2l_plugins.evaluation.baselines import FOLDS, Forecasts, Parts, fit_forecasts
@@ -31,7 +30,7 @@ from p2l_plugins.evaluation.quality import (
     vote_quality,
 )
 from p2l_plugins.evaluation.routed import CostScore, Routed, cost_score_curve, routed
-from p2l_plugins.outcomes import Array, Family, has_eta
+from p2l_plugins.outcomes import Array, Family, Mask, has_eta
 from p2l_plugins.routing import policies
 from p2l_plugins.scoring.scorer import Scores
 from p2l_plugins.votes.votes import Votes
@@ -230,7 +229,7 @@ def _notes(votes: Votes, baseline: Votes | None, family: Family) -> list[str]:
     return notes
 
 
-def _choices(votes: Votes, source: Votes, parts: Parts, allowed: NDArray[np.bool_] | None = None) -> Choices:
+def _choices(votes: Votes, source: Votes, parts: Parts, allowed: Mask | None = None) -> Choices:
     """Best single models are chosen on the baseline's scores, or where it has none on the matrix's other folds."""
     assert votes.scores is not None  # noqa: S101
     if source.scores is None:

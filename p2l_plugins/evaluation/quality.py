@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from p2l_plugins.outcomes import OUTCOMES, TIE, Array, Family, has_eta, log_probabilities
+from p2l_plugins.outcomes import OUTCOMES, TIE, Array, Family, Ids, has_eta, log_probabilities
 from p2l_plugins.votes.votes import Votes
 
 #: Where a forecast gives an outcome less than this, this is what it pays for: log 0 has no mean.
@@ -35,7 +34,7 @@ class Mean:
     n_prompts: int
 
 
-def clustered_mean(x: Array, weight: Array, prompt: NDArray[np.int64]) -> Mean:
+def clustered_mean(x: Array, weight: Array, prompt: Ids) -> Mean:
     """The weighted mean of x (V,) and its standard error with votes clustered by `prompt` (V,).
 
     The linearised variance of a ratio estimator, G/(G−1) Σ_g (Σ_{i∈g} w_i (x_i − x̄))² / (Σw)², with G prompts

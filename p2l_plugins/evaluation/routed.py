@@ -11,14 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from p2l_plugins.errors import DataError
 from p2l_plugins.evaluation.pacing import Pacer, per_prompt_policy
-from p2l_plugins.outcomes import Array
+from p2l_plugins.outcomes import Array, Ids
 
 MARKS = (1.0, 0.99, 0.95)
-Picks = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +105,8 @@ def routed(
     known = ~np.isnan(scores)
     rows = np.arange(len(scores))
 
-    def pick(v: Array) -> Picks:
-        picks: Picks = np.where(known, v, -np.inf).argmax(axis=1)
+    def pick(v: Array) -> Ids:
+        picks: Ids = np.where(known, v, -np.inf).argmax(axis=1)
         return picks
 
     mine, first = pick(value), pick(single)

@@ -6,12 +6,9 @@ leaderboard of a data set).
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-from p2l_plugins.outcomes import Array, Family, grk_log_theta, has_eta, rk_eta, rk_eta_slope, sigmoid
+from p2l_plugins.outcomes import Array, Family, Numbers, grk_log_theta, has_eta, rk_eta, rk_eta_slope, sigmoid
 
 _LIMIT = 300.0  # exp(±300) and products of two are finite in float64
 
@@ -156,7 +153,7 @@ def newton_direction(gradient: Array, hessian: Array) -> Array:
 _BLOCK = 16
 
 
-def cholesky_solve(factor: NDArray[np.floating[Any]], right: Array) -> Array:
+def cholesky_solve(factor: Numbers, right: Array) -> Array:
     """x with L Lᵀ x = right, (P,) or (P, K), from the lower factor L.
 
     By blocks of rows. NumPy has no solver for triangles, and its general one starts threads for a matrix of a hundred

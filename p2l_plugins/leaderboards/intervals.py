@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from p2l_plugins.leaderboards.fit import cholesky_solve, fit, gradients, hessian, targets
-from p2l_plugins.leaderboards.pair_means import Indices, PairMeans
-from p2l_plugins.outcomes import Array, Family, sigmoid
+from p2l_plugins.leaderboards.pair_means import PairMeans
+from p2l_plugins.outcomes import Array, Family, Ids, Mask, sigmoid
 
 LEVEL = 0.95
 REPLICATES = 200
@@ -63,8 +63,8 @@ class Intervals:
     coef_high: Array
     win_low: Array
     win_high: Array
-    rank_low: Indices
-    rank_high: Indices
+    rank_low: Ids
+    rank_high: Ids
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,10 @@ class Difference:
     low: Array
     high: Array
     p_value: Array
-    holds: NDArray[np.bool_] | None = None
+    holds: Mask | None = None
 
 
-def bootstrap_weights(counts: Indices, replicates: int = REPLICATES, seed: int = 0) -> Array:
+def bootstrap_weights(counts: Ids, replicates: int = REPLICATES, seed: int = 0) -> Array:
     """(R, B) how often each block is drawn: as many as hold prompts, with replacement, among those."""
     used = np.flatnonzero(counts)
     weights = np.zeros((replicates, len(counts)))
@@ -153,7 +153,7 @@ def _newton(family: Family, x: Array, inverse: Array, sums: tuple[Array, Array, 
     return xs
 
 
-def relative(values: Array, apart: NDArray[np.bool_]) -> Array:
+def relative(values: Array, apart: Mask) -> Array:
     """Coefficients or win rates (..., M) less the mean of the models that each can be compared with; apart: (M,)."""
     out = np.empty_like(values)
     for side in (apart, ~apart):
@@ -164,9 +164,7 @@ def relative(values: Array, apart: NDArray[np.bool_]) -> Array:
     return out
 
 
-def intervals(
-    coefs: Array, win_rate: Array, replicates: Replicates, apart: NDArray[np.bool_], level: float = LEVEL
-) -> Intervals:
+def intervals(coefs: Array, win_rate: Array, replicates: Replicates, apart: Mask, level: float = LEVEL) -> Intervals:
     """Estimate ± t · standard error, with as many degrees of freedom as units less one.
 
     Args:
@@ -224,7 +222,7 @@ def standard_error(replicates: Array, units: int) -> Array:
     return spread
 
 
-def false_discovery(p_values: ArrayLike, rate: float = 0.05) -> NDArray[np.bool_]:
+def false_discovery(p_values: ArrayLike, rate: float = 0.05) -> Mask:
     """Which of the tests hold when at most `rate` of those that do may be false (Benjamini & Hochberg 1995).
 
     Args:

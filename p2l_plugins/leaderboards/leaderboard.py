@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from p2l_plugins.errors import P2LError
 from p2l_plugins.leaderboards.fit import fit
@@ -32,7 +32,7 @@ from p2l_plugins.leaderboards.intervals import (
     relative,
 )
 from p2l_plugins.leaderboards.pair_means import Blocks, PairMeans
-from p2l_plugins.outcomes import Array, Family, usable_probability
+from p2l_plugins.outcomes import Array, Family, Mask, usable_probability
 
 UNGROUNDED = (
     "trained on votes that never say 'both bad' and shared with no other data: comparable among themselves only"
@@ -122,13 +122,13 @@ class Leaderboard:
         return board, drawn
 
     @property
-    def apart(self) -> NDArray[np.bool_]:
+    def apart(self) -> Mask:
         """(M,) which models are ungrounded."""
         return np.array([name in self.ungrounded for name in self.models])
 
     @property
     def order(self) -> list[int]:
-        """Indices of the models, best first; ungrounded ones after all others."""
+        """Ids of the models, best first; ungrounded ones after all others."""
         return [int(i) for i in np.lexsort((-self.coefs, self.apart))]
 
     def against(self, other: Mapping[str, Any], name: str) -> Leaderboard:

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from p2l_plugins.errors import P2LError
 from p2l_plugins.leaderboards.categories import CategoryMeans
 from p2l_plugins.leaderboards.intervals import opponent_weights, relative
 from p2l_plugins.leaderboards.leaderboard import Leaderboard
-from p2l_plugins.outcomes import Array, Coefficients, Family, Floats, win_matrix
+from p2l_plugins.outcomes import Array, Coefficients, Family, Floats, Mask, win_matrix
 from p2l_plugins.prompts import Prompt
 
 _PER_CATEGORY = 2  # example prompts at either end of each category
@@ -247,9 +246,9 @@ class Strengths:
         }
 
     @property
-    def _comparable(self) -> NDArray[np.bool_]:
+    def _comparable(self) -> Mask:
         """(M,) the other models that the model can be compared with."""
-        same: NDArray[np.bool_] = self.overall.apart == self.overall.apart[self.index]
+        same: Mask = self.overall.apart == self.overall.apart[self.index]
         same[self.index] = False
         return same
 

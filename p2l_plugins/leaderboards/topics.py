@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2l_plugins.errors import ConfigError, DataError
-from p2l_plugins.outcomes import Array
+from p2l_plugins.outcomes import Array, Ids
 from p2l_plugins.prompts import Prompt
 
 #: Prompts that the tree is learnt from, at most.
@@ -38,7 +38,7 @@ class Topic:
         children: none or two.
     """
 
-    rows: NDArray[np.int64]
+    rows: Ids
     depth: int = 0
     name: str = ""
     children: list[Topic] = field(default_factory=list)

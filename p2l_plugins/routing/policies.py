@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from p2l_plugins.errors import ConfigError, P2LError
 from p2l_plugins.outcomes import Array, Family, sigmoid, usable_probability, win_matrix
@@ -264,7 +264,7 @@ def _checked(value: ArrayLike, cost: ArrayLike) -> tuple[Array, Array]:
     return v, c
 
 
-def _check_budget(cost: NDArray[np.float64], budget: float) -> None:
+def _check_budget(cost: Array, budget: float) -> None:
     cheapest = float(cost.min())
     if not cheapest <= budget:
         raise InfeasibleBudget(f"the budget {budget:g} is below the cheapest model's cost {cheapest:g}")
