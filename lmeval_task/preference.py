@@ -24,11 +24,11 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import Task
 from lm_eval.filters import build_filter_ensemble
 
-from lmeval_task.judged import judge
 from lmeval_task.prompts_task import FILTER, NO_ERROR, NO_VALUE, PromptsTask, joined, read_settings, scores_of
 from lmeval_task.settings import Settings
 from p2l_plugins.errors import ConfigError, DataError
-from p2l_plugins.evaluation.evaluate import Evaluation, evaluate_votes
+from p2l_plugins.evaluation.evaluate import evaluate_probabilities, evaluate_votes
+from p2l_plugins.evaluation.report import Evaluation
 from p2l_plugins.outcomes import BAD, OUTCOMES, TIE, A, Array, B
 from p2l_plugins.prompts import Turns
 from p2l_plugins.scoring.scorer import P2L
@@ -202,7 +202,7 @@ class P2LPreferenceChoice(P2LPreference):
         rows = np.concatenate([np.array(item["log_p"], np.float64) for item in items])
         log_p: Array = np.full((len(rows), len(OUTCOMES)), -np.inf)
         log_p[:, : rows.shape[1]] = rows
-        return judge(log_p, votes, baseline, self.p2l.family)
+        return evaluate_probabilities(log_p, votes, baseline, self.p2l.family)
 
     def _choices(self, vote: int) -> list[str]:
         """Continuations in the order of the outcomes, as far as the family tells them apart."""

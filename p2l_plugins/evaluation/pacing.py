@@ -8,8 +8,8 @@ from p2l_plugins.outcomes import Array, Ids
 from p2l_plugins.routing import policies
 
 
-class Pacer:
-    """The paced policy: `argmax_i v_i − λ c_i` with one multiplier λ, whose mean cost never rises with λ.
+class HindsightPacer:
+    """The paced policy where all prompts are known: `argmax_i v_i − λ c_i`, whose mean cost never rises with λ.
 
     Attributes:
         least, most: mean cost of the cheapest models, and of those of highest value.

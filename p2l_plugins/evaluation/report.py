@@ -1,17 +1,94 @@
-"""The report of an evaluation as markdown tables that read well in a terminal."""
+"""The report of an evaluation: its figures, as JSON, and as markdown tables that read well in a terminal."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
-from p2l_plugins.evaluation.evaluate import Evaluation
+from p2l_plugins.evaluation.calibration import Calibrations
+from p2l_plugins.evaluation.quality import CategoryLoss, LossDifference, VoteQuality
 from p2l_plugins.evaluation.routed import CostScore, Routed
 
 NAMES = {"category_marginal": "category marginal", "best_single": "best single", "best_category": "best per category"}
 CLASSES = {"model_a": "a wins", "model_b": "b wins", "tie (bothbad)": "both bad", "decisive": "likelier side, decisive"}
 CATEGORIES = 30  # rows of a table per category; JSON has all
 PICKS = 5
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate_votes` found.
+
+    Attributes:
+        n_prompts, n_votes, n_decisive: what was judged; decisive votes have a winner.
+        n_baseline_prompts: prompts of the baseline votes; None where the baselines are cross-fitted.
+        p2l, marginal, constant: quality of the forecasts; category_marginal: None with one category only.
+        differences: p2l − each baseline, by name.
+        calibration: calibration of each forecast, by name.
+        categories: log loss per category; empty with one only.
+        routed: routed score, of a score matrix.
+        curve: score against cost, where costs were given.
+        notes: what to know when reading the figures.
+    """
+
+    n_prompts: int
+    n_votes: int
+    n_decisive: int
+    p2l: VoteQuality
+    marginal: VoteQuality
+    constant: VoteQuality
+    n_baseline_prompts: int | None = None
+    category_marginal: VoteQuality | None = None
+    differences: dict[str, LossDifference] = field(default_factory=dict)
+    calibration: dict[str, Calibrations] = field(default_factory=dict)
+    categories: tuple[CategoryLoss, ...] = ()
+    routed: Routed | None = None
+    curve: CostScore | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def forecasts(self) -> dict[str, VoteQuality]:
+        """The judged forecasts by name, P2L first."""
+        named = {
+            "p2l": self.p2l,
+            "marginal": self.marginal,
+            "category_marginal": self.category_marginal,
+            "constant": self.constant,
+        }
+        return {name: quality for name, quality in named.items() if quality is not None}
+
+    def to_dict(self, tables: bool = True) -> dict[str, Any]:
+        """JSON-ready; a figure that is not a number is null. Without `tables` only what fits a manifest."""
+        result = asdict(self)
+        for name in ("category_marginal", "routed", "curve"):
+            if result[name] is None:
+                del result[name]
+        if not tables:
+            for name in ("calibration", "categories", "curve"):
+                result.pop(name, None)
+            for name in ("policies", "picks", "categories"):
+                result.get("routed", {}).pop(name, None)
+        rounded: dict[str, Any] = _plain(result)
+        return rounded
+
+    def to_markdown(self, bins: bool = False) -> str:
+        """Tables for a terminal; `bins` adds the bins of P2L's calibration."""
+        return evaluation_tables(self, bins)
+
+
+def _plain(value: Any) -> Any:
+    """Floats rounded to 6 digits (small ones to 6 significant), NaN as None, tuples as lists."""
+    if isinstance(value, dict):
+        return {key: _plain(x) for key, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(x) for x in value]
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return None
+        return round(value, 6) if abs(value) >= 0.1 or value == 0 else float(f"{value:.6g}")
+    return value
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
