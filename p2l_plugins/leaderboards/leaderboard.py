@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from p2l_plugins.errors import P2LError
+from p2l_plugins.leaderboards.figures import leaderboard_figure
 from p2l_plugins.leaderboards.fit import fit
+from p2l_plugins.leaderboards.html import leaderboard_page
 from p2l_plugins.leaderboards.intervals import (
     REPLICATES,
     Difference,
@@ -32,11 +34,8 @@ from p2l_plugins.leaderboards.intervals import (
     relative,
 )
 from p2l_plugins.leaderboards.pair_means import Blocks, PairMeans
+from p2l_plugins.leaderboards.tables import markdown_table
 from p2l_plugins.outcomes import Array, Family, Mask, usable_probability
-
-UNGROUNDED = (
-    "trained on votes that never say 'both bad' and shared with no other data: comparable among themselves only"
-)
 
 
 @dataclass(frozen=True)
@@ -214,15 +213,11 @@ class Leaderboard:
 
     def to_markdown(self, top: int | None = None) -> str:
         """A table in markdown, best model first; `top` limits its rows."""
-        from p2l_plugins.leaderboards.tables import markdown_table
-
-        return markdown_table(self, top)
+        return markdown_table(self.to_dict(), top)
 
     def to_html(self, title: str = "Leaderboard", top: int | None = None) -> str:
         """A page in HTML that needs no other file and no script; light and dark."""
-        from p2l_plugins.leaderboards.html import leaderboard_page
-
-        return leaderboard_page(self, title, top)
+        return leaderboard_page(self.to_dict(), title, top)
 
     def plot(self, path: str | Path, title: str = "Leaderboard", top: int | None = 30) -> None:
         """Draws the coefficients with their intervals, best model first.
@@ -235,9 +230,7 @@ class Leaderboard:
         Raises:
             ConfigError: another ending, or matplotlib is missing.
         """
-        from p2l_plugins.leaderboards.figures import leaderboard_figure
-
-        leaderboard_figure(self, Path(path), title, top)
+        leaderboard_figure(self.to_dict(), Path(path), title, top)
 
 
 def _number(value: Any) -> float | None:

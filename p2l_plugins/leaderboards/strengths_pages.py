@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from p2l_plugins.leaderboards.html import html_table, page
-from p2l_plugins.leaderboards.tables import between, escaped, gap, points, ranks, share
+from p2l_plugins.leaderboards.tables import between, difference, escaped, pipe_table, points, rank_span, share
 
 _NOTE = (
     "Differences are points of the win rate, less the mean of the comparable models, from that of all prompts: ties on "
@@ -21,7 +21,7 @@ def markdown(report: dict[str, Any]) -> str:
     """The report as markdown."""
     parts = [f"# Strengths and weaknesses of {escaped(report['model'])}", _overall(report)]
     if report["categories"]:
-        parts += ["## By category", _markdown_table(report["categories"])]
+        parts += ["## By category", pipe_table(*_table(report["categories"]), left=(0, 5))]
     for key, title in (("gains", "Gains most on"), ("losses", "Loses most on")):
         parts.append(f"## {title}")
         parts.append(_markdown_examples(report["prompts"][key]) or "No prompt.")
@@ -49,7 +49,7 @@ def html(report: dict[str, Any]) -> str:
 
 def _overall(report: dict[str, Any]) -> str:
     row = report["overall"]
-    place = f" ({ranks(row['rank_low'], row['rank_high'])})" if "rank_low" in row else ""
+    place = f" ({rank_span(row)})" if "rank_low" in row else ""
     usable = f", P(usable) {share(row['usable'])}" if "usable" in row else ""
     return (
         f"Over all {report['n_prompts']:,} prompts: rank {row['rank']}{place}, coefficient {row['coef']:+.3f}, "
@@ -69,8 +69,8 @@ def _table(categories: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]
     rows = []
     for row in categories:
         best = row["best_alternative"]
-        place = f" ({ranks(row['rank_low'], row['rank_high'])})" if "rank_low" in row else ""
-        cells = [row["category"], f"{row['n_prompts']:,}", gap(row), f"{row['rank']}{place}", _rate(row)]
+        place = f" ({rank_span(row)})" if "rank_low" in row else ""
+        cells = [row["category"], f"{row['n_prompts']:,}", difference(row), f"{row['rank']}{place}", _rate(row)]
         duel = [best["model"], share(best["beats"]), share(best["beaten"])] if best else ["–"] * 3
         rows.append(cells + duel)
     return heads, rows
@@ -78,12 +78,6 @@ def _table(categories: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]
 
 def _rate(row: dict[str, Any]) -> str:
     return share(row["win_rate"]) + between(row, "win_rate")
-
-
-def _markdown_table(categories: list[dict[str, Any]]) -> str:
-    heads, rows = _table(categories)
-    lines = [f"| {' | '.join(heads)} |", "|:---|---:|---:|---:|---:|:---|---:|---:|"]
-    return "\n".join(lines + [f"| {' | '.join(map(escaped, row))} |" for row in rows])
 
 
 def _figures(example: dict[str, Any]) -> str:
