@@ -36,7 +36,7 @@ class Values:
         scorer: Predicting,
         scored: Scored,
         columns: Sequence[int],
-        objective: str,
+        objective: policies.Objective,
         opponents: tuple[tuple[int, float], ...] = (),
     ) -> Array:
         """Value of each model of a group for a prompt.

@@ -11,7 +11,6 @@ figure that is not defined, as where all prompts have the same score, is "n/a".
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -157,13 +156,8 @@ def predictions(scores: Scores, model: int) -> Array:
     """(N,) what P2L predicts of a model on each prompt: P(usable), or the win rate where the family has none."""
     if scores.family == "grk":
         return usable_probability(scores.coefs[:, model])
-    rates = [scores_row.win_rates()[0, model] for scores_row in map(partial(_row, scores), range(len(scores)))]
-    return np.array(rates, np.float64)
-
-
-def _row(scores: Scores, i: int) -> Scores:
-    eta = None if scores.raw_eta is None else scores.raw_eta[i : i + 1]
-    return Scores(scores.models, scores.coefs[i : i + 1], eta, scores.family, scores.aliases, scores.ungrounded)
+    predicted: Array = scores.win_rates()[:, model]
+    return predicted
 
 
 def as_number(value: Any) -> float | None:

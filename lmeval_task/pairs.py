@@ -15,7 +15,8 @@ import numpy as np
 
 from p2l_plugins.errors import DataError
 from p2l_plugins.leaderboards.fit import fit
-from p2l_plugins.leaderboards.leaderboard import Leaderboard, win_rate_over_others
+from p2l_plugins.leaderboards.intervals import opponent_weights
+from p2l_plugins.leaderboards.leaderboard import Leaderboard
 from p2l_plugins.leaderboards.pair_means import PairMeans
 from p2l_plugins.outcomes import Array, Family, has_eta
 from p2l_plugins.scoring.scorer import Scores
@@ -86,5 +87,6 @@ def combined(
     tie = np.zeros((m, m))
     if has_eta(family):
         tie = np.clip(1.0 - win - win.T - bad, 0.0, 1.0) * (1.0 - np.eye(m))
+    win_rate = (win * opponent_weights(models, ungrounded)).sum(axis=1)
     coefs, raw_eta = fit(family, win, tie, bad, (np.zeros(m), 20.0 if family == "rk" else 0.0))
-    return Leaderboard(models, family, coefs, raw_eta, win_rate_over_others(win, models, ungrounded), total, ungrounded)
+    return Leaderboard(models, family, coefs, raw_eta, win_rate, total, ungrounded)

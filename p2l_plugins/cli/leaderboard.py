@@ -218,7 +218,7 @@ def _of_user(bundle: str, user: str, namespace: str) -> Leaderboard:
         raise DataError(f"the board of this user can't be read ({why}); `p2l cache forget-user` removes it") from None
     if board is None:
         raise DataError(f"nothing is kept of this user for the bundle {manifest.name} ({manifest.fingerprint})")
-    return leaderboard_of(board, manifest.family, manifest.models, frozenset(manifest.ungrounded))
+    return leaderboard_of(board, manifest.family, manifest.models, manifest.ungrounded_models)
 
 
 def _opponents(p2l: P2L, names: str | None) -> dict[str, float] | None:

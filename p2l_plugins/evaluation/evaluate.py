@@ -39,7 +39,7 @@ def evaluate_votes(
     bins: int = BINS,
     kind: Bins = "equal-mass",
     costs: Array | None = None,
-    objective: str = "win_rate",
+    objective: policies.Objective = "win_rate",
 ) -> Evaluation:
     """Judges scores of the prompts of held-out votes.
 
@@ -184,7 +184,13 @@ def _routed(scores: Scores, votes: Votes, source: Votes, parts: Parts) -> Routed
 
 
 def _curve(
-    scores: Scores, votes: Votes, source: Votes, parts: Parts, fitted: Forecasts, costs: Array, objective: str
+    scores: Scores,
+    votes: Votes,
+    source: Votes,
+    parts: Parts,
+    fitted: Forecasts,
+    costs: Array,
+    objective: policies.Objective,
 ) -> CostScore:
     choices = _choices(votes, source, parts, np.asarray(np.isfinite(costs).all(axis=0)))
 

@@ -64,7 +64,7 @@ class HindsightPacer:
         return pi
 
 
-def per_prompt_policy(rule: str, value: Array, cost: Array, budget: float) -> Array:
+def per_prompt_policy(rule: policies.RuleName, value: Array, cost: Array, budget: float) -> Array:
     """π (N, M) of a rule of `routing` that is applied to each prompt alone; equal rows are decided once."""
     pi = np.zeros(value.shape)
     done: dict[bytes, Array] = {}

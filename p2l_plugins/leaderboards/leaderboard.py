@@ -35,7 +35,11 @@ from p2l_plugins.leaderboards.intervals import (
 )
 from p2l_plugins.leaderboards.pair_means import Blocks, PairMeans
 from p2l_plugins.leaderboards.tables import markdown_table
-from p2l_plugins.outcomes import Array, Family, Mask, usable_probability
+from p2l_plugins.outcomes import Array, Family, Mask, Numbers, usable_probability, win_matrix
+
+_CELLS = (
+    2**18
+)  # pairs of models on the prompts of one step of `mean_win_rates`: the step stays in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -237,9 +241,24 @@ def _number(value: Any) -> float | None:
     return round(float(value), 6) if np.isfinite(value) else None
 
 
-def win_rate_over_others(win: Array, models: tuple[str, ...], ungrounded: frozenset[str]) -> Array:
-    """(..., M) mean of win (..., M, M) over the other models that a model can be compared with."""
-    rates: Array = (win * opponent_weights(models, ungrounded)).sum(axis=-1)
+def mean_win_rates(family: Family, coefs: Numbers, raw_eta: ArrayLike | None, weights: Array) -> Array:
+    """(N, M) mean P(beats an opponent) on each prompt; ties are not wins.
+
+    Every prompt takes M² numbers on the way, so that some prompts at a time are in memory.
+
+    Args:
+        family: outcome model.
+        coefs: (N, M).
+        raw_eta: (N,), for families that have it.
+        weights: (M, M) of each opponent of each model, from `opponent_weights`.
+    """
+    eta = None if raw_eta is None else np.asarray(raw_eta)
+    rates = np.empty(coefs.shape)
+    step = max(1, _CELLS // weights.size)
+    for start in range(0, len(coefs), step):
+        rows = slice(start, start + step)
+        win = win_matrix(family, coefs[rows], None if eta is None else eta[rows])
+        rates[rows] = (win * weights).sum(axis=-1)
     return rates
 
 

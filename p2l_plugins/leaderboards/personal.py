@@ -21,7 +21,8 @@ import numpy as np
 
 from p2l_plugins.errors import ConfigError
 from p2l_plugins.leaderboards.fit import gradients, hessian, newton_direction, targets
-from p2l_plugins.leaderboards.leaderboard import Leaderboard, win_rate_over_others
+from p2l_plugins.leaderboards.intervals import opponent_weights
+from p2l_plugins.leaderboards.leaderboard import Leaderboard
 from p2l_plugins.leaderboards.pair_means import PairMeans
 from p2l_plugins.outcomes import Array, Family, Numbers, has_eta, sigmoid, win_matrix
 
@@ -173,5 +174,5 @@ def leaderboard_of(
 ) -> Leaderboard:
     """A user's board with what their votes moved, as a leaderboard; its win rates are those of its coefficients."""
     coefs = board.coefs + board.shift
-    win_rate = win_rate_over_others(win_matrix(family, coefs, board.raw_eta), models, ungrounded)
+    win_rate = (win_matrix(family, coefs, board.raw_eta) * opponent_weights(models, ungrounded)).sum(axis=1)
     return Leaderboard(models, family, coefs, board.raw_eta, win_rate, round(board.prompts), ungrounded)

@@ -12,12 +12,11 @@ import numpy as np
 from p2l_plugins.errors import P2LError
 from p2l_plugins.leaderboards.categories import CategoryMeans
 from p2l_plugins.leaderboards.intervals import opponent_weights, relative
-from p2l_plugins.leaderboards.leaderboard import Leaderboard
-from p2l_plugins.outcomes import Array, Coefficients, Family, Floats, Mask, win_matrix
+from p2l_plugins.leaderboards.leaderboard import Leaderboard, mean_win_rates
+from p2l_plugins.outcomes import Array, Coefficients, Family, Mask, win_matrix
 from p2l_plugins.prompts import Prompt
 
 _PER_CATEGORY = 2  # example prompts at either end of each category
-_TOGETHER = 128  # prompts whose win matrices are in memory at once
 
 
 class Models(Protocol):
@@ -101,7 +100,8 @@ class StrengthsOf:
         labels = [None] * len(prompts) if categories is None else categories
         self._means.add(scores.coefs, scores.raw_eta, labels, groups)
         coefs = scores.coefs.astype(np.float64)
-        own = relative(self._win_rates(coefs, scores.raw_eta), self._apart)[:, self.index]
+        rates = mean_win_rates(scores.family, coefs, scores.raw_eta, self._q)
+        own = relative(rates, self._apart)[:, self.index]
         rows: dict[str | None, list[int]] = {None: list(range(len(prompts)))}  # None: all prompts
         for i, name in enumerate(labels):
             if name is not None:
@@ -123,15 +123,6 @@ class StrengthsOf:
             best = sorted([*best, *(new[i] for i in order[:count])], key=lambda e: -e.relative)[:count]
             worst = sorted([*worst, *(new[i] for i in order[-count:])], key=lambda e: e.relative)[:count]
             self._ends[name] = (best, worst)
-
-    def _win_rates(self, coefs: Array, raw_eta: Floats | None) -> Array:
-        """(N, M) win rates of all models on each prompt, some prompts at a time: they need M² numbers each."""
-        rates = np.empty_like(coefs)
-        for start in range(0, len(coefs), _TOGETHER):
-            rows = slice(start, start + _TOGETHER)
-            win = win_matrix(self._means.family, coefs[rows], None if raw_eta is None else raw_eta[rows])
-            rates[rows] = (win * self._q).sum(axis=2)
-        return rates
 
     def report(self, parents: Mapping[str, Sequence[str]] | None = None) -> Strengths:
         """The report on all prompts so far.
