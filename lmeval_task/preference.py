@@ -9,8 +9,6 @@ A document is a prompt with its votes. Rows: log loss, Brier score, accuracy, ca
 `constant`, and P2L − each; the whole report is in `configs.<task>.p2l` of results.json.
 """
 
-# mypy: disable-error-code="import-untyped"
-
 from __future__ import annotations
 
 import json
@@ -183,9 +181,10 @@ class P2LPreferenceChoice(P2LPreference):
         """Requests are made in lm-eval's own way."""
         Task.build_all_requests(self, **kwargs)
 
-    def apply_filters(self) -> Any:
+    def apply_filters(self) -> list[Instance]:
         """lm-eval's own way."""
-        return Task.apply_filters(self)
+        filtered: list[Instance] = Task.apply_filters(self)
+        return filtered
 
     def override_metric(self, metric_name: str) -> None:
         """The rows stay under `--predict_only`: they are what the task is for."""

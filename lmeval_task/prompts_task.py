@@ -1,7 +1,5 @@
 """What our tasks share that ask the evaluated model nothing: their prompts are scored once, when the model has run."""
 
-# mypy: disable-error-code="import-untyped"
-
 from __future__ import annotations
 
 from abc import abstractmethod

@@ -4,8 +4,6 @@ The YAML files are searched as text for the one that defines the task, and only 
 tag needs is found by `index`.
 """
 
-# mypy: disable-error-code="import-untyped"
-
 from __future__ import annotations
 
 import difflib
@@ -126,7 +124,7 @@ def prompt_of(task: Task, doc: Any, template: str | None = None) -> Prompt:
     return _prompt(text)
 
 
-def _prompt(text: Any) -> Prompt:
+def _prompt(text: object) -> Prompt:
     """Text, turns or chat messages."""
     if isinstance(text, str):
         return text

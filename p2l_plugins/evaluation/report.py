@@ -70,15 +70,14 @@ class Evaluation:
                 result.pop(name, None)
             for name in ("policies", "picks", "categories"):
                 result.get("routed", {}).pop(name, None)
-        rounded: dict[str, Any] = _plain(result)
-        return rounded
+        return {key: _plain(value) for key, value in result.items()}
 
     def to_markdown(self, bins: bool = False) -> str:
         """Tables for a terminal; `bins` adds the bins of P2L's calibration."""
         return evaluation_tables(self, bins)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Floats rounded to 6 digits (small ones to 6 significant), NaN as None, tuples as lists."""
     if isinstance(value, dict):
         return {key: _plain(x) for key, x in value.items()}

@@ -9,10 +9,11 @@ and one small problem is solved by Newton's method.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -237,8 +238,8 @@ class Leaderboard:
         leaderboard_figure(self.to_dict(), Path(path), title, top)
 
 
-def _number(value: Any) -> float | None:
-    return round(float(value), 6) if np.isfinite(value) else None
+def _number(value: SupportsFloat) -> float | None:
+    return round(float(value), 6) if math.isfinite(value) else None
 
 
 def mean_win_rates(family: Family, coefs: Numbers, raw_eta: ArrayLike | None, weights: Array) -> Array:
