@@ -14,6 +14,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -186,9 +188,6 @@ class P2LPreferenceChoice(P2LPreference):
         filtered: list[Instance] = Task.apply_filters(self)
         return filtered
 
-    def override_metric(self, metric_name: str) -> None:
-        """The rows stay under `--predict_only`: they are what the task is for."""
-
     def process_results(self, doc: Any, results: list[Any]) -> dict[str, Any]:
         """Log-probabilities of the outcomes of one prompt's votes."""
         likelihoods = np.array([likelihood for likelihood, _ in results], np.float64)
@@ -263,24 +262,21 @@ def _document(votes: Votes, i: int) -> dict[str, Any]:
 
 def _rows() -> dict[str, Pick]:
     """Rows and where the report has them; a standard error stands right after its row."""
-
-    def figure(name: str, key: str) -> Pick:
-        return lambda report: float(getattr(report.forecasts[name], key))
-
-    def gap(name: str, key: str) -> Pick:
-        return lambda report: float(getattr(report.differences[name], key))
-
     rows: dict[str, Pick] = {}
     for name in _FORECASTS:
         for key in _FIGURES:
-            rows[f"{name}_{key}"] = figure(name, key)
+            rows[f"{name}_{key}"] = attrgetter(f"{name}.{key}")
             if key == "log_loss":
-                rows[f"{name}_{key}_stderr"] = figure(name, "log_loss_stderr")
+                rows[f"{name}_{key}_stderr"] = attrgetter(f"{name}.{key}_stderr")
     rows["p2l_calibration_error_by_chance"] = lambda report: report.calibration["p2l"].expected
     for name in _FORECASTS[1:]:
-        rows[f"{_DIFFERENCES}{name}"] = gap(name, "log_loss")
-        rows[f"{_DIFFERENCES}{name}_stderr"] = gap(name, "log_loss_stderr")
+        rows[f"{_DIFFERENCES}{name}"] = partial(_difference, name, "log_loss")
+        rows[f"{_DIFFERENCES}{name}_stderr"] = partial(_difference, name, "log_loss_stderr")
     return rows
+
+
+def _difference(name: str, key: str, report: Evaluation) -> float:
+    return float(getattr(report.differences[name], key))
 
 
 def _missing(row: str) -> str:

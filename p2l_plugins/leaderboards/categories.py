@@ -226,4 +226,4 @@ class CategoryBoards:
         Raises:
             ConfigError: another ending, or matplotlib is missing.
         """
-        heat_map(self.to_dict(), Path(path), title, top)
+        heat_map(self.to_dict(), self.leaves, Path(path), title, top)

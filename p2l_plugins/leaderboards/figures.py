@@ -6,6 +6,7 @@ matplotlib is the extra `analysis`.
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from p2l_plugins.files.figures import check_figure, new_figure, plain_text, save_figure
 from p2l_plugins.leaderboards.tables import Record, by_category
+from p2l_plugins.outcomes import Array, Mask
 
 COLOUR = "#1f5fa8"
 
@@ -42,35 +44,52 @@ def leaderboard_figure(board: Record, path: Path, title: str, top: int | None) -
     _save(figure, path)
 
 
-def heat_map(boards: Record, path: Path, title: str, top: int | None) -> None:
-    """Draws models × categories: the difference of the win rate from all prompts, less the mean of all models.
+def heat_map(boards: Record, leaves: Sequence[str], path: Path, title: str, top: int | None) -> None:
+    """Draws models × the categories `leaves`: the difference of the win rate from all prompts, less the models' mean.
 
     A dot marks what holds at a false discovery rate of 5 % over all cells of the leaderboards.
 
     Raises:
         ConfigError: as `check_figure`.
     """
-    check_figure(path)
-    unions = boards.get("parents", {})
-    names = [name for name in boards["categories"] if name not in unions]
-    leaves = {**boards, "categories": {name: boards["categories"][name] for name in names}}
-    shown = by_category(leaves, top)
+    categories = {name: boards["categories"][name] for name in leaves}
+    shown = by_category({**boards, "categories": categories}, top)
     value = 100 * np.array([[row["difference"] for row in rows] for _, rows in shown], np.float64)
-    figure = new_figure(figsize=(3.2 + 0.55 * len(names), 2.2 + 0.22 * len(shown)))
+    holds = np.array([[row["holds"] for row in rows] for _, rows in shown])
+    columns = {name: board["n_prompts"] for name, board in categories.items()}
+    label = "win rate, difference from all prompts, points\n(less the mean of all models; dot: FDR 5 %)"
+    draw_heat(path, title, value, holds, [model for model, _ in shown], columns, label)
+
+
+def draw_heat(
+    path: Path, title: str, value: Array, holds: Mask, rows: Sequence[str], columns: Mapping[str, int], label: str
+) -> None:
+    """Draws values (R, C) as colours, with a dot where they hold.
+
+    Args:
+        path: .png, .svg or .pdf.
+        title: of the figure.
+        value, holds: (R, C).
+        rows: models.
+        columns: names, and the prompts of each.
+        label: of the colours.
+
+    Raises:
+        ConfigError: as `check_figure`.
+    """
+    check_figure(path)
+    figure = new_figure(figsize=(3.2 + 0.55 * len(columns), 2.2 + 0.22 * len(rows)))
     axes = figure.subplots()
     limit = max(float(np.nanquantile(np.abs(value), 0.98)), 1e-9)
     image = axes.imshow(value, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto")
-    ys, xs = np.nonzero([[row["holds"] for row in rows] for _, rows in shown])
+    ys, xs = np.nonzero(holds)
     axes.scatter(xs, ys, s=11, color="white", edgecolors="black", linewidths=0.8)
-    short = {name: textwrap.shorten(plain_text(name), 40, placeholder="…") for name in names}
-    labels = [f"{short[name]} ({leaves['categories'][name]['n_prompts']})" for name in names]
-    axes.set_xticks(range(len(names)), labels, rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
-    axes.set_yticks(range(len(shown)), [plain_text(model) for model, _ in shown], fontsize=8)
+    names = [f"{textwrap.shorten(plain_text(name), 40, placeholder='…')} ({n})" for name, n in columns.items()]
+    axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
+    axes.set_yticks(range(len(rows)), [plain_text(model) for model in rows], fontsize=8)
     axes.set_title(plain_text(title), fontsize=11)
     bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
-    bar.set_label(
-        "win rate, difference from all prompts, points\n(less the mean of all models; dot: FDR 5 %)", fontsize=8
-    )
+    bar.set_label(label, fontsize=8)
     bar.ax.tick_params(labelsize=8)
     _save(figure, path)
 

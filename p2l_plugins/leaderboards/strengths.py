@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -13,29 +13,10 @@ from p2l_plugins.errors import P2LError
 from p2l_plugins.leaderboards.categories import CategoryMeans
 from p2l_plugins.leaderboards.intervals import opponent_weights, relative
 from p2l_plugins.leaderboards.leaderboard import Leaderboard, mean_win_rates
-from p2l_plugins.outcomes import Array, Coefficients, Family, Mask, win_matrix
+from p2l_plugins.outcomes import Array, Coefficients, Mask, win_matrix
 from p2l_plugins.prompts import Prompt
 
 _PER_CATEGORY = 2  # example prompts at either end of each category
-
-
-class Models(Protocol):
-    """The models of a bundle and their outcome model, such as `P2L`."""
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """Names in the order of the coefficients."""
-
-    @property
-    def family(self) -> Family:
-        """The outcome model."""
-
-    @property
-    def ungrounded(self) -> frozenset[str]:
-        """Models that compare among themselves only."""
-
-    def index(self, model: str) -> int:
-        """Column of a model, by its name or an alias."""
 
 
 @dataclass(frozen=True)
@@ -60,32 +41,25 @@ class StrengthsOf:
     """Accumulates scored prompts, in pieces, for the report on one model; memory does not grow with the prompts.
 
     Args:
-        p2l: the bundle.
-        model: a name or an alias.
+        means: of the bundle's models, without prompts.
+        model: its column.
         examples: prompts at either end.
         opponents: weight of each opponent in the win rates; default: all others alike.
-        seed: of the intervals.
 
     Raises:
-        BundleError: an unknown model.
         P2LError: the model is the only opponent.
     """
 
     def __init__(
-        self,
-        p2l: Models,
-        model: str,
-        examples: int = 5,
-        opponents: Mapping[str, float] | None = None,
-        seed: int = 0,
+        self, means: CategoryMeans, model: int, examples: int = 5, opponents: Mapping[str, float] | None = None
     ) -> None:
-        self.index = p2l.index(model)
-        self._means = CategoryMeans(p2l.models, p2l.family, p2l.ungrounded, seed)
-        self._apart = np.array([name in self._means.ungrounded for name in p2l.models])
+        self.index = model
+        self._means = means
+        self._apart = np.array([name in means.ungrounded for name in means.models])
         self._opponents = opponents
-        self._q = opponent_weights(p2l.models, self._means.ungrounded, opponents)
-        if np.isnan(self._q[self.index]).any():
-            raise P2LError(f"{p2l.models[self.index]} has no opponent among those that were named")
+        self._q = opponent_weights(means.models, means.ungrounded, opponents)
+        if np.isnan(self._q[model]).any():
+            raise P2LError(f"{means.models[model]} has no opponent among those that were named")
         self._examples = examples
         self._ends: dict[str | None, tuple[list[Example], list[Example]]] = {}
 
