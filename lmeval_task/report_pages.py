@@ -31,7 +31,7 @@ def markdown(report: RunReport, top: int | None = 20) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def html(report: RunReport, top: int | None = 20, title: str = "P2L on benchmarks") -> str:
+def html(report: RunReport, top: int | None = 20) -> str:
     """The report as a page."""
     parts = []
     largest = max((abs(change) for row in report.changes.values() for change in row), default=0)
@@ -43,7 +43,7 @@ def html(report: RunReport, top: int | None = 20, title: str = "P2L on benchmark
             parts.append(html_table(heads, cells, kind="heat"))
         else:
             parts.append(html_table(heads, [[escape(text) for text in row] for row in rows], name=left))
-    return page(title, "\n".join(parts))
+    return page("P2L on benchmarks", "\n".join(parts))
 
 
 def _sections(report: RunReport, top: int | None) -> list[tuple[str, list[str], Table, int]]:

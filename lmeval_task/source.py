@@ -34,16 +34,12 @@ def find_task(name: str, folders: Sequence[Path] = ()) -> Path | None:
     word = name.encode()
     defines = re.compile(definition(b"task", re.escape(word)), re.MULTILINE)
     mentions = re.compile(rb"(?<![\w-])" + re.escape(word) + rb"(?![\w-])")
-    mentioned = False
     roots = [harness_tasks(), *folders]
-    for root in reversed(roots):
-        for path, data in text_files(root):
-            if word not in data:
-                continue
-            if path.endswith(".yaml") and defines.search(data):
-                return Path(path)
-            mentioned = mentioned or mentions.search(data) is not None
-    if mentioned:
+    saying = [(path, data) for root in reversed(roots) for path, data in text_files(root) if word in data]
+    for path, data in saying:
+        if path.endswith(".yaml") and defines.search(data):
+            return Path(path)
+    if any(mentions.search(data) for _, data in saying):
         return None
     similar = difflib.get_close_matches(name, _names(roots), n=3)
     places = " or under ".join(["in lm-eval", *map(str, folders)])

@@ -82,7 +82,7 @@ class Forecasts:
     category: Coefs | None
 
 
-def fit_forecasts(parts: Parts, source: Votes, family: Family, prior: float = PRIOR) -> Forecasts:
+def fit_forecasts(parts: Parts, source: Votes, family: Family) -> Forecasts:
     """Constant, marginal and per-category marginal.
 
     The marginal is that of `marginal.fit_marginal`. The constant gives each outcome its frequency, with half a vote
@@ -90,7 +90,6 @@ def fit_forecasts(parts: Parts, source: Votes, family: Family, prior: float = PR
 
     Args:
         source: votes to fit on, with the bundle's models.
-        prior: observations per model that the whole counts for in a category.
     """
     n, m = len(parts.judged), len(source.models)
     used = np.unique(np.concatenate([source.a, source.b]))  # fits among the models that have votes
@@ -115,7 +114,7 @@ def fit_forecasts(parts: Parts, source: Votes, family: Family, prior: float = PR
         information = float(per_prompt[parts.source != k].sum())
         overall.append(counts)
         starts.append(fitted)
-        factor.append(min(1.0, prior * max(used.size - 1, 1) / information) if information else 1.0)
+        factor.append(min(1.0, PRIOR * max(used.size - 1, 1) / information) if information else 1.0)
     none = not has_eta(family)
     marginal = (beta, None if none else eta)
     if not parts.categories:

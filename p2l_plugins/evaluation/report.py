@@ -102,10 +102,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([lines[0] + " |", rule, *(line + " |" for line in lines[1:])])
 
 
-def number(x: float | None, digits: int = 4, sign: bool = False) -> str:
+def number(x: float | None, sign: bool = False) -> str:
     """A figure, or a dash where there is none."""
     # + 0.0, so that nothing reads −0.0000
-    return "–" if x is None or math.isnan(x) else f"{round(x, digits) + 0.0:{'+' if sign else ''}.{digits}f}"
+    return "–" if x is None or math.isnan(x) else f"{round(x, 4) + 0.0:{'+' if sign else ''}.4f}"
 
 
 def with_error(x: float | None, stderr: float | None, sign: bool = True) -> str:
@@ -176,7 +176,6 @@ def _bins(report: Evaluation) -> list[str]:
 
 def _categories(report: Evaluation) -> str:
     head = ["log loss by category", "prompts", "votes", "p2l", "marginal", "category marginal", "p2l − marginal"]
-    largest = sorted(report.categories, key=lambda row: -row.n_prompts)
     rows = [
         [
             row.category or "(none)",
@@ -185,13 +184,16 @@ def _categories(report: Evaluation) -> str:
             *map(number, (row.p2l, row.marginal, row.category_marginal)),
             with_error(row.difference, row.difference_stderr),
         ]
-        for row in largest[:CATEGORIES]
+        for row in report.categories
     ]
-    return table(head, rows) + _more(len(largest))
+    return _largest(head, rows)
 
 
-def _more(count: int) -> str:
-    return f"\n\n({count - CATEGORIES} smaller categories are in --json only)" if count > CATEGORIES else ""
+def _largest(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The table of the largest categories; the second column counts prompts."""
+    shown = sorted(rows, key=lambda row: -int(row[1]))[:CATEGORIES]
+    more = len(rows) - len(shown)
+    return table(head, shown) + (f"\n\n({more} smaller categories are in --json only)" if more else "")
 
 
 def _routed(r: Routed) -> list[str]:
@@ -209,23 +211,18 @@ def _routed(r: Routed) -> list[str]:
         f"p2l picks {picks}{more}",
     ]
     if r.categories:
-        head = [
-            "routed score by category",
-            "prompts",
-            *("random", "best single", "best per category", "p2l", "oracle"),
-            "p2l − best single",
-        ]
-        largest = sorted(r.categories, key=lambda row: -row.n)
+        names = ("random", "best_single", "best_category", "p2l", "oracle")
+        head = ["routed score by category", "prompts", *(NAMES.get(name, name) for name in names), "p2l − best single"]
         body = [
             [
                 row.category or "(none)",
                 str(row.n),
-                *map(number, (row.random, row.best_single, row.best_category, row.p2l, row.oracle)),
+                *(number(getattr(row, name)) for name in names),
                 with_error(row.gain, row.gain_stderr),
             ]
-            for row in largest[:CATEGORIES]
+            for row in r.categories
         ]
-        parts.append(table(head, body) + _more(len(largest)))
+        parts.append(_largest(head, body))
     return parts
 
 

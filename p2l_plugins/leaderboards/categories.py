@@ -63,14 +63,13 @@ class CategoryMeans:
         family: Family,
         ungrounded: frozenset[str] = frozenset(),
         seed: int = 0,
-        blocks: int = CATEGORY_BLOCKS,
     ) -> None:
         self.models = models
         self.family = family
         self.ungrounded = ungrounded
         self.seed = seed
         self.means: dict[str | None, PairMeans] = {}
-        self._blocks = Blocks(blocks, seed)
+        self._blocks = Blocks(CATEGORY_BLOCKS, seed)
 
     def add(
         self,

@@ -20,11 +20,9 @@ def fit(
     bad: Array,
     start: tuple[Array, float],
     ridge: float = 0.0,
-    iterations: int = 100,
 ) -> tuple[Array, float | None]:
     """The maximum-likelihood coefficients (M,) and raw_eta of weighted outcomes of every pair.
 
-    The weights are mean probabilities (a leaderboard) or counts of votes (the marginal leaderboard of a data set).
     Damped Newton with a line search. `bt`, `bt-tie` and `rk` identify differences only and are centred at mean 0;
     `grk` is grounded and never centred.
 
@@ -52,7 +50,7 @@ def fit(
         return loss + 0.5 * float(penalty @ (x * x)), gradient + penalty * x, hessian
 
     loss, gradient, hessian = step_of(x)
-    for _ in range(iterations):
+    for _ in range(100):
         direction = newton_direction(gradient, hessian + shift)
         size, slope = 1.0, float(gradient @ direction)
         while size > 1e-8:

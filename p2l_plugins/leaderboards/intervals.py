@@ -164,16 +164,15 @@ def relative(values: Array, apart: Mask) -> Array:
     return out
 
 
-def intervals(coefs: Array, win_rate: Array, replicates: Replicates, apart: Mask, level: float = LEVEL) -> Intervals:
+def intervals(coefs: Array, win_rate: Array, replicates: Replicates, apart: Mask) -> Intervals:
     """Estimate ± t · standard error, with as many degrees of freedom as units less one.
 
     Args:
         coefs, win_rate: (M,) of the leaderboard.
         replicates: of it.
         apart: (M,) models that compare among themselves only, and stand after the others.
-        level: of the intervals.
     """
-    t = student_t_quantile(0.5 + level / 2, replicates.units - 1)
+    t = student_t_quantile(0.5 + LEVEL / 2, replicates.units - 1)
     spread = t * standard_error(replicates.coefs, replicates.units)
     # on the scale of log odds, where a rate near 0 or 1 varies as much to either side
     odds, spread_win = _logit(win_rate), t * standard_error(_logit(replicates.win_rate), replicates.units)
@@ -187,7 +186,7 @@ def intervals(coefs: Array, win_rate: Array, replicates: Replicates, apart: Mask
     better = (same & (low[None, :] > high[:, None])).sum(axis=1)
     worse = (same & (high[None, :] < low[:, None])).sum(axis=1)
     return Intervals(
-        level=level,
+        level=LEVEL,
         units=replicates.units,
         stderr=stderr,
         win_stderr=standard_error(relative(replicates.win_rate, apart), replicates.units),
@@ -200,12 +199,12 @@ def intervals(coefs: Array, win_rate: Array, replicates: Replicates, apart: Mask
     )
 
 
-def difference(reference: str, value: Array, stderr: Array | None, units: int, level: float = LEVEL) -> Difference:
+def difference(reference: str, value: Array, stderr: Array | None, units: int) -> Difference:
     """A difference (M,) with its interval and p-value from its standard error (M,)."""
     if stderr is None:
         unknown = np.full_like(value, np.nan)
         return Difference(reference, value, unknown, unknown, unknown)
-    spread = student_t_quantile(0.5 + level / 2, units - 1) * stderr
+    spread = student_t_quantile(0.5 + LEVEL / 2, units - 1) * stderr
     ratio = np.abs(value) / np.maximum(stderr, 1e-12)
     p_value = np.where(np.isnan(value), np.nan, 2 * student_t_tail(ratio, units - 1))
     return Difference(reference, value, value - spread, value + spread, p_value)

@@ -23,7 +23,6 @@ from p2l_plugins.leaderboards.figures import leaderboard_figure
 from p2l_plugins.leaderboards.fit import fit
 from p2l_plugins.leaderboards.html import leaderboard_page
 from p2l_plugins.leaderboards.intervals import (
-    REPLICATES,
     Difference,
     Intervals,
     Replicates,
@@ -80,7 +79,6 @@ class Leaderboard:
         means: PairMeans,
         ungrounded: frozenset[str] = frozenset(),
         opponents: Mapping[str, float] | None = None,
-        replicates: int = REPLICATES,
         seed: int = 0,
     ) -> Leaderboard:
         """Fits the leaderboard of accumulated pair means; with intervals where they keep blocks.
@@ -90,7 +88,6 @@ class Leaderboard:
             means: of the prompts.
             ungrounded: compare among themselves only.
             opponents: weight of each opponent in the win rate; default: all others alike.
-            replicates: resamples of the bootstrap.
             seed: of the resamples.
 
         Raises:
@@ -98,7 +95,7 @@ class Leaderboard:
         """
         if not means.n:
             raise P2LError("a leaderboard needs at least one prompt")
-        weights = bootstrap_weights(means.counts, replicates, seed) if len(means.counts) else None
+        weights = bootstrap_weights(means.counts, seed=seed) if len(means.counts) else None
         return cls.with_replicates(models, means, weights, ungrounded, opponents)[0]
 
     @classmethod
