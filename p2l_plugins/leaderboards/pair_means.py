@@ -82,6 +82,14 @@ class PairMeans:
         self._raw_eta_sum = 0.0
 
     @classmethod
+    def of(cls, family: Family, n: int, win: Array, bad: Array) -> PairMeans:
+        """The means of n prompts whose coefficients are not known: win (M, M), bad (M, M) symmetric."""
+        means = cls(family, len(win))
+        means.n, means._win, means._bad = n, n * win, n * np.triu(bad)
+        means._raw_eta_sum = 20.0 * n if family == "rk" else 0.0
+        return means
+
+    @classmethod
     def merged(cls, parts: Iterable[PairMeans]) -> PairMeans:
         """The means of the prompts of all parts, which share their blocks."""
         parts = list(parts)

@@ -108,7 +108,7 @@ class CachedScorer:
             if progress is not None:
                 progress(len(rows))
         bundle = self.p2l.bundle.manifest
-        apart = bundle.ungrounded_models
+        apart = frozenset(bundle.ungrounded)
         return Scores(self.p2l.models, coefs, raw_eta, self.p2l.family, bundle.aliases, apart, truncated)
 
     def _entries(self, prompts: Sequence[Turns]) -> list[Entry]:

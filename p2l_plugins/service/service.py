@@ -149,7 +149,7 @@ class Service:
             np.array(raw_eta, np.float32) if has_eta(p2l.family) else None,
             p2l.family,
             manifest.aliases,
-            manifest.ungrounded_models,
+            frozenset(manifest.ungrounded),
         )
 
     async def leaderboard(self, prompts: Sequence[Turns], step: int) -> dict[str, Any]:
