@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from p2l_plugins.errors import P2LError
-from p2l_plugins.leaderboards.categories import CategoryMeans
+from p2l_plugins.leaderboards import strengths_pages
+from p2l_plugins.leaderboards.categories import CategoryBoards, CategoryMeans
 from p2l_plugins.leaderboards.intervals import opponent_weights, relative
 from p2l_plugins.leaderboards.leaderboard import Leaderboard, mean_win_rates
 from p2l_plugins.outcomes import Array, Coefficients, Mask, win_matrix
@@ -80,22 +81,17 @@ class StrengthsOf:
         for i, name in enumerate(labels):
             if name is not None:
                 rows.setdefault(name, []).append(i)
+
+        def example(i: int) -> Example:
+            raw_eta = None if scores.raw_eta is None else float(scores.raw_eta[i])
+            return Example(prompts[i], float(own[i]), coefs[i], raw_eta, labels[i])
+
         for name, inside in rows.items():
             count = self._examples if name is None else _PER_CATEGORY
             order = sorted(inside, key=lambda i: (-own[i], i))
             best, worst = self._ends.get(name, ([], []))
-            new = {
-                i: Example(
-                    prompts[i],
-                    float(own[i]),
-                    coefs[i],
-                    None if scores.raw_eta is None else float(scores.raw_eta[i]),
-                    labels[i],
-                )
-                for i in {*order[:count], *order[-count:]}
-            }
-            best = sorted([*best, *(new[i] for i in order[:count])], key=lambda e: -e.relative)[:count]
-            worst = sorted([*worst, *(new[i] for i in order[-count:])], key=lambda e: e.relative)[:count]
+            best = sorted([*best, *map(example, order[:count])], key=lambda e: -e.relative)[:count]
+            worst = sorted([*worst, *map(example, order[-count:])], key=lambda e: e.relative)[:count]
             self._ends[name] = (best, worst)
 
     def report(self, parents: Mapping[str, Sequence[str]] | None = None) -> Strengths:
@@ -108,9 +104,8 @@ class StrengthsOf:
             P2LError: no prompts.
         """
         if any(name is not None for name in self._means.means):
-            found = self._means.boards(self._opponents, parents)
-            return Strengths(self.index, found.overall, found.boards, found.wins, self._ends)
-        return Strengths(self.index, self._means.overall(self._opponents), {}, {}, self._ends)
+            return Strengths(self.index, self._means.boards(self._opponents, parents), self._ends)
+        return Strengths(self.index, CategoryBoards(self._means.overall(self._opponents), {}), self._ends)
 
 
 @dataclass(frozen=True)
@@ -119,18 +114,19 @@ class Strengths:
 
     Attributes:
         index: the model's column.
-        overall: the leaderboard of all prompts.
-        boards: category → its leaderboard, with the difference from the overall one; empty without categories.
-        wins: category → (M, M) mean P(a beats b).
+        found: the leaderboards of all prompts and of the categories, where there are some.
         ends: category, or None for all prompts → the prompts with the model's highest and lowest win rates relative to
             the other models.
     """
 
     index: int
-    overall: Leaderboard
-    boards: dict[str, Leaderboard]
-    wins: dict[str, Array]
+    found: CategoryBoards
     ends: dict[str | None, tuple[list[Example], list[Example]]]
+
+    @property
+    def overall(self) -> Leaderboard:
+        """The leaderboard of all prompts."""
+        return self.found.overall
 
     @property
     def model(self) -> str:
@@ -143,7 +139,7 @@ class Strengths:
         A difference is that of the win rate less the mean of the comparable models, from the overall leaderboard.
         `beats` and `beaten` are the probabilities that the best alternative beats the model and the other way round.
         """
-        rows = [self._category(name, board) for name, board in self.boards.items()]
+        rows = [self._category(name, board) for name, board in self.found.boards.items()]
         return {
             "model": self.model,
             "family": self.overall.family,
@@ -159,15 +155,11 @@ class Strengths:
 
     def to_markdown(self) -> str:
         """The report as markdown; long prompts are shortened."""
-        from p2l_plugins.leaderboards.strengths_pages import markdown
-
-        return markdown(self.to_dict())
+        return strengths_pages.markdown(self.to_dict())
 
     def to_html(self) -> str:
         """The report as a page in HTML that needs no other file and no script."""
-        from p2l_plugins.leaderboards.strengths_pages import html
-
-        return html(self.to_dict())
+        return strengths_pages.html(self.to_dict())
 
     def _row(self, board: Leaderboard) -> dict[str, Any]:
         return next(row for row in board.rows() if row["model"] == self.model)
@@ -176,7 +168,7 @@ class Strengths:
         best = next((i for i in board.order if self._comparable[i]), None)
         alternative = None
         if best is not None:
-            beats, beaten = self.wins[name][best, self.index], self.wins[name][self.index, best]
+            beats, beaten = self.found.wins[name][best, self.index], self.found.wins[name][self.index, best]
             alternative = {
                 **_duel(board.models[best], beats, beaten),
                 "win_rate": round(float(board.win_rate[best]), 6),
