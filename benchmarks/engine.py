@@ -36,11 +36,11 @@ def smollm2_bundle(folder: Path) -> Path:
     from onnx_export.export import export
     from p2l_plugins.training.backbone import load_backbone
     from p2l_plugins.training.checkpoint import Checkpoint
-    from p2l_plugins.training.model import P2LModel
+    from p2l_plugins.training.model import P2LNetwork
 
     torch.manual_seed(0)
     start = load_backbone("smollm2-135m", 2048)
-    model = P2LModel(start.model, 128, "grk", start.pooling).eval()
+    model = P2LNetwork(start.model, 128, "grk", start.pooling).eval()
     training = {"head_type": "grk", "pooling": start.pooling, "max_length": 2048}
     (folder / "checkpoint").mkdir()
     names = [f"m{i}" for i in range(128)]

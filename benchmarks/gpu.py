@@ -181,12 +181,12 @@ def measure(shape: str, options: argparse.Namespace, batches: list[int], peak: f
     from onnx_export.fused import export_fused
     from p2l_plugins.prompts import TextForm
     from p2l_plugins.training.checkpoint import Checkpoint
-    from p2l_plugins.training.model import P2LModel
+    from p2l_plugins.training.model import P2LNetwork
 
     kind, sizes = SHAPES[shape]
     config = getattr(transformers, kind)(**sizes)
     backbone = transformers.AutoModel.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa")
-    model = P2LModel(backbone, MODELS, "grk", "cls").eval()
+    model = P2LNetwork(backbone, MODELS, "grk", "cls").eval()
     flat = sum(parameter.numel() for parameter in backbone.parameters()) - config.vocab_size * config.hidden_size
     cost = operations(config, flat, options.tokens)
     form = TextForm(form="plain", max_length=options.tokens, pad_id=0)

@@ -21,7 +21,7 @@ from p2l_plugins.training.backbone import load_backbone
 from p2l_plugins.training.batches import PromptDataset, VoteCollator
 from p2l_plugins.training.checkpoint import text_encoder
 from p2l_plugins.training.learner import Learner
-from p2l_plugins.training.model import P2LModel
+from p2l_plugins.training.model import P2LNetwork
 from p2l_plugins.votes.votes import Votes, read_votes
 
 
@@ -69,7 +69,7 @@ def main() -> None:
     start = load_backbone(options.backbone, 256)
     encoder = text_encoder(start.tokenizer, start.form)
     torch.manual_seed(0)
-    learner = Learner(P2LModel(start.model, len(votes.models), "grk", start.pooling)).train()
+    learner = Learner(P2LNetwork(start.model, len(votes.models), "grk", start.pooling)).train()
     forms = {}
     for name, form in (("one per prompt", votes), ("one per vote", per_vote(votes))):
         forms[name] = (PromptDataset(form, encoder.encode(form.prompts)), VoteCollator(form, start.form.pad_id))

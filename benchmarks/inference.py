@@ -84,13 +84,13 @@ def prepare(spec: str, folder: Path, names: list[str], longest: int) -> tuple[An
     from onnx_export.graph import export_plain
     from p2l_plugins.training.backbone import PACKAGED, load_backbone
     from p2l_plugins.training.checkpoint import Checkpoint
-    from p2l_plugins.training.model import P2LModel
+    from p2l_plugins.training.model import P2LNetwork
 
     source = folder / "checkpoint"
     if spec in PACKAGED:
         backbone = load_backbone(spec, longest)
         torch.manual_seed(0)
-        model = P2LModel(backbone.model, 100, "grk", backbone.pooling).eval()
+        model = P2LNetwork(backbone.model, 100, "grk", backbone.pooling).eval()
         names_of_models = [f"model-{i}" for i in range(100)]
         training = {"head_type": "grk", "pooling": backbone.pooling, "max_length": longest}
         source.mkdir()

@@ -32,8 +32,7 @@ from numpy.typing import NDArray
 from routing_report import figure, tables
 
 from p2l_plugins.evaluation.choices import candidates
-from p2l_plugins.evaluation.pacing import Pacer as Hindsight
-from p2l_plugins.evaluation.pacing import per_prompt_policy
+from p2l_plugins.evaluation.pacing import HindsightPacer, per_prompt_policy
 from p2l_plugins.files.tables import read_json_object
 from p2l_plugins.outcomes import Array
 from p2l_plugins.routing import policies
@@ -218,7 +217,7 @@ def judge(task: Task, options: argparse.Namespace) -> dict[str, Any]:
     least = float(part.costs.min(axis=1).mean())
     dear = float(of_model(part, task.values.argmax(axis=1))[:, 1].mean())
     budgets = np.geomspace(1.15 * least, max(dear, single_cost[best]), options.points)
-    oracle = Hindsight(np.where(part.scores == 1, 1.0, 0.0), part.costs)
+    oracle = HindsightPacer(np.where(part.scores == 1, 1.0, 0.0), part.costs)
     tiers_train, tiers = complexity_tiers(task.train.prompts), complexity_tiers(part.prompts)
     curve = []
     for budget in budgets:

@@ -19,8 +19,9 @@ import numpy as np
 
 from onnx_export.export import export
 from onnx_export.refit import refit_head
-from p2l_plugins.evaluation.evaluate import Evaluation, evaluate_votes
+from p2l_plugins.evaluation.evaluate import evaluate_votes
 from p2l_plugins.evaluation.quality import vote_log_probabilities, vote_quality
+from p2l_plugins.evaluation.report import Evaluation
 from p2l_plugins.scoring.bundle import Bundle
 from p2l_plugins.scoring.scorer import P2L
 from p2l_plugins.training.config import TrainConfig, read_config

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from p2l_plugins.evaluation.evaluate import Evaluation, evaluate_votes
+from p2l_plugins.evaluation.evaluate import evaluate_votes
 from p2l_plugins.evaluation.quality import vote_log_probabilities, vote_quality
+from p2l_plugins.evaluation.report import Evaluation
 from p2l_plugins.scoring.bundle import Bundle, find_bundle
 from p2l_plugins.scoring.scorer import P2L
 from p2l_plugins.training.config import read_config

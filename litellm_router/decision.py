@@ -173,7 +173,7 @@ class Values:
         scorer: Scorer,
         scored: Scored,
         columns: Sequence[int],
-        objective: str,
+        objective: policies.Objective,
         opponents: tuple[tuple[int, float], ...] = (),
     ) -> Array:
         """Value of each model of a group for a prompt.

@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from p2l_plugins.outcomes import Array, Mask
 
 RESAMPLES = 1000
 USABLE = 0.5
@@ -102,7 +102,7 @@ def _figure(value: float, resampled: Array) -> Figure:
     return Figure(value, float(defined.std(ddof=1)), float(low), float(high))
 
 
-def solved_prompts(score: Array) -> NDArray[np.bool_] | None:
+def solved_prompts(score: Array) -> Mask | None:
     """(N,) which prompts were solved; None where scores (higher is better) do not say, or all are alike."""
     values = np.unique(score)
     if values.size == 2:
@@ -113,7 +113,7 @@ def solved_prompts(score: Array) -> NDArray[np.bool_] | None:
     return None if solved.all() or not solved.any() else np.asarray(solved)
 
 
-def auc_of(predicted: Array, solved: NDArray[np.bool_], counts: Array) -> Array:
+def auc_of(predicted: Array, solved: Mask, counts: Array) -> Array:
     """(B,) AUC of each resample; NaN where it holds solved or failed prompts only.
 
     Args:

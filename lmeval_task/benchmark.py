@@ -6,18 +6,17 @@ prediction. The prediction is P(usable) = σ(β) of a `grk` bundle, and the pred
 figure that is not defined, as where all prompts have the same score, is "n/a".
 """
 
-# mypy: disable-error-code="import-untyped"
-
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from operator import attrgetter
 from typing import Any, Self
 
 import numpy as np
+from lm_eval.api.instance import Instance
 from lm_eval.api.task import Task
 
-from lmeval_task.agreement import Agreement, Figure, agreement
+from lmeval_task.agreement import agreement
 from lmeval_task.prompts_task import NO_ERROR, NO_VALUE, read_settings, score_turns
 from lmeval_task.settings import required_model
 from lmeval_task.source import prompt_of
@@ -89,9 +88,9 @@ class P2LBenchmark(Task):  # type: ignore[misc]  # lm-eval ships no types
         self._p2l_off = True
         super().override_metric(metric_name)
 
-    def apply_filters(self) -> Any:
+    def apply_filters(self) -> list[Instance]:
         """Scores the prompts in one go, after the evaluated model has run."""
-        result = super().apply_filters()
+        result: list[Instance] = super().apply_filters()
         if not self._p2l_off:
             docs = {instance.doc_id: instance.doc for instance in self.instances}
             turns = list(dict.fromkeys(map(self._p2l_turns, docs.values())))
@@ -133,11 +132,11 @@ class P2LBenchmark(Task):  # type: ignore[misc]  # lm-eval ships no types
             self._p2l_metrics[metric] = list(rows)
         return self._p2l_metrics[metric]
 
-    def aggregation(self) -> dict[str, Any]:
+    def aggregation(self) -> dict[str, Callable[..., Any]]:
         """The source's, and ours."""
         return {**super().aggregation(), **self._p2l_rows}
 
-    def higher_is_better(self) -> dict[str, Any]:
+    def higher_is_better(self) -> dict[str, bool]:
         """The source's, and that more agreement is better."""
         ours = [row for row in self._p2l_rows if row.startswith((f"{AUC}:", f"{SPEARMAN}:")) and not _is_error(row)]
         return {**super().higher_is_better(), **dict.fromkeys(ours, True)}
@@ -157,16 +156,11 @@ def predictions(scores: Scores, model: int) -> Array:
     """(N,) what P2L predicts of a model on each prompt: P(usable), or the win rate where the family has none."""
     if scores.family == "grk":
         return usable_probability(scores.coefs[:, model])
-    rates = [scores_row.win_rates()[0, model] for scores_row in map(partial(_row, scores), range(len(scores)))]
-    return np.array(rates, np.float64)
+    predicted: Array = scores.win_rates()[:, model]
+    return predicted
 
 
-def _row(scores: Scores, i: int) -> Scores:
-    eta = None if scores.raw_eta is None else scores.raw_eta[i : i + 1]
-    return Scores(scores.models, scores.coefs[i : i + 1], eta, scores.family, scores.aliases, scores.ungrounded)
-
-
-def as_number(value: Any) -> float | None:
+def as_number(value: object) -> float | None:
     """A metric's value on one prompt; None where it is not one finite number."""
     if isinstance(value, bool | int | float | np.bool_ | np.integer | np.floating) and np.isfinite(value):
         return float(value)
@@ -177,21 +171,20 @@ def agreement_rows(metric: str, lower_is_better: bool) -> dict[str, Callable[[li
     """Names of a metric's rows and how each is aggregated; a standard error stands right after its row."""
     metric = metric.replace(",", "_").replace("/", "_")  # lm-eval splits names at a comma, and W&B at a slash
 
-    def show(pick: Callable[[Agreement], float | None], missing: str) -> Callable[[list[Pair]], float | str]:
+    def show(path: str, missing: str) -> Callable[[list[Pair]], float | str]:
         def aggregate(items: list[Pair]) -> float | str:
             predicted, score = np.array(items, np.float64).T
-            value = pick(agreement(predicted, score, lower_is_better))
+            value: float | None = attrgetter(path)(agreement(predicted, score, lower_is_better))
             return missing if value is None else value
 
         return aggregate
 
-    figures: dict[str, Callable[[Agreement], Figure]] = {AUC: lambda a: a.auc, SPEARMAN: lambda a: a.spearman}
     rows = {}
-    for name, figure in figures.items():
-        rows[f"{name}:{metric}"] = show(lambda a, f=figure: f(a).value, NO_VALUE)  # type: ignore[misc]
-        rows[f"{name}:{metric}_stderr"] = show(lambda a, f=figure: f(a).stderr, NO_ERROR)  # type: ignore[misc]
-        rows[f"{name}:{metric}_low"] = show(lambda a, f=figure: f(a).low, NO_VALUE)  # type: ignore[misc]
-        rows[f"{name}:{metric}_high"] = show(lambda a, f=figure: f(a).high, NO_VALUE)  # type: ignore[misc]
+    for name, figure in ((AUC, "auc"), (SPEARMAN, "spearman")):
+        rows[f"{name}:{metric}"] = show(f"{figure}.value", NO_VALUE)
+        rows[f"{name}:{metric}_stderr"] = show(f"{figure}.stderr", NO_ERROR)
+        rows[f"{name}:{metric}_low"] = show(f"{figure}.low", NO_VALUE)
+        rows[f"{name}:{metric}_high"] = show(f"{figure}.high", NO_VALUE)
     return rows
 
 

@@ -4,8 +4,6 @@
 where nobody wrote a YAML for it, one is made for the run.
 """
 
-# mypy: disable-error-code="import-untyped"
-
 from __future__ import annotations
 
 import sys

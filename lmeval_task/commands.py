@@ -73,7 +73,7 @@ def report(
     """Leaderboards per benchmark and of all prompts, and where models rank otherwise; by default markdown on stdout."""
     from lmeval_task import report_pages
     from lmeval_task.report_figure import rank_change_figure
-    from lmeval_task.run_report import read_report, to_json
+    from lmeval_task.run_report import read_report
 
     if figure is not None:
         from p2l_plugins.files.figures import check_figure
@@ -94,6 +94,6 @@ def report(
         rank_change_figure(found, figure, top)
         typer.echo(f"→ {figure}", err=True)
     if as_json:
-        typer.echo(to_json(found))
+        typer.echo(found.to_json())
     elif markdown is None and html is None and figure is None:
         typer.echo(report_pages.markdown(found, top), nl=False)

@@ -4,8 +4,6 @@ lm-eval's own index parses all of its 14,000 files, which takes 5 seconds. Here 
 only those that define or mention the name, or a name that it leads to, are parsed.
 """
 
-# mypy: disable-error-code="import-untyped"
-
 from __future__ import annotations
 
 import logging
@@ -140,7 +138,7 @@ def _tags(config: Mapping[str, Any]) -> Sequence[str]:
     return [tags] if isinstance(tags, str) else tags
 
 
-def _members(members: Any) -> Iterator[str]:
+def _members(members: object) -> Iterator[str]:
     """Names in a group's list of tasks."""
     for item in members if isinstance(members, list) else []:
         if isinstance(item, str):

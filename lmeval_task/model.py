@@ -4,8 +4,6 @@ It answers one kind of request: the log-likelihood of a vote's outcome after its
 " a = b" (a tie) and " a = b (both bad)". A context is the prompt, or the JSON text of a conversation's messages.
 """
 
-# mypy: disable-error-code="import-untyped"
-
 from __future__ import annotations
 
 import json

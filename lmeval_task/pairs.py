@@ -14,10 +14,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from p2l_plugins.errors import DataError
-from p2l_plugins.leaderboards.fit import fit
-from p2l_plugins.leaderboards.leaderboard import Leaderboard, win_rate_over_others
+from p2l_plugins.leaderboards.leaderboard import Leaderboard
 from p2l_plugins.leaderboards.pair_means import PairMeans
-from p2l_plugins.outcomes import Array, Family, has_eta
+from p2l_plugins.outcomes import Array, Family
 from p2l_plugins.scoring.scorer import Scores
 
 
@@ -76,15 +75,5 @@ def combined(
     Raises:
         DataError: as `unpack`.
     """
-    total = sum(n for n, _ in parts)
-    m = len(models)
-    win, bad = np.zeros((m, m)), np.zeros((m, m))
-    for n, text in parts:
-        part = unpack(text, m)
-        win += part[0] * (n / total)
-        bad += part[1] * (n / total)
-    tie = np.zeros((m, m))
-    if has_eta(family):
-        tie = np.clip(1.0 - win - win.T - bad, 0.0, 1.0) * (1.0 - np.eye(m))
-    coefs, raw_eta = fit(family, win, tie, bad, (np.zeros(m), 20.0 if family == "rk" else 0.0))
-    return Leaderboard(models, family, coefs, raw_eta, win_rate_over_others(win, models, ungrounded), total, ungrounded)
+    means = (PairMeans.of(family, n, *unpack(text, len(models))) for n, text in parts)
+    return Leaderboard.from_means(models, PairMeans.merged(means), ungrounded)

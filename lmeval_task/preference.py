@@ -9,13 +9,13 @@ A document is a prompt with its votes. Rows: log loss, Brier score, accuracy, ca
 `constant`, and P2L − each; the whole report is in `configs.<task>.p2l` of results.json.
 """
 
-# mypy: disable-error-code="import-untyped"
-
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,11 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import Task
 from lm_eval.filters import build_filter_ensemble
 
-from lmeval_task.judged import judge
 from lmeval_task.prompts_task import FILTER, NO_ERROR, NO_VALUE, PromptsTask, joined, read_settings, scores_of
 from lmeval_task.settings import Settings
 from p2l_plugins.errors import ConfigError, DataError
-from p2l_plugins.evaluation.evaluate import Evaluation, evaluate_votes
+from p2l_plugins.evaluation.evaluate import evaluate_probabilities, evaluate_votes
+from p2l_plugins.evaluation.report import Evaluation
 from p2l_plugins.outcomes import BAD, OUTCOMES, TIE, A, Array, B
 from p2l_plugins.prompts import Turns
 from p2l_plugins.scoring.scorer import P2L
@@ -183,12 +183,10 @@ class P2LPreferenceChoice(P2LPreference):
         """Requests are made in lm-eval's own way."""
         Task.build_all_requests(self, **kwargs)
 
-    def apply_filters(self) -> Any:
+    def apply_filters(self) -> list[Instance]:
         """lm-eval's own way."""
-        return Task.apply_filters(self)
-
-    def override_metric(self, metric_name: str) -> None:
-        """The rows stay under `--predict_only`: they are what the task is for."""
+        filtered: list[Instance] = Task.apply_filters(self)
+        return filtered
 
     def process_results(self, doc: Any, results: list[Any]) -> dict[str, Any]:
         """Log-probabilities of the outcomes of one prompt's votes."""
@@ -202,7 +200,7 @@ class P2LPreferenceChoice(P2LPreference):
         rows = np.concatenate([np.array(item["log_p"], np.float64) for item in items])
         log_p: Array = np.full((len(rows), len(OUTCOMES)), -np.inf)
         log_p[:, : rows.shape[1]] = rows
-        return judge(log_p, votes, baseline, self.p2l.family)
+        return evaluate_probabilities(log_p, votes, baseline, self.p2l.family)
 
     def _choices(self, vote: int) -> list[str]:
         """Continuations in the order of the outcomes, as far as the family tells them apart."""
@@ -264,24 +262,21 @@ def _document(votes: Votes, i: int) -> dict[str, Any]:
 
 def _rows() -> dict[str, Pick]:
     """Rows and where the report has them; a standard error stands right after its row."""
-
-    def figure(name: str, key: str) -> Pick:
-        return lambda report: float(getattr(report.forecasts[name], key))
-
-    def gap(name: str, key: str) -> Pick:
-        return lambda report: float(getattr(report.differences[name], key))
-
     rows: dict[str, Pick] = {}
     for name in _FORECASTS:
         for key in _FIGURES:
-            rows[f"{name}_{key}"] = figure(name, key)
+            rows[f"{name}_{key}"] = attrgetter(f"{name}.{key}")
             if key == "log_loss":
-                rows[f"{name}_{key}_stderr"] = figure(name, "log_loss_stderr")
+                rows[f"{name}_{key}_stderr"] = attrgetter(f"{name}.{key}_stderr")
     rows["p2l_calibration_error_by_chance"] = lambda report: report.calibration["p2l"].expected
     for name in _FORECASTS[1:]:
-        rows[f"{_DIFFERENCES}{name}"] = gap(name, "log_loss")
-        rows[f"{_DIFFERENCES}{name}_stderr"] = gap(name, "log_loss_stderr")
+        rows[f"{_DIFFERENCES}{name}"] = partial(_difference, name, "log_loss")
+        rows[f"{_DIFFERENCES}{name}_stderr"] = partial(_difference, name, "log_loss_stderr")
     return rows
+
+
+def _difference(name: str, key: str, report: Evaluation) -> float:
+    return float(getattr(report.differences[name], key))
 
 
 def _missing(row: str) -> str:

@@ -1,7 +1,5 @@
 """What our tasks share that ask the evaluated model nothing: their prompts are scored once, when the model has run."""
 
-# mypy: disable-error-code="import-untyped"
-
 from __future__ import annotations
 
 from abc import abstractmethod
@@ -191,11 +189,10 @@ def score_turns(p2l: P2L, turns: Sequence[Turns], label: str) -> Scores:
 
 def scores_of(p2l: P2L, items: Sequence[Mapping[str, Any]]) -> Scores:
     """Scores of prompts from the values that lm-eval carried."""
-    manifest = p2l.bundle.manifest
     coefs = np.array([[item["coefs"][model] for model in p2l.models] for item in items], np.float32)
     etas = [item["raw_eta"] for item in items]
     raw_eta = None if etas[0] is None else np.array(etas, np.float32)
-    return Scores(p2l.models, coefs, raw_eta, p2l.family, manifest.aliases, frozenset(manifest.ungrounded))
+    return Scores(p2l.models, coefs, raw_eta, p2l.family, p2l.bundle.manifest.aliases, p2l.ungrounded)
 
 
 def joined(turns: str | Sequence[str]) -> str:

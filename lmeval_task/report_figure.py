@@ -8,7 +8,7 @@ import numpy as np
 
 from lmeval_task.run_report import RunReport
 from p2l_plugins.errors import DataError
-from p2l_plugins.files.figures import check_figure, new_figure, plain_text, save_figure
+from p2l_plugins.leaderboards.figures import draw_heat
 
 
 def rank_change_figure(report: RunReport, path: Path, top: int | None = 30) -> None:
@@ -25,23 +25,11 @@ def rank_change_figure(report: RunReport, path: Path, top: int | None = 30) -> N
         ConfigError: another ending, or matplotlib is missing.
         DataError: fewer than two benchmarks.
     """
-    check_figure(path)
     if len(report.boards) < 2:
         raise DataError(f"rank changes need the leaderboards of two benchmarks; there are {len(report.boards)}")
     models = [row["model"] for row in report.overall[:top]]
-    change = np.array([report.changes[model] for model in models])
+    change = np.array([report.changes[model] for model in models], np.float64)
     holds = np.array([report.holds[model] for model in models])
-    figure = new_figure(figsize=(3.4 + 0.6 * len(report.boards), 2.2 + 0.24 * len(models)))
-    axes = figure.subplots()
-    limit = max(int(np.abs(change).max()), 1)
-    image = axes.imshow(change, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto")
-    rows, columns = np.nonzero(holds)
-    axes.scatter(columns, rows, s=7, color="black", linewidths=0)
-    names = [f"{plain_text(board.name)} ({board.n_prompts})" for board in report.boards]
-    axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
-    axes.set_yticks(range(len(models)), [plain_text(model) for model in models], fontsize=8)
-    axes.set_title("Rank over all prompts less rank on the benchmark", fontsize=11)
-    bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
-    bar.set_label("places better (+) or worse (−) there\n(dot: outside of the 95 % interval)", fontsize=8)
-    bar.ax.tick_params(labelsize=8)
-    save_figure(figure, path, dpi=120)
+    columns = {board.name: board.n_prompts for board in report.boards}
+    label = "places better (+) or worse (−) there\n(dot: outside of the 95 % interval)"
+    draw_heat(path, "Rank over all prompts less rank on the benchmark", change, holds, models, columns, label)

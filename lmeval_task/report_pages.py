@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 from lmeval_task.run_report import Agreements, Board, RunReport
-from p2l_plugins.leaderboards.html import html_table, page
-from p2l_plugins.leaderboards.tables import between, escaped, ranks, share, span
+from p2l_plugins.leaderboards.html import heat_cell, html_table, page
+from p2l_plugins.leaderboards.tables import Column, between, coef_span, escaped, named, pipe_table, rank_span, share
 
 INTERVALS = "Intervals (95 %) are over prompts: how the figures would vary with other prompts of the same kind."
 CHANGES = (
@@ -27,11 +27,11 @@ def markdown(report: RunReport, top: int | None = 20) -> str:
     """The report in markdown; `top` limits the rows of each leaderboard."""
     parts = ["# P2L on benchmarks"]
     for title, notes, (heads, rows), left in _sections(report, top):
-        parts += [f"## {escaped(title)}", *notes, _markdown_table(heads, rows, left)]
+        parts += [f"## {escaped(title)}", *notes, pipe_table(heads, rows, (left,))]
     return "\n\n".join(parts) + "\n"
 
 
-def html(report: RunReport, top: int | None = 20, title: str = "P2L on benchmarks") -> str:
+def html(report: RunReport, top: int | None = 20) -> str:
     """The report as a page."""
     parts = []
     largest = max((abs(change) for row in report.changes.values() for change in row), default=0)
@@ -39,11 +39,11 @@ def html(report: RunReport, top: int | None = 20, title: str = "P2L on benchmark
         parts.append(f"<h2>{escape(heading)}</h2>")
         parts += [f'<p class="soft">{escape(note)}</p>' for note in notes]
         if notes[:1] == [CHANGES]:
-            cells = [[escape(row[0]), *(_heat_cell(text, largest) for text in row[1:])] for row in rows]
+            cells = [[escape(row[0]), *(_change_cell(text, largest) for text in row[1:])] for row in rows]
             parts.append(html_table(heads, cells, kind="heat"))
         else:
             parts.append(html_table(heads, [[escape(text) for text in row] for row in rows], name=left))
-    return page(title, "\n".join(parts))
+    return page("P2L on benchmarks", "\n".join(parts))
 
 
 def _sections(report: RunReport, top: int | None) -> list[tuple[str, list[str], Table, int]]:
@@ -70,7 +70,7 @@ def _board_notes(board: Board) -> list[str]:
         notes.append(f"Longer than the bundle reads, so cut on the left: {record['n_truncated']} prompts.")
     if (model := record.get("evaluated_model")) is not None:
         row = next(row for row in board.rows if row["model"] == model)
-        place = ranks(row["rank_low"], row["rank_high"]) if "rank_low" in row else str(row["rank"])
+        place = rank_span(row) if "rank_low" in row else str(row["rank"])
         notes.append(f"Evaluated model {model}: rank {row['rank']} ({place}), win rate {share(row['win_rate'])}.")
     if board.scores:
         shown = [
@@ -83,30 +83,17 @@ def _board_notes(board: Board) -> list[str]:
 
 def _board_table(rows: Sequence[dict[str, Any]], top: int | None) -> Table:
     shown = list(rows[:top])
+    columns: list[Column] = [("rank", lambda row: str(row["rank"])), ("model", named)]
     spans = any(row.get("coef_low") is not None for row in shown)
-    usable = any(row.get("usable") is not None for row in shown)
-    heads = [
-        "rank",
-        "model",
-        *(["ranks"] if spans else []),
-        "coefficient",
-        *(["interval"] if spans else []),
-        "win rate",
-    ]
-    table = []
-    for row in shown:
-        mark = "" if row.get("grounded", True) else " †"
-        cells = [str(row["rank"]), row["model"] + mark]
-        if spans:
-            cells.append(ranks(row["rank_low"], row["rank_high"]))
-        cells.append(f"{row['coef']:+.3f}")
-        if spans:
-            cells.append(span(row, "coef", "+.2f"))
-        cells.append(share(row["win_rate"]) + between(row, "win_rate"))
-        if usable:
-            cells.append(share(row.get("usable")))
-        table.append(cells)
-    return [*heads, *(["P(usable)"] if usable else [])], table
+    if spans:
+        columns.append(("ranks", rank_span))
+    columns.append(("coefficient", lambda row: f"{row['coef']:+.3f}"))
+    if spans:
+        columns.append(("interval", coef_span))
+    columns.append(("win rate", lambda row: share(row["win_rate"]) + between(row, "win_rate")))
+    if any(row.get("usable") is not None for row in shown):
+        columns.append(("P(usable)", lambda row: share(row.get("usable"))))
+    return [head for head, _ in columns], [[cell(row) for _, cell in columns] for row in shown]
 
 
 def _changes(report: RunReport, top: int | None) -> Table:
@@ -134,7 +121,7 @@ def _agreement_table(agreements: Sequence[Agreements]) -> Table:
     return ["benchmark", "model", "metric", "measured", "predicted", "AUC", "Spearman"], rows
 
 
-def _preference_notes(record: Any) -> list[str]:
+def _preference_notes(record: Mapping[str, Any]) -> list[str]:
     notes = [
         f"Bundle {record['bundle']}, fingerprint {record['fingerprint']}; {record['n_prompts']} prompts, "
         f"{record['n_votes']} votes, {record['n_decisive']} decisive; ± is one standard error by prompt."
@@ -142,53 +129,22 @@ def _preference_notes(record: Any) -> list[str]:
     return [*notes, *map(str, record.get("notes", []))]
 
 
-def _preference_table(record: Any) -> Table:
-    def number(value: Any) -> str:
+def _preference_table(record: Mapping[str, Any]) -> Table:
+    def number(value: float | None) -> str:
         return "n/a" if value is None else f"{value:.4f}"
+
+    def plus(error: float | None) -> str:
+        return "" if error is None else f" ± {error:.4f}"
 
     rows = []
     for name in ("p2l", "marginal", "constant"):
-        quality = record[name]
-        gap = record["differences"].get(name)
-        error = quality["log_loss_stderr"]
-        rows.append(
-            [
-                name,
-                number(quality["log_loss"]) + ("" if error is None else f" ± {error:.4f}"),
-                number(quality["brier"]),
-                number(quality["accuracy"]),
-                number(quality["decisive_accuracy"]),
-                number(quality["calibration_error"]),
-                "" if gap is None else f"{gap['log_loss']:+.4f}" + _plus(gap["log_loss_stderr"]),
-            ]
-        )
-    heads = [
-        "forecast",
-        "log loss",
-        "Brier",
-        "accuracy",
-        "decisive accuracy",
-        "calibration error",
-        "p2l − it, log loss",
-    ]
-    return heads, rows
+        quality, gap = record[name], record["differences"].get(name)
+        figures = [number(quality[key]) for key in ("brier", "accuracy", "decisive_accuracy", "calibration_error")]
+        difference = "" if gap is None else f"{gap['log_loss']:+.4f}" + plus(gap["log_loss_stderr"])
+        rows.append([name, number(quality["log_loss"]) + plus(quality["log_loss_stderr"]), *figures, difference])
+    heads = ["forecast", "log loss", "Brier", "accuracy", "decisive accuracy", "calibration error"]
+    return [*heads, "p2l − it, log loss"], rows
 
 
-def _plus(error: float | None) -> str:
-    return "" if error is None else f" ± {error:.4f}"
-
-
-def _heat_cell(text: str, largest: int) -> str:
-    change = int(text.removesuffix(" *"))
-    strength = 0.6 * abs(change) / max(largest, 1)  # text stays readable on it, light and dark
-    colour = "31,95,168" if change > 0 else "217,110,30"
-    holds = ' class="holds"' if text.endswith("*") else ""
-    return f'<td{holds} style="background:rgba({colour},{strength:.2f})">{escape(text)}</td>'
-
-
-def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
-    lines = [
-        "| " + " | ".join(map(escaped, heads)) + " |",
-        "|" + "".join(":---|" if i == left else "---:|" for i in range(len(heads))),
-    ]
-    return "\n".join([*lines, *("| " + " | ".join(map(escaped, row)) + " |" for row in rows)])
+def _change_cell(text: str, largest: int) -> str:
+    return heat_cell(text, int(text.removesuffix(" *")) / max(largest, 1), text.endswith("*"))

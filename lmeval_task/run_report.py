@@ -103,6 +103,10 @@ class RunReport:
             "rank_changes": self.changes,
         }
 
+    def to_json(self) -> str:
+        """`to_dict` as indented JSON."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+
 
 def read_report(paths: Sequence[Path]) -> RunReport:
     """The report of results files.
@@ -275,8 +279,3 @@ def _agreements(source: str, record: Mapping[str, Any], row: Mapping[str, Any]) 
                 )
             )
     return found
-
-
-def to_json(report: RunReport) -> str:
-    """`RunReport.to_dict` as text."""
-    return json.dumps(report.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)

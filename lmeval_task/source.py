@@ -4,8 +4,6 @@ The YAML files are searched as text for the one that defines the task, and only 
 tag needs is found by `index`.
 """
 
-# mypy: disable-error-code="import-untyped"
-
 from __future__ import annotations
 
 import difflib
@@ -36,16 +34,12 @@ def find_task(name: str, folders: Sequence[Path] = ()) -> Path | None:
     word = name.encode()
     defines = re.compile(definition(b"task", re.escape(word)), re.MULTILINE)
     mentions = re.compile(rb"(?<![\w-])" + re.escape(word) + rb"(?![\w-])")
-    mentioned = False
     roots = [harness_tasks(), *folders]
-    for root in reversed(roots):
-        for path, data in text_files(root):
-            if word not in data:
-                continue
-            if path.endswith(".yaml") and defines.search(data):
-                return Path(path)
-            mentioned = mentioned or mentions.search(data) is not None
-    if mentioned:
+    saying = [(path, data) for root in reversed(roots) for path, data in text_files(root) if word in data]
+    for path, data in saying:
+        if path.endswith(".yaml") and defines.search(data):
+            return Path(path)
+    if any(mentions.search(data) for _, data in saying):
         return None
     similar = difflib.get_close_matches(name, _names(roots), n=3)
     places = " or under ".join(["in lm-eval", *map(str, folders)])
@@ -126,7 +120,7 @@ def prompt_of(task: Task, doc: Any, template: str | None = None) -> Prompt:
     return _prompt(text)
 
 
-def _prompt(text: Any) -> Prompt:
+def _prompt(text: object) -> Prompt:
     """Text, turns or chat messages."""
     if isinstance(text, str):
         return text

@@ -5,8 +5,6 @@ model is one of the bundle's, `p2l_evaluated_rank` and `p2l_evaluated_win_rate`.
 `configs.<task>.p2l` of results.json, each prompt's coefficients are in the sample log.
 """
 
-# mypy: disable-error-code="import-untyped"
-
 from __future__ import annotations
 
 import itertools

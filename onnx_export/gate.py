@@ -18,7 +18,7 @@ from p2l_plugins.prompts import pad
 from p2l_plugins.scoring.scorer import batch_tokens, batches
 from p2l_plugins.scoring.session import check_padding
 from p2l_plugins.training.checkpoint import Checkpoint
-from p2l_plugins.training.model import Head, P2LModel
+from p2l_plugins.training.model import Head, P2LNetwork
 
 BATCH_TOKENS = 2048
 REDUCED_LIMITS = {"fp16": 0.05, "bf16": 0.05}  # largest error, in standard deviations of the coefficients
@@ -63,7 +63,7 @@ def _in_float64(model: nn.Module) -> Iterator[None]:
             handle.remove()
 
 
-def _run_torch(model: P2LModel, rows: Sequence[Sequence[int]], pad_id: int) -> Array:
+def _run_torch(model: P2LNetwork, rows: Sequence[Sequence[int]], pad_id: int) -> Array:
     out: list[Array] = [np.empty(0)] * len(rows)
     with torch.inference_mode():
         for batch in batches([len(row) for row in rows], BATCH_TOKENS):

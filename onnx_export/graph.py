@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from onnx_export.builder import DTYPES, EXTERNAL_DATA_BYTES
 from onnx_export.config import P2LExporterConfig
 from p2l_plugins.training.checkpoint import Checkpoint
-from p2l_plugins.training.model import P2LModel
+from p2l_plugins.training.model import P2LNetwork
 
 PLAIN_OPSET = 20  # opset 23 breaks llama for batches above one
 
@@ -22,7 +22,7 @@ PLAIN_OPSET = 20  # opset 23 breaks llama for batches above one
 class _Scores(nn.Module):
     """ids and mask → coefs (N, M) and, where the family has it, raw_eta (N,); NaN for rows not padded on the right."""
 
-    def __init__(self, model: P2LModel) -> None:
+    def __init__(self, model: P2LNetwork) -> None:
         super().__init__()
         self.model = model
 

@@ -24,7 +24,7 @@ from p2l_plugins.training.batches import PromptDataset, PromptSampler, VoteColla
 from p2l_plugins.training.categories import find_categories
 from p2l_plugins.training.config import TrainConfig
 from p2l_plugins.training.learner import Learner
-from p2l_plugins.training.model import P2LModel
+from p2l_plugins.training.model import P2LNetwork
 from p2l_plugins.training.train import load_sources, split
 
 
@@ -106,7 +106,7 @@ def refit_head(
             torch.from_numpy(head.bias.astype(np.float32)),
         )
         kappa = config.unseen_prior if unseen_prior is None else unseen_prior
-        learner = Learner(cast(P2LModel, frozen), categories, unseen_prior=kappa).train()
+        learner = Learner(cast(P2LNetwork, frozen), categories, unseen_prior=kappa).train()
         step(f"fitting {head.weight.size + head.bias.size} numbers to {len(votes)} votes")
         dataset = PromptDataset(votes, [[i] for i in range(len(votes.prompts))], categories.of_prompt)
         sampler = PromptSampler([1] * len(votes.prompts), batch_size, config.seed)

@@ -14,7 +14,7 @@ Everything is computed in float64 and log space, so nothing overflows for |β| u
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,7 +23,9 @@ from p2l_plugins.errors import DataError
 
 Array = NDArray[np.float64]
 Floats = NDArray[np.float32]
+Numbers = NDArray[np.floating[Any]]
 Ids = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 Family = Literal["bt", "bt-tie", "rk", "grk"]
 FAMILIES: tuple[str, ...] = get_args(Family)
 

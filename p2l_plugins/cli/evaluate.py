@@ -51,6 +51,7 @@ def evaluate(
     from p2l_plugins.evaluation import figures
     from p2l_plugins.evaluation.evaluate import evaluate_votes
     from p2l_plugins.files.figures import check_figure
+    from p2l_plugins.routing.policies import objective_named
     from p2l_plugins.scoring.scorer import P2L
     from p2l_plugins.votes.votes import read_votes
 
@@ -68,7 +69,7 @@ def evaluate(
         task = bar.add_task("scoring", total=len(held_out.prompts))
         scores = p2l.score_turns(held_out.prompts, progress=lambda n: bar.advance(task, n))
     kind: Bins = "equal-width" if equal_width else "equal-mass"
-    report = evaluate_votes(scores, held_out, baseline, bins, kind, price, objective)
+    report = evaluate_votes(scores, held_out, baseline, bins, kind, price, objective_named(objective))
     if figure is not None:
         title = f"Calibration of {p2l.bundle.manifest.name} on {votes.name}, {report.n_votes} votes"
         figures.reliability_diagram(report.calibration, figure, title)

@@ -139,11 +139,13 @@ def strengths(
 
     The report quotes prompts of your file.
     """
+    from p2l_plugins.leaderboards.categories import CategoryMeans
     from p2l_plugins.leaderboards.strengths import StrengthsOf
 
     _check(html, output)
     with _scored(bundle, prompts, by, discover, clusters, seed) as (p2l, parents, chunks):
-        found = StrengthsOf(p2l, model, examples, _opponents(p2l, opponents), seed)
+        means = CategoryMeans(p2l.models, p2l.family, p2l.ungrounded, seed)
+        found = StrengthsOf(means, p2l.index(model), examples, _opponents(p2l, opponents))
         for chunk in chunks:
             found.add(chunk.prompts, chunk.scores, chunk.categories, chunk.groups)
         report = found.report(parents)
@@ -218,7 +220,7 @@ def _of_user(bundle: str, user: str, namespace: str) -> Leaderboard:
         raise DataError(f"the board of this user can't be read ({why}); `p2l cache forget-user` removes it") from None
     if board is None:
         raise DataError(f"nothing is kept of this user for the bundle {manifest.name} ({manifest.fingerprint})")
-    return leaderboard_of(board, manifest.family, manifest.models, frozenset(manifest.ungrounded))
+    return leaderboard_of(board, manifest.family, manifest.models, manifest.ungrounded_models)
 
 
 def _opponents(p2l: P2L, names: str | None) -> dict[str, float] | None:

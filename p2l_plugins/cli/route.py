@@ -37,6 +37,7 @@ def route(
     from p2l_plugins.files.tables import read_json_object
     from p2l_plugins.prompts import text_bytes
     from p2l_plugins.routing.explain import estimated_input_tokens, explain, request_costs
+    from p2l_plugins.routing.policies import objective_named, rule_named
     from p2l_plugins.scoring.scorer import P2L
 
     p2l = P2L.load(bundle)
@@ -45,7 +46,15 @@ def route(
     if not table:
         raise DataError(f"{costs}: the file names no models")
     price = request_costs(table, costs, estimated_input_tokens(text_bytes(text)), output_tokens)
-    result = explain(p2l.score([text]), list(table), price, rule, budget, objective, multiplier=multiplier)
+    result = explain(
+        p2l.score([text]),
+        list(table),
+        price,
+        rule_named(rule),
+        budget,
+        objective_named(objective),
+        multiplier=multiplier,
+    )
     result["fingerprint"] = p2l.fingerprint
     if as_json:
         typer.echo(json.dumps(result, indent=2, ensure_ascii=False))

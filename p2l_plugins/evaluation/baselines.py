@@ -13,10 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from p2l_plugins.leaderboards.fit import fit
-from p2l_plugins.outcomes import BAD, OUTCOMES, TIE, A, Array, B, Family, has_eta
+from p2l_plugins.outcomes import BAD, OUTCOMES, TIE, A, Array, B, Family, Ids, has_eta
 from p2l_plugins.votes.votes import Votes
 
 FOLDS = 5
@@ -40,10 +39,10 @@ class Parts:
     """
 
     count: int
-    judged: NDArray[np.int64]
-    source: NDArray[np.int64]
-    judged_group: NDArray[np.int64]
-    source_group: NDArray[np.int64]
+    judged: Ids
+    source: Ids
+    judged_group: Ids
+    source_group: Ids
     groups: int
 
     @classmethod
@@ -83,7 +82,7 @@ class Forecasts:
     category: Coefs | None
 
 
-def fit_forecasts(parts: Parts, source: Votes, family: Family, prior: float = PRIOR) -> Forecasts:
+def fit_forecasts(parts: Parts, source: Votes, family: Family) -> Forecasts:
     """Constant, marginal and per-category marginal.
 
     The marginal is that of `marginal.fit_marginal`. The constant gives each outcome its frequency, with half a vote
@@ -91,7 +90,6 @@ def fit_forecasts(parts: Parts, source: Votes, family: Family, prior: float = PR
 
     Args:
         source: votes to fit on, with the bundle's models.
-        prior: observations per model that the whole counts for in a category.
     """
     n, m = len(parts.judged), len(source.models)
     used = np.unique(np.concatenate([source.a, source.b]))  # fits among the models that have votes
@@ -116,7 +114,7 @@ def fit_forecasts(parts: Parts, source: Votes, family: Family, prior: float = PR
         information = float(per_prompt[parts.source != k].sum())
         overall.append(counts)
         starts.append(fitted)
-        factor.append(min(1.0, prior * max(used.size - 1, 1) / information) if information else 1.0)
+        factor.append(min(1.0, PRIOR * max(used.size - 1, 1) / information) if information else 1.0)
     none = not has_eta(family)
     marginal = (beta, None if none else eta)
     if not parts.categories:
@@ -135,7 +133,7 @@ def fit_forecasts(parts: Parts, source: Votes, family: Family, prior: float = PR
     return Forecasts(constant, marginal, (category_beta, None if none else category_eta))
 
 
-def _counts(votes: Votes, chosen: NDArray[np.int64] | slice, cell: NDArray[np.int64], parts: Parts, m: int) -> Array:
+def _counts(votes: Votes, chosen: Ids | slice, cell: Ids, parts: Parts, m: int) -> Array:
     """(parts, outcomes, m, m) weight of the chosen votes by part of their prompt, outcome and pair (a, b)."""
     part = np.maximum(parts.source[votes.prompt[chosen]], 0)
     key = (part * len(OUTCOMES) + votes.outcome[chosen]) * (m * m) + cell[chosen]

@@ -19,11 +19,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from p2l_plugins.errors import DataError
 from p2l_plugins.evaluation.quality import decisive_log_odds, targets
-from p2l_plugins.outcomes import BAD, OUTCOMES, TIE, A, Array, B, Family, sigmoid
+from p2l_plugins.outcomes import BAD, OUTCOMES, TIE, A, Array, B, Family, Ids, Mask, sigmoid
 from p2l_plugins.votes.votes import Votes
 
 Bins = Literal["equal-mass", "equal-width"]
@@ -100,7 +99,7 @@ def calibration(
     predicted: Array,
     observed: Array,
     weight: Array,
-    prompt: NDArray[np.int64],
+    prompt: Ids,
     bins: int = BINS,
     kind: Bins = "equal-mass",
 ) -> Calibration:
@@ -158,7 +157,7 @@ def calibration(
     )
 
 
-def _bin(w: Array, wp: Array, wy: Array, chance: float, n: int, present: NDArray[np.bool_], whole: float) -> Bin:
+def _bin(w: Array, wp: Array, wy: Array, chance: float, n: int, present: Mask, whole: float) -> Bin:
     """One bin from its sums per prompt, each (G,): weight, weight · predicted, weight · observed.
 
     `chance` is the variance of the last sum if the forecasts were right and the votes independent.

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from p2l_plugins.errors import DataError
 from p2l_plugins.evaluation.baselines import PRIOR, Parts
-from p2l_plugins.outcomes import Array
+from p2l_plugins.outcomes import Array, Ids, Mask
 
 COVERAGE = 0.9
 
@@ -25,14 +24,14 @@ class Choices:
         single, category: (p, C) how good each is overall and in the prompt's category, seen from other prompts.
     """
 
-    columns: NDArray[np.int64]
-    rows: NDArray[np.bool_]
+    columns: Ids
+    rows: Mask
     scores: Array
     single: Array
     category: Array | None
 
     @classmethod
-    def of(cls, scores: Array, source: Array, parts: Parts, allowed: NDArray[np.bool_] | None = None) -> Choices:
+    def of(cls, scores: Array, source: Array, parts: Parts, allowed: Mask | None = None) -> Choices:
         """From scores (P, M) and those of the prompts that best single models are chosen on, (S, M).
 
         Args:
@@ -54,7 +53,7 @@ class Choices:
         return part
 
 
-def candidates(scores: Array, coverage: float = COVERAGE) -> NDArray[np.int64]:
+def candidates(scores: Array, coverage: float = COVERAGE) -> Ids:
     """Columns of scores (P, M) that hold a number for at least the share `coverage` of the prompts.
 
     Raises:
@@ -70,9 +69,7 @@ def candidates(scores: Array, coverage: float = COVERAGE) -> NDArray[np.int64]:
     return found
 
 
-def model_values(
-    parts: Parts, scores: Array, ran: NDArray[np.bool_], prior: float = PRIOR
-) -> tuple[Array, Array | None]:
+def model_values(parts: Parts, scores: Array, ran: Mask, prior: float = PRIOR) -> tuple[Array, Array | None]:
     """How good each model is overall and in the prompt's category, for each judged prompt: (P, M) each.
 
     A value is the mean of score − the prompt's mean score over the models, so that a model that ran on the easier

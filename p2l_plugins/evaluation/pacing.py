@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from p2l_plugins.outcomes import Array
+from p2l_plugins.outcomes import Array, Ids
 from p2l_plugins.routing import policies
 
-Picks = NDArray[np.int64]
 
-
-class Pacer:
-    """The paced policy: `argmax_i v_i − λ c_i` with one multiplier λ, whose mean cost never rises with λ.
+class HindsightPacer:
+    """The paced policy where all prompts are known: `argmax_i v_i − λ c_i`, whose mean cost never rises with λ.
 
     Attributes:
         least, most: mean cost of the cheapest models, and of those of highest value.
@@ -29,11 +26,11 @@ class Pacer:
         self._cheapest = np.where(cheapest == cheapest.min(axis=1, keepdims=True), value, -np.inf).argmax(axis=1)
         self.least, self.most = self._mean_cost(self._cheapest), self._mean_cost(self._choice(0.0))
 
-    def _choice(self, multiplier: float) -> Picks:
-        choice: Picks = (self._value - multiplier * self._cost).argmax(axis=1)
+    def _choice(self, multiplier: float) -> Ids:
+        choice: Ids = (self._value - multiplier * self._cost).argmax(axis=1)
         return choice
 
-    def _mean_cost(self, choice: Picks) -> float:
+    def _mean_cost(self, choice: Ids) -> float:
         return float(self._cost[self._rows, choice].mean())
 
     def policy(self, budget: float) -> Array:
@@ -67,7 +64,7 @@ class Pacer:
         return pi
 
 
-def per_prompt_policy(rule: str, value: Array, cost: Array, budget: float) -> Array:
+def per_prompt_policy(rule: policies.RuleName, value: Array, cost: Array, budget: float) -> Array:
     """π (N, M) of a rule of `routing` that is applied to each prompt alone; equal rows are decided once."""
     pi = np.zeros(value.shape)
     done: dict[bytes, Array] = {}

@@ -6,12 +6,12 @@ prompt's difficulty, so they count as one cluster, not as independent observatio
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from p2l_plugins.outcomes import OUTCOMES, TIE, Array, Family, has_eta, log_probabilities
+from p2l_plugins.outcomes import OUTCOMES, TIE, Array, Family, Ids, has_eta, log_probabilities
 from p2l_plugins.votes.votes import Votes
 
 #: Where a forecast gives an outcome less than this, this is what it pays for: log 0 has no mean.
@@ -35,7 +35,7 @@ class Mean:
     n_prompts: int
 
 
-def clustered_mean(x: Array, weight: Array, prompt: NDArray[np.int64]) -> Mean:
+def clustered_mean(x: Array, weight: Array, prompt: Ids) -> Mean:
     """The weighted mean of x (V,) and its standard error with votes clustered by `prompt` (V,).
 
     The linearised variance of a ratio estimator, G/(G−1) Σ_g (Σ_{i∈g} w_i (x_i − x̄))² / (Σw)², with G prompts
@@ -113,11 +113,11 @@ def decisive_log_odds(log_p: Array) -> Array:
     return odds
 
 
-def decisive_losses(log_p: Array, votes: Votes) -> Array:
-    """−log P(winner | there is a winner) of each vote with a winner, (decisive,)."""
+def _winner_odds(log_p: Array, votes: Votes) -> Array:
+    """(decisive,) log P(winner) − log P(loser) of each vote with a winner; its loss is log(1 + exp(−that))."""
     decisive = votes.decisive()
     sign = np.where(votes.outcome[decisive] == 0, 1.0, -1.0)
-    return np.logaddexp(0.0, -sign * decisive_log_odds(log_p[decisive]))
+    return sign * decisive_log_odds(log_p[decisive])
 
 
 def vote_quality(log_p: Array, votes: Votes, family: Family) -> VoteQuality:
@@ -128,8 +128,7 @@ def vote_quality(log_p: Array, votes: Votes, family: Family) -> VoteQuality:
     likeliest = probability == probability.max(axis=1, keepdims=True)
     hit = (target * likeliest).sum(axis=1) / likeliest.sum(axis=1)
     decisive = votes.decisive()
-    sign = np.where(votes.outcome[decisive] == 0, 1.0, -1.0)
-    odds = sign * decisive_log_odds(log_p[decisive])
+    odds = _winner_odds(log_p, votes)
     w, prompt = votes.weight[decisive], votes.prompt[decisive]
     loss = clustered_mean(log_losses(log_p, target), votes.weight, votes.prompt)
     return VoteQuality(
@@ -143,7 +142,7 @@ def vote_quality(log_p: Array, votes: Votes, family: Family) -> VoteQuality:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class LossDifference:
     """P2L − baseline in log loss, negative where P2L is better; paired, standard errors by prompt.
 
     Attributes:
@@ -178,17 +177,20 @@ class CategoryLoss:
     difference_stderr: float
 
 
-def difference(log_p: dict[str, Array], losses: dict[str, Array], name: str, votes: Votes) -> Difference:
-    """P2L − the baseline `name`; forecasts (V, 4) and log losses (V,) by name."""
-    every = clustered_mean(losses["p2l"] - losses[name], votes.weight, votes.prompt)
+def loss_difference(p2l: Array, other: Array, votes: Votes, family: Family) -> LossDifference:
+    """P2L − a baseline, from their forecasts (V, 4)."""
+    target = targets(votes, family)
+    every = clustered_mean(log_losses(p2l, target) - log_losses(other, target), votes.weight, votes.prompt)
     keep = votes.decisive()
-    gap = decisive_losses(log_p["p2l"], votes) - decisive_losses(log_p[name], votes)
+    gap = np.logaddexp(0.0, -_winner_odds(p2l, votes)) - np.logaddexp(0.0, -_winner_odds(other, votes))
     some = clustered_mean(gap, votes.weight[keep], votes.prompt[keep])
-    return Difference(every.mean, every.stderr, every.n, every.n_prompts, some.mean, some.stderr, some.n)
+    return LossDifference(every.mean, every.stderr, every.n, every.n_prompts, some.mean, some.stderr, some.n)
 
 
-def category_losses(losses: dict[str, Array], votes: Votes) -> tuple[CategoryLoss, ...]:
-    """Log losses per category of forecasts by name, (V,) each; none with one category only."""
+def category_losses(log_p: Mapping[str, Array], votes: Votes, family: Family) -> tuple[CategoryLoss, ...]:
+    """Log losses per category of forecasts by name, (V, 4) each; none with one category only."""
+    target = targets(votes, family)
+    losses = {name: log_losses(p, target) for name, p in log_p.items()}
     names, label = np.unique(np.array(votes.groups), return_inverse=True)
     rows = []
     for g, name in enumerate(names if len(names) > 1 else []):

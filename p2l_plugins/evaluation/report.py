@@ -1,17 +1,93 @@
-"""The report of an evaluation as markdown tables that read well in a terminal."""
+"""The report of an evaluation: its figures, as JSON, and as markdown tables that read well in a terminal."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
-from p2l_plugins.evaluation.evaluate import Evaluation
+from p2l_plugins.evaluation.calibration import Calibrations
+from p2l_plugins.evaluation.quality import CategoryLoss, LossDifference, VoteQuality
 from p2l_plugins.evaluation.routed import CostScore, Routed
 
 NAMES = {"category_marginal": "category marginal", "best_single": "best single", "best_category": "best per category"}
 CLASSES = {"model_a": "a wins", "model_b": "b wins", "tie (bothbad)": "both bad", "decisive": "likelier side, decisive"}
 CATEGORIES = 30  # rows of a table per category; JSON has all
 PICKS = 5
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate_votes` found.
+
+    Attributes:
+        n_prompts, n_votes, n_decisive: what was judged; decisive votes have a winner.
+        n_baseline_prompts: prompts of the baseline votes; None where the baselines are cross-fitted.
+        p2l, marginal, constant: quality of the forecasts; category_marginal: None with one category only.
+        differences: p2l − each baseline, by name.
+        calibration: calibration of each forecast, by name.
+        categories: log loss per category; empty with one only.
+        routed: routed score, of a score matrix.
+        curve: score against cost, where costs were given.
+        notes: what to know when reading the figures.
+    """
+
+    n_prompts: int
+    n_votes: int
+    n_decisive: int
+    p2l: VoteQuality
+    marginal: VoteQuality
+    constant: VoteQuality
+    n_baseline_prompts: int | None = None
+    category_marginal: VoteQuality | None = None
+    differences: dict[str, LossDifference] = field(default_factory=dict)
+    calibration: dict[str, Calibrations] = field(default_factory=dict)
+    categories: tuple[CategoryLoss, ...] = ()
+    routed: Routed | None = None
+    curve: CostScore | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def forecasts(self) -> dict[str, VoteQuality]:
+        """The judged forecasts by name, P2L first."""
+        named = {
+            "p2l": self.p2l,
+            "marginal": self.marginal,
+            "category_marginal": self.category_marginal,
+            "constant": self.constant,
+        }
+        return {name: quality for name, quality in named.items() if quality is not None}
+
+    def to_dict(self, tables: bool = True) -> dict[str, Any]:
+        """JSON-ready; a figure that is not a number is null. Without `tables` only what fits a manifest."""
+        result = asdict(self)
+        for name in ("category_marginal", "routed", "curve"):
+            if result[name] is None:
+                del result[name]
+        if not tables:
+            for name in ("calibration", "categories", "curve"):
+                result.pop(name, None)
+            for name in ("policies", "picks", "categories"):
+                result.get("routed", {}).pop(name, None)
+        return {key: _plain(value) for key, value in result.items()}
+
+    def to_markdown(self, bins: bool = False) -> str:
+        """Tables for a terminal; `bins` adds the bins of P2L's calibration."""
+        return evaluation_tables(self, bins)
+
+
+def _plain(value: object) -> object:
+    """Floats rounded to 6 digits (small ones to 6 significant), NaN as None, tuples as lists."""
+    if isinstance(value, dict):
+        return {key: _plain(x) for key, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(x) for x in value]
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return None
+        return round(value, 6) if abs(value) >= 0.1 or value == 0 else float(f"{value:.6g}")
+    return value
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -26,10 +102,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([lines[0] + " |", rule, *(line + " |" for line in lines[1:])])
 
 
-def number(x: float | None, digits: int = 4, sign: bool = False) -> str:
+def number(x: float | None, sign: bool = False) -> str:
     """A figure, or a dash where there is none."""
     # + 0.0, so that nothing reads −0.0000
-    return "–" if x is None or math.isnan(x) else f"{round(x, digits) + 0.0:{'+' if sign else ''}.{digits}f}"
+    return "–" if x is None or math.isnan(x) else f"{round(x, 4) + 0.0:{'+' if sign else ''}.4f}"
 
 
 def with_error(x: float | None, stderr: float | None, sign: bool = True) -> str:
@@ -100,7 +176,6 @@ def _bins(report: Evaluation) -> list[str]:
 
 def _categories(report: Evaluation) -> str:
     head = ["log loss by category", "prompts", "votes", "p2l", "marginal", "category marginal", "p2l − marginal"]
-    largest = sorted(report.categories, key=lambda row: -row.n_prompts)
     rows = [
         [
             row.category or "(none)",
@@ -109,13 +184,16 @@ def _categories(report: Evaluation) -> str:
             *map(number, (row.p2l, row.marginal, row.category_marginal)),
             with_error(row.difference, row.difference_stderr),
         ]
-        for row in largest[:CATEGORIES]
+        for row in report.categories
     ]
-    return table(head, rows) + _more(len(largest))
+    return _largest(head, rows)
 
 
-def _more(count: int) -> str:
-    return f"\n\n({count - CATEGORIES} smaller categories are in --json only)" if count > CATEGORIES else ""
+def _largest(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The table of the largest categories; the second column counts prompts."""
+    shown = sorted(rows, key=lambda row: -int(row[1]))[:CATEGORIES]
+    more = len(rows) - len(shown)
+    return table(head, shown) + (f"\n\n({more} smaller categories are in --json only)" if more else "")
 
 
 def _routed(r: Routed) -> list[str]:
@@ -133,23 +211,18 @@ def _routed(r: Routed) -> list[str]:
         f"p2l picks {picks}{more}",
     ]
     if r.categories:
-        head = [
-            "routed score by category",
-            "prompts",
-            *("random", "best single", "best per category", "p2l", "oracle"),
-            "p2l − best single",
-        ]
-        largest = sorted(r.categories, key=lambda row: -row.n)
+        names = ("random", "best_single", "best_category", "p2l", "oracle")
+        head = ["routed score by category", "prompts", *(NAMES.get(name, name) for name in names), "p2l − best single"]
         body = [
             [
                 row.category or "(none)",
                 str(row.n),
-                *map(number, (row.random, row.best_single, row.best_category, row.p2l, row.oracle)),
+                *(number(getattr(row, name)) for name in names),
                 with_error(row.gain, row.gain_stderr),
             ]
-            for row in largest[:CATEGORIES]
+            for row in r.categories
         ]
-        parts.append(table(head, body) + _more(len(largest)))
+        parts.append(_largest(head, body))
     return parts
 
 

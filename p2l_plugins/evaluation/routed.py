@@ -11,14 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from p2l_plugins.errors import DataError
-from p2l_plugins.evaluation.pacing import Pacer, per_prompt_policy
-from p2l_plugins.outcomes import Array
+from p2l_plugins.evaluation.pacing import HindsightPacer, per_prompt_policy
+from p2l_plugins.outcomes import Array, Ids
 
 MARKS = (1.0, 0.99, 0.95)
-Picks = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +105,8 @@ def routed(
     known = ~np.isnan(scores)
     rows = np.arange(len(scores))
 
-    def pick(v: Array) -> Picks:
-        picks: Picks = np.where(known, v, -np.inf).argmax(axis=1)
+    def pick(v: Array) -> Ids:
+        picks: Ids = np.where(known, v, -np.inf).argmax(axis=1)
         return picks
 
     mine, first = pick(value), pick(single)
@@ -257,7 +256,7 @@ def cost_score_curve(
     first = np.where(known, np.broadcast_to(single, shape), -np.inf).argmax(axis=1)
     rows = np.arange(shape[0])
     target, target_cost = score[rows, first], float(cost[rows, first].mean())
-    paced = Pacer(value, cost)
+    paced = HindsightPacer(value, cost)
     if isinstance(budgets, int):
         high = max(paced.most, target_cost)
         grid = np.geomspace(max(paced.least, 1e-9 * high), high, budgets) if high > 0 else np.zeros(1)

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from p2l_plugins.errors import DataError
+from p2l_plugins.leaderboards.figures import heat_map
+from p2l_plugins.leaderboards.html import category_page
 from p2l_plugins.leaderboards.intervals import (
     REPLICATES,
     Difference,
@@ -28,6 +30,7 @@ from p2l_plugins.leaderboards.intervals import (
 )
 from p2l_plugins.leaderboards.leaderboard import Leaderboard
 from p2l_plugins.leaderboards.pair_means import Blocks, PairMeans
+from p2l_plugins.leaderboards.tables import category_tables
 from p2l_plugins.outcomes import Array, Family
 
 #: More categories than this are no table that anybody reads, and each costs memory.
@@ -60,14 +63,13 @@ class CategoryMeans:
         family: Family,
         ungrounded: frozenset[str] = frozenset(),
         seed: int = 0,
-        blocks: int = CATEGORY_BLOCKS,
     ) -> None:
         self.models = models
         self.family = family
         self.ungrounded = ungrounded
         self.seed = seed
         self.means: dict[str | None, PairMeans] = {}
-        self._blocks = Blocks(blocks, seed)
+        self._blocks = Blocks(CATEGORY_BLOCKS, seed)
 
     def add(
         self,
@@ -204,15 +206,11 @@ class CategoryBoards:
 
     def to_markdown(self, top: int | None = 20) -> str:
         """The overall table, that of the differences, and one table per category."""
-        from p2l_plugins.leaderboards.tables import category_tables
-
-        return category_tables(self, top)
+        return category_tables(self.to_dict(), top)
 
     def to_html(self, title: str = "Leaderboards", top: int | None = 20) -> str:
         """A page in HTML with the heat map and all tables; it needs no other file and no script."""
-        from p2l_plugins.leaderboards.html import category_page
-
-        return category_page(self, title, top)
+        return category_page(self.to_dict(), title, top)
 
     def plot(
         self, path: str | Path, title: str = "Win rate, difference from all prompts", top: int | None = 25
@@ -227,6 +225,4 @@ class CategoryBoards:
         Raises:
             ConfigError: another ending, or matplotlib is missing.
         """
-        from p2l_plugins.leaderboards.figures import heat_map
-
-        heat_map(self, Path(path), title, top)
+        heat_map(self.to_dict(), self.leaves, Path(path), title, top)

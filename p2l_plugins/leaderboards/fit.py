@@ -6,12 +6,9 @@ leaderboard of a data set).
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-from p2l_plugins.outcomes import Array, Family, grk_log_theta, has_eta, rk_eta, rk_eta_slope, sigmoid
+from p2l_plugins.outcomes import Array, Family, Numbers, grk_log_theta, has_eta, rk_eta, rk_eta_slope, sigmoid
 
 _LIMIT = 300.0  # exp(±300) and products of two are finite in float64
 
@@ -23,11 +20,9 @@ def fit(
     bad: Array,
     start: tuple[Array, float],
     ridge: float = 0.0,
-    iterations: int = 100,
 ) -> tuple[Array, float | None]:
     """The maximum-likelihood coefficients (M,) and raw_eta of weighted outcomes of every pair.
 
-    The weights are mean probabilities (a leaderboard) or counts of votes (the marginal leaderboard of a data set).
     Damped Newton with a line search. `bt`, `bt-tie` and `rk` identify differences only and are centred at mean 0;
     `grk` is grounded and never centred.
 
@@ -55,7 +50,7 @@ def fit(
         return loss + 0.5 * float(penalty @ (x * x)), gradient + penalty * x, hessian
 
     loss, gradient, hessian = step_of(x)
-    for _ in range(iterations):
+    for _ in range(100):
         direction = newton_direction(gradient, hessian + shift)
         size, slope = 1.0, float(gradient @ direction)
         while size > 1e-8:
@@ -156,7 +151,7 @@ def newton_direction(gradient: Array, hessian: Array) -> Array:
 _BLOCK = 16
 
 
-def cholesky_solve(factor: NDArray[np.floating[Any]], right: Array) -> Array:
+def cholesky_solve(factor: Numbers, right: Array) -> Array:
     """x with L Lᵀ x = right, (P,) or (P, K), from the lower factor L.
 
     By blocks of rows. NumPy has no solver for triangles, and its general one starts threads for a matrix of a hundred

@@ -1,18 +1,22 @@
-"""Leaderboards as a page in HTML: one file, no scripts, nothing fetched; light and dark; all text escaped."""
+"""Leaderboards as a page in HTML, from what `to_dict` gives: one file, no scripts, nothing fetched, text escaped."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from p2l_plugins.leaderboards.tables import DIFFERENCES, between, difference_cell, gap, points, ranks, share, span
-
-if TYPE_CHECKING:
-    from p2l_plugins.leaderboards.categories import CategoryBoards
-    from p2l_plugins.leaderboards.leaderboard import Leaderboard
+from p2l_plugins.leaderboards.tables import (
+    DIFFERENCES,
+    UNGROUNDED,
+    Record,
+    Row,
+    any_ungrounded,
+    by_category,
+    difference,
+    difference_span,
+    points,
+    table_columns,
+)
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e21; --soft: #5b616a; --line: #d9dce1; --page: #fff; --mark: #1f5fa8; }
@@ -54,24 +58,24 @@ def page(title: str, body: str) -> str:
     )
 
 
-def leaderboard_page(board: Leaderboard, title: str, top: int | None) -> str:
+def leaderboard_page(board: Record, title: str, top: int | None) -> str:
     """The page of one leaderboard."""
     return page(title, f"{_about(board)}\n{board_table(board, top)}")
 
 
-def category_page(boards: CategoryBoards, title: str, top: int | None) -> str:
+def category_page(boards: Record, title: str, top: int | None) -> str:
     """The page of all prompts' leaderboard, the heat map and a leaderboard per category."""
-    parts = [_about(boards.overall)]
-    parts += [
+    parts = [
+        _about(boards),
         "<h2>Win rate: difference from all prompts</h2>",
         f'<p class="soft">{escape(DIFFERENCES)}</p>',
         _heat(boards, top),
     ]
-    if boards.parents:
-        parts.append(_tree(boards))
-    parts += [f"<h2>All prompts ({boards.overall.n_prompts})</h2>", board_table(boards.overall, top)]
-    for name, board in boards.boards.items():
-        inside = f"<summary>{escape(name)} ({board.n_prompts} prompts)</summary>"
+    if "parents" in boards:
+        parts.append(_tree(boards["parents"]))
+    parts += [f"<h2>All prompts ({boards['n_prompts']})</h2>", board_table(boards, top)]
+    for name, board in boards["categories"].items():
+        inside = f"<summary>{escape(name)} ({board['n_prompts']} prompts)</summary>"
         parts.append(f"<details>{inside}{board_table(board, top)}</details>")
     return page(title, "\n".join(parts))
 
@@ -92,48 +96,37 @@ def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]], name: int = 
     return f'<div class="scroll" tabindex="0"><table class="{kind}">{table}</table></div>'
 
 
-def board_table(board: Leaderboard, top: int | None) -> str:
+def board_table(board: Record, top: int | None) -> str:
     """A leaderboard's table with its intervals drawn."""
-    from p2l_plugins.leaderboards.leaderboard import UNGROUNDED
-
-    rows = board.rows()[:top]
-    heads = ["rank", "model", "coefficient"]
-    if board.intervals is not None:
-        heads += [f"{board.intervals.level:.0%} interval", "", "ranks"]
-    heads += ["win rate"] + (["P(usable)"] if board.family == "grk" else [])
-    if board.difference is not None:
-        heads.append(f"points from {board.difference.reference}")
-    ends = [row[key] for row in rows for key in ("coef_low", "coef_high", "coef") if row.get(key) is not None]
-    table = []
-    for row in rows:
-        mark = "" if row.get("grounded", True) else " †"
-        cells = [str(row["rank"]), escape(row["model"]) + mark, f"{row['coef']:+.3f}"]
-        if board.intervals is not None:
-            cells += [span(row, "coef", "+.2f"), _drawn(row, min(ends), max(ends))]
-            cells.append(ranks(row["rank_low"], row["rank_high"]))
-        cells.append(share(row["win_rate"]) + between(row, "win_rate"))
-        if board.family == "grk":
-            cells.append(share(row["usable"]) + between(row, "usable"))
-        if board.difference is not None:
-            cells.append(gap(row))
-        table.append(cells)
-    note = f'<p class="soft">† {escape(UNGROUNDED)}</p>' if any(not r.get("grounded", True) for r in rows) else ""
-    more = len(board.models) - len(rows)
+    rows = board["leaderboard"][:top]
+    columns = table_columns(board)
+    table = [[escape(cell(row)) for _, cell in columns] for row in rows]
+    heads = [head for head, _ in columns]
+    if "reference" in board:
+        heads[-1] = f"points from {board['reference']}"
+    if "intervals" in board:
+        ends = [row[key] for row in rows for key in ("coef_low", "coef_high", "coef") if row[key] is not None]
+        heads.insert(4, "")
+        for row, cells in zip(rows, table, strict=True):
+            cells.insert(4, _drawn(row, min(ends), max(ends)))
+    note = f'<p class="soft">† {escape(UNGROUNDED)}</p>' if any_ungrounded(rows) else ""
+    more = len(board["leaderboard"]) - len(rows)
     note += f'<p class="soft">and {more} more models</p>' if more else ""
     return html_table(heads, table, name=1) + note
 
 
-def _about(board: Leaderboard) -> str:
-    text = f"{board.n_prompts:,} prompts, {len(board.models)} models, outcome model {board.family}."
-    if board.intervals is not None:
+def _about(board: Record) -> str:
+    models = len(board["leaderboard"])
+    text = f"{board['n_prompts']:,} prompts, {models} models, outcome model {board['family']}."
+    if "intervals" in board:
         text += (
-            f" Intervals ({board.intervals.level:.0%}) say how the figures would vary with other prompts of the same"
-            f" kind; they are from {board.intervals.units} units. Models whose intervals overlap share ranks."
+            f" Intervals ({board['intervals']['level']:.0%}) say how the figures would vary with other prompts of the "
+            f"same kind; they are from {board['intervals']['units']} units. Models whose intervals overlap share ranks."
         )
     return f'<p class="soft">{escape(text)}</p>'
 
 
-def _drawn(row: dict[str, Any], low: float, high: float) -> str:
+def _drawn(row: Row, low: float, high: float) -> str:
     """A row's interval as a drawing; the numbers stand beside it, so that it is hidden from screen readers."""
 
     def x(value: float) -> float:
@@ -147,33 +140,34 @@ def _drawn(row: dict[str, Any], low: float, high: float) -> str:
     return f'<svg class="span" width="{_WIDTH}" height="18" aria-hidden="true">{zero}{ends}{dot}</svg>'
 
 
-def _heat(boards: CategoryBoards, top: int | None) -> str:
-    shown = boards.overall.order[:top]
-    values = [np.abs(b.difference.value[shown]) for b in boards.boards.values() if b.difference is not None]
-    limit = max(float(np.nanmax(values)), 1e-9)
-    rows = []
-    for i in shown:
-        cells = [escape(boards.overall.models[i])]
-        for name, board in boards.boards.items():
-            cells.append(_heat_cell(board, i, limit, f"{boards.overall.models[i]}, {name}"))
-        rows.append(cells)
-    return html_table(["model", *boards.boards], rows, kind="heat")
+def _heat(boards: Record, top: int | None) -> str:
+    shown = by_category(boards, top)
+    limit = max((abs(row["difference"] or 0.0) for _, rows in shown for row in rows), default=0.0)
+    names = list(boards["categories"])
+    table = []
+    for model, rows in shown:
+        cells = [_heat_cell(row, limit, f"{model}, {name}") for name, row in zip(names, rows, strict=True)]
+        table.append([escape(model), *cells])
+    return html_table(["model", *names], table, kind="heat")
 
 
-def _heat_cell(board: Leaderboard, i: int, limit: float, what: str) -> str:
-    if board.difference is None or not np.isfinite(board.difference.value[i]):
+def _heat_cell(row: Row, limit: float, what: str) -> str:
+    value = row["difference"]
+    if value is None:
         return "<td>–</td>"
-    gap = board.difference
-    strength = min(abs(float(gap.value[i])) / limit, 1.0) * 0.6  # text stays readable on it, light and dark
-    colour = "31,95,168" if gap.value[i] > 0 else "217,110,30"
-    spread = "" if not np.isfinite(gap.low[i]) else f" ({points(gap.low[i])} … {points(gap.high[i])})"
-    holds = ' class="holds"' if gap.holds is not None and gap.holds[i] else ""
-    title = escape(f"{what}: {points(gap.value[i])}{spread} points", quote=True)
-    return (
-        f'<td{holds} style="background:rgba({colour},{strength:.2f})" title="{title}">{difference_cell(board, i)}</td>'
-    )
+    title = escape(f"{what}: {points(value)}{difference_span(row)} points", quote=True)
+    return heat_cell(difference(row, interval=False), value / max(limit, 1e-9), bool(row.get("holds")), title)
 
 
-def _tree(boards: CategoryBoards) -> str:
-    items = "".join(f"<li>{escape(name)}: {escape('; '.join(leaves))}</li>" for name, leaves in boards.parents.items())
+def heat_cell(text: str, strength: float, holds: bool, title: str = "") -> str:
+    """A cell that is blue where `strength` is above 0 and orange below, darkest at ±1; bold where it holds."""
+    colour = "31,95,168" if strength > 0 else "217,110,30"
+    shade = min(abs(strength), 1.0) * 0.6  # text stays readable on it, light and dark
+    extra = f' title="{title}"' if title else ""
+    bold = ' class="holds"' if holds else ""
+    return f'<td{bold} style="background:rgba({colour},{shade:.2f})"{extra}>{escape(text)}</td>'
+
+
+def _tree(parents: dict[str, list[str]]) -> str:
+    items = "".join(f"<li>{escape(name)}: {escape('; '.join(leaves))}</li>" for name, leaves in parents.items())
     return f"<h2>Wider topics</h2><ul>{items}</ul>"

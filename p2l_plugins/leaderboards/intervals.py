@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from p2l_plugins.leaderboards.fit import cholesky_solve, fit, gradients, hessian, targets
-from p2l_plugins.leaderboards.pair_means import Indices, PairMeans
-from p2l_plugins.outcomes import Array, Family, sigmoid
+from p2l_plugins.leaderboards.pair_means import PairMeans
+from p2l_plugins.outcomes import Array, Family, Ids, Mask, sigmoid
 
 LEVEL = 0.95
 REPLICATES = 200
@@ -63,8 +63,8 @@ class Intervals:
     coef_high: Array
     win_low: Array
     win_high: Array
-    rank_low: Indices
-    rank_high: Indices
+    rank_low: Ids
+    rank_high: Ids
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,10 @@ class Difference:
     low: Array
     high: Array
     p_value: Array
-    holds: NDArray[np.bool_] | None = None
+    holds: Mask | None = None
 
 
-def bootstrap_weights(counts: Indices, replicates: int = REPLICATES, seed: int = 0) -> Array:
+def bootstrap_weights(counts: Ids, replicates: int = REPLICATES, seed: int = 0) -> Array:
     """(R, B) how often each block is drawn: as many as hold prompts, with replacement, among those."""
     used = np.flatnonzero(counts)
     weights = np.zeros((replicates, len(counts)))
@@ -153,7 +153,7 @@ def _newton(family: Family, x: Array, inverse: Array, sums: tuple[Array, Array, 
     return xs
 
 
-def relative(values: Array, apart: NDArray[np.bool_]) -> Array:
+def relative(values: Array, apart: Mask) -> Array:
     """Coefficients or win rates (..., M) less the mean of the models that each can be compared with; apart: (M,)."""
     out = np.empty_like(values)
     for side in (apart, ~apart):
@@ -164,18 +164,15 @@ def relative(values: Array, apart: NDArray[np.bool_]) -> Array:
     return out
 
 
-def intervals(
-    coefs: Array, win_rate: Array, replicates: Replicates, apart: NDArray[np.bool_], level: float = LEVEL
-) -> Intervals:
+def intervals(coefs: Array, win_rate: Array, replicates: Replicates, apart: Mask) -> Intervals:
     """Estimate ± t · standard error, with as many degrees of freedom as units less one.
 
     Args:
         coefs, win_rate: (M,) of the leaderboard.
         replicates: of it.
         apart: (M,) models that compare among themselves only, and stand after the others.
-        level: of the intervals.
     """
-    t = student_t_quantile(0.5 + level / 2, replicates.units - 1)
+    t = student_t_quantile(0.5 + LEVEL / 2, replicates.units - 1)
     spread = t * standard_error(replicates.coefs, replicates.units)
     # on the scale of log odds, where a rate near 0 or 1 varies as much to either side
     odds, spread_win = _logit(win_rate), t * standard_error(_logit(replicates.win_rate), replicates.units)
@@ -189,7 +186,7 @@ def intervals(
     better = (same & (low[None, :] > high[:, None])).sum(axis=1)
     worse = (same & (high[None, :] < low[:, None])).sum(axis=1)
     return Intervals(
-        level=level,
+        level=LEVEL,
         units=replicates.units,
         stderr=stderr,
         win_stderr=standard_error(relative(replicates.win_rate, apart), replicates.units),
@@ -202,12 +199,12 @@ def intervals(
     )
 
 
-def difference(reference: str, value: Array, stderr: Array | None, units: int, level: float = LEVEL) -> Difference:
+def difference(reference: str, value: Array, stderr: Array | None, units: int) -> Difference:
     """A difference (M,) with its interval and p-value from its standard error (M,)."""
     if stderr is None:
         unknown = np.full_like(value, np.nan)
         return Difference(reference, value, unknown, unknown, unknown)
-    spread = student_t_quantile(0.5 + level / 2, units - 1) * stderr
+    spread = student_t_quantile(0.5 + LEVEL / 2, units - 1) * stderr
     ratio = np.abs(value) / np.maximum(stderr, 1e-12)
     p_value = np.where(np.isnan(value), np.nan, 2 * student_t_tail(ratio, units - 1))
     return Difference(reference, value, value - spread, value + spread, p_value)
@@ -224,7 +221,7 @@ def standard_error(replicates: Array, units: int) -> Array:
     return spread
 
 
-def false_discovery(p_values: ArrayLike, rate: float = 0.05) -> NDArray[np.bool_]:
+def false_discovery(p_values: ArrayLike, rate: float = 0.05) -> Mask:
     """Which of the tests hold when at most `rate` of those that do may be false (Benjamini & Hochberg 1995).
 
     Args:

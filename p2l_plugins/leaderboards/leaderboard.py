@@ -9,18 +9,20 @@ and one small problem is solved by Newton's method.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from p2l_plugins.errors import P2LError
+from p2l_plugins.leaderboards.figures import leaderboard_figure
 from p2l_plugins.leaderboards.fit import fit
+from p2l_plugins.leaderboards.html import leaderboard_page
 from p2l_plugins.leaderboards.intervals import (
-    REPLICATES,
     Difference,
     Intervals,
     Replicates,
@@ -32,11 +34,12 @@ from p2l_plugins.leaderboards.intervals import (
     relative,
 )
 from p2l_plugins.leaderboards.pair_means import Blocks, PairMeans
-from p2l_plugins.outcomes import Array, Family, usable_probability
+from p2l_plugins.leaderboards.tables import markdown_table
+from p2l_plugins.outcomes import Array, Family, Mask, Numbers, usable_probability, win_matrix
 
-UNGROUNDED = (
-    "trained on votes that never say 'both bad' and shared with no other data: comparable among themselves only"
-)
+_CELLS = (
+    2**18
+)  # pairs of models on the prompts of one step of `mean_win_rates`: the step stays in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,6 @@ class Leaderboard:
         means: PairMeans,
         ungrounded: frozenset[str] = frozenset(),
         opponents: Mapping[str, float] | None = None,
-        replicates: int = REPLICATES,
         seed: int = 0,
     ) -> Leaderboard:
         """Fits the leaderboard of accumulated pair means; with intervals where they keep blocks.
@@ -86,7 +88,6 @@ class Leaderboard:
             means: of the prompts.
             ungrounded: compare among themselves only.
             opponents: weight of each opponent in the win rate; default: all others alike.
-            replicates: resamples of the bootstrap.
             seed: of the resamples.
 
         Raises:
@@ -94,7 +95,7 @@ class Leaderboard:
         """
         if not means.n:
             raise P2LError("a leaderboard needs at least one prompt")
-        weights = bootstrap_weights(means.counts, replicates, seed) if len(means.counts) else None
+        weights = bootstrap_weights(means.counts, seed=seed) if len(means.counts) else None
         return cls.with_replicates(models, means, weights, ungrounded, opponents)[0]
 
     @classmethod
@@ -122,13 +123,13 @@ class Leaderboard:
         return board, drawn
 
     @property
-    def apart(self) -> NDArray[np.bool_]:
+    def apart(self) -> Mask:
         """(M,) which models are ungrounded."""
         return np.array([name in self.ungrounded for name in self.models])
 
     @property
     def order(self) -> list[int]:
-        """Indices of the models, best first; ungrounded ones after all others."""
+        """Ids of the models, best first; ungrounded ones after all others."""
         return [int(i) for i in np.lexsort((-self.coefs, self.apart))]
 
     def against(self, other: Mapping[str, Any], name: str) -> Leaderboard:
@@ -214,15 +215,11 @@ class Leaderboard:
 
     def to_markdown(self, top: int | None = None) -> str:
         """A table in markdown, best model first; `top` limits its rows."""
-        from p2l_plugins.leaderboards.tables import markdown_table
-
-        return markdown_table(self, top)
+        return markdown_table(self.to_dict(), top)
 
     def to_html(self, title: str = "Leaderboard", top: int | None = None) -> str:
         """A page in HTML that needs no other file and no script; light and dark."""
-        from p2l_plugins.leaderboards.html import leaderboard_page
-
-        return leaderboard_page(self, title, top)
+        return leaderboard_page(self.to_dict(), title, top)
 
     def plot(self, path: str | Path, title: str = "Leaderboard", top: int | None = 30) -> None:
         """Draws the coefficients with their intervals, best model first.
@@ -235,18 +232,31 @@ class Leaderboard:
         Raises:
             ConfigError: another ending, or matplotlib is missing.
         """
-        from p2l_plugins.leaderboards.figures import leaderboard_figure
-
-        leaderboard_figure(self, Path(path), title, top)
+        leaderboard_figure(self.to_dict(), Path(path), title, top)
 
 
-def _number(value: Any) -> float | None:
-    return round(float(value), 6) if np.isfinite(value) else None
+def _number(value: SupportsFloat) -> float | None:
+    return round(float(value), 6) if math.isfinite(value) else None
 
 
-def win_rate_over_others(win: Array, models: tuple[str, ...], ungrounded: frozenset[str]) -> Array:
-    """(..., M) mean of win (..., M, M) over the other models that a model can be compared with."""
-    rates: Array = (win * opponent_weights(models, ungrounded)).sum(axis=-1)
+def mean_win_rates(family: Family, coefs: Numbers, raw_eta: ArrayLike | None, weights: Array) -> Array:
+    """(N, M) mean P(beats an opponent) on each prompt; ties are not wins.
+
+    Every prompt takes M² numbers on the way, so that some prompts at a time are in memory.
+
+    Args:
+        family: outcome model.
+        coefs: (N, M).
+        raw_eta: (N,), for families that have it.
+        weights: (M, M) of each opponent of each model, from `opponent_weights`.
+    """
+    eta = None if raw_eta is None else np.asarray(raw_eta)
+    rates = np.empty(coefs.shape)
+    step = max(1, _CELLS // weights.size)
+    for start in range(0, len(coefs), step):
+        rows = slice(start, start + step)
+        win = win_matrix(family, coefs[rows], None if eta is None else eta[rows])
+        rates[rows] = (win * weights).sum(axis=-1)
     return rates
 
 

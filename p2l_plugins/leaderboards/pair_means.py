@@ -10,10 +10,10 @@ import hashlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from p2l_plugins.errors import P2LError
-from p2l_plugins.outcomes import Array, Family, grk_log_theta, has_eta, rk_eta
+from p2l_plugins.outcomes import Array, Family, Floats, Ids, grk_log_theta, has_eta, rk_eta
 
 #: Blocks of a leaderboard: their number costs memory (M² float32 each, twice for ties) and bounds what a standard error
 #: is worth: with 128 it is known to 6 %.
@@ -21,8 +21,6 @@ BLOCKS = 128
 
 _CHUNK = 256  # prompts per step of the accumulation: the rows of one step stay in the processor's cache
 _LIMIT = 300.0  # exp(±300) and products of two are finite in float64
-
-Indices = NDArray[np.int64]
 
 
 class Blocks:
@@ -41,7 +39,7 @@ class Blocks:
         self._units = 0
         self._known: dict[str, int] = {}
 
-    def deal(self, n: int, groups: Sequence[object] | None = None) -> Indices:
+    def deal(self, n: int, groups: Sequence[object] | None = None) -> Ids:
         """Blocks (N,) of the next N prompts; a prompt whose group is None is a unit of its own."""
         if groups is None:
             own = np.arange(self._units, self._units + n)
@@ -84,6 +82,14 @@ class PairMeans:
         self._raw_eta_sum = 0.0
 
     @classmethod
+    def of(cls, family: Family, n: int, win: Array, bad: Array) -> PairMeans:
+        """The means of n prompts whose coefficients are not known: win (M, M), bad (M, M) symmetric."""
+        means = cls(family, len(win))
+        means.n, means._win, means._bad = n, n * win, n * np.triu(bad)
+        means._raw_eta_sum = 20.0 * n if family == "rk" else 0.0
+        return means
+
+    @classmethod
     def merged(cls, parts: Iterable[PairMeans]) -> PairMeans:
         """The means of the prompts of all parts, which share their blocks."""
         parts = list(parts)
@@ -95,7 +101,7 @@ class PairMeans:
                 getattr(whole, name).__iadd__(getattr(part, name))
         return whole
 
-    def add(self, coefs: ArrayLike, raw_eta: ArrayLike | None = None, block: Indices | None = None) -> None:
+    def add(self, coefs: ArrayLike, raw_eta: ArrayLike | None = None, block: Ids | None = None) -> None:
         """Adds N prompts.
 
         Args:
@@ -132,11 +138,11 @@ class PairMeans:
         self._raw_eta_sum += float(raw.sum())
         self.n += len(beta)
 
-    def _add_chunk(self, beta: Array, raw: Array, block: Indices | None) -> None:
+    def _add_chunk(self, beta: Array, raw: Array, block: Ids | None) -> None:
         """beta (M, n): unordered pairs only; one division each for bt, two for rk, three for grk."""
         ids, starts = (None, np.array([0])) if block is None else np.unique(block, return_index=True)
 
-        def put(total: Array, blocks: NDArray[np.float32], at: tuple[int | slice, int | slice], values: Array) -> None:
+        def put(total: Array, blocks: Floats, at: tuple[int | slice, int | slice], values: Array) -> None:
             sums = np.add.reduceat(values, starts, axis=1)
             total[at] += sums.sum(axis=1)
             if ids is not None:
@@ -192,7 +198,7 @@ class PairMeans:
         prompts = np.maximum(weights @ self.counts, 1e-300)[:, None]
         light = weights.astype(np.float32)
 
-        def means(blocks: NDArray[np.float32]) -> Array:
+        def means(blocks: Floats) -> Array:
             flat: Array = (light @ blocks.reshape(len(blocks), m * m)).astype(np.float64) / prompts
             return flat.reshape(-1, m, m)
 

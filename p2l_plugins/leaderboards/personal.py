@@ -16,16 +16,15 @@ the prompt's own scores, to the bit.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from p2l_plugins.errors import ConfigError
 from p2l_plugins.leaderboards.fit import gradients, hessian, newton_direction, targets
-from p2l_plugins.leaderboards.leaderboard import Leaderboard, win_rate_over_others
+from p2l_plugins.leaderboards.intervals import opponent_weights
+from p2l_plugins.leaderboards.leaderboard import Leaderboard
 from p2l_plugins.leaderboards.pair_means import PairMeans
-from p2l_plugins.outcomes import Array, Family, has_eta, sigmoid, win_matrix
+from p2l_plugins.outcomes import Array, Family, Numbers, has_eta, sigmoid, win_matrix
 
 #: A step of the board moves no coefficient further than this: one prompt far from the others is not to be trusted more.
 MAX_STEP = 2.0
@@ -34,8 +33,6 @@ MAX_STEP = 2.0
 MAX_SHIFT = 3.0
 
 DAY_S = 24 * 3600.0
-
-Numbers = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -177,5 +174,5 @@ def leaderboard_of(
 ) -> Leaderboard:
     """A user's board with what their votes moved, as a leaderboard; its win rates are those of its coefficients."""
     coefs = board.coefs + board.shift
-    win_rate = win_rate_over_others(win_matrix(family, coefs, board.raw_eta), models, ungrounded)
+    win_rate = (win_matrix(family, coefs, board.raw_eta) * opponent_weights(models, ungrounded)).sum(axis=1)
     return Leaderboard(models, family, coefs, board.raw_eta, win_rate, round(board.prompts), ungrounded)

@@ -5,39 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from p2l_plugins.errors import P2LError
-from p2l_plugins.leaderboards.categories import CategoryMeans
+from p2l_plugins.leaderboards import strengths_pages
+from p2l_plugins.leaderboards.categories import CategoryBoards, CategoryMeans
 from p2l_plugins.leaderboards.intervals import opponent_weights, relative
-from p2l_plugins.leaderboards.leaderboard import Leaderboard
-from p2l_plugins.outcomes import Array, Coefficients, Family, Floats, win_matrix
+from p2l_plugins.leaderboards.leaderboard import Leaderboard, mean_win_rates
+from p2l_plugins.outcomes import Array, Coefficients, Mask, win_matrix
 from p2l_plugins.prompts import Prompt
 
 _PER_CATEGORY = 2  # example prompts at either end of each category
-_TOGETHER = 128  # prompts whose win matrices are in memory at once
-
-
-class Models(Protocol):
-    """The models of a bundle and their outcome model, such as `P2L`."""
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """Names in the order of the coefficients."""
-
-    @property
-    def family(self) -> Family:
-        """The outcome model."""
-
-    @property
-    def ungrounded(self) -> frozenset[str]:
-        """Models that compare among themselves only."""
-
-    def index(self, model: str) -> int:
-        """Column of a model, by its name or an alias."""
 
 
 @dataclass(frozen=True)
@@ -62,32 +42,25 @@ class StrengthsOf:
     """Accumulates scored prompts, in pieces, for the report on one model; memory does not grow with the prompts.
 
     Args:
-        p2l: the bundle.
-        model: a name or an alias.
+        means: of the bundle's models, without prompts.
+        model: its column.
         examples: prompts at either end.
         opponents: weight of each opponent in the win rates; default: all others alike.
-        seed: of the intervals.
 
     Raises:
-        BundleError: an unknown model.
         P2LError: the model is the only opponent.
     """
 
     def __init__(
-        self,
-        p2l: Models,
-        model: str,
-        examples: int = 5,
-        opponents: Mapping[str, float] | None = None,
-        seed: int = 0,
+        self, means: CategoryMeans, model: int, examples: int = 5, opponents: Mapping[str, float] | None = None
     ) -> None:
-        self.index = p2l.index(model)
-        self._means = CategoryMeans(p2l.models, p2l.family, p2l.ungrounded, seed)
-        self._apart = np.array([name in self._means.ungrounded for name in p2l.models])
+        self.index = model
+        self._means = means
+        self._apart = np.array([name in means.ungrounded for name in means.models])
         self._opponents = opponents
-        self._q = opponent_weights(p2l.models, self._means.ungrounded, opponents)
-        if np.isnan(self._q[self.index]).any():
-            raise P2LError(f"{p2l.models[self.index]} has no opponent among those that were named")
+        self._q = opponent_weights(means.models, means.ungrounded, opponents)
+        if np.isnan(self._q[model]).any():
+            raise P2LError(f"{means.models[model]} has no opponent among those that were named")
         self._examples = examples
         self._ends: dict[str | None, tuple[list[Example], list[Example]]] = {}
 
@@ -102,37 +75,24 @@ class StrengthsOf:
         labels = [None] * len(prompts) if categories is None else categories
         self._means.add(scores.coefs, scores.raw_eta, labels, groups)
         coefs = scores.coefs.astype(np.float64)
-        own = relative(self._win_rates(coefs, scores.raw_eta), self._apart)[:, self.index]
+        rates = mean_win_rates(scores.family, coefs, scores.raw_eta, self._q)
+        own = relative(rates, self._apart)[:, self.index]
         rows: dict[str | None, list[int]] = {None: list(range(len(prompts)))}  # None: all prompts
         for i, name in enumerate(labels):
             if name is not None:
                 rows.setdefault(name, []).append(i)
+
+        def example(i: int) -> Example:
+            raw_eta = None if scores.raw_eta is None else float(scores.raw_eta[i])
+            return Example(prompts[i], float(own[i]), coefs[i], raw_eta, labels[i])
+
         for name, inside in rows.items():
             count = self._examples if name is None else _PER_CATEGORY
             order = sorted(inside, key=lambda i: (-own[i], i))
             best, worst = self._ends.get(name, ([], []))
-            new = {
-                i: Example(
-                    prompts[i],
-                    float(own[i]),
-                    coefs[i],
-                    None if scores.raw_eta is None else float(scores.raw_eta[i]),
-                    labels[i],
-                )
-                for i in {*order[:count], *order[-count:]}
-            }
-            best = sorted([*best, *(new[i] for i in order[:count])], key=lambda e: -e.relative)[:count]
-            worst = sorted([*worst, *(new[i] for i in order[-count:])], key=lambda e: e.relative)[:count]
+            best = sorted([*best, *map(example, order[:count])], key=lambda e: -e.relative)[:count]
+            worst = sorted([*worst, *map(example, order[-count:])], key=lambda e: e.relative)[:count]
             self._ends[name] = (best, worst)
-
-    def _win_rates(self, coefs: Array, raw_eta: Floats | None) -> Array:
-        """(N, M) win rates of all models on each prompt, some prompts at a time: they need M² numbers each."""
-        rates = np.empty_like(coefs)
-        for start in range(0, len(coefs), _TOGETHER):
-            rows = slice(start, start + _TOGETHER)
-            win = win_matrix(self._means.family, coefs[rows], None if raw_eta is None else raw_eta[rows])
-            rates[rows] = (win * self._q).sum(axis=2)
-        return rates
 
     def report(self, parents: Mapping[str, Sequence[str]] | None = None) -> Strengths:
         """The report on all prompts so far.
@@ -144,9 +104,8 @@ class StrengthsOf:
             P2LError: no prompts.
         """
         if any(name is not None for name in self._means.means):
-            found = self._means.boards(self._opponents, parents)
-            return Strengths(self.index, found.overall, found.boards, found.wins, self._ends)
-        return Strengths(self.index, self._means.overall(self._opponents), {}, {}, self._ends)
+            return Strengths(self.index, self._means.boards(self._opponents, parents), self._ends)
+        return Strengths(self.index, CategoryBoards(self._means.overall(self._opponents), {}), self._ends)
 
 
 @dataclass(frozen=True)
@@ -155,18 +114,19 @@ class Strengths:
 
     Attributes:
         index: the model's column.
-        overall: the leaderboard of all prompts.
-        boards: category → its leaderboard, with the difference from the overall one; empty without categories.
-        wins: category → (M, M) mean P(a beats b).
+        found: the leaderboards of all prompts and of the categories, where there are some.
         ends: category, or None for all prompts → the prompts with the model's highest and lowest win rates relative to
             the other models.
     """
 
     index: int
-    overall: Leaderboard
-    boards: dict[str, Leaderboard]
-    wins: dict[str, Array]
+    found: CategoryBoards
     ends: dict[str | None, tuple[list[Example], list[Example]]]
+
+    @property
+    def overall(self) -> Leaderboard:
+        """The leaderboard of all prompts."""
+        return self.found.overall
 
     @property
     def model(self) -> str:
@@ -179,7 +139,7 @@ class Strengths:
         A difference is that of the win rate less the mean of the comparable models, from the overall leaderboard.
         `beats` and `beaten` are the probabilities that the best alternative beats the model and the other way round.
         """
-        rows = [self._category(name, board) for name, board in self.boards.items()]
+        rows = [self._category(name, board) for name, board in self.found.boards.items()]
         return {
             "model": self.model,
             "family": self.overall.family,
@@ -195,15 +155,11 @@ class Strengths:
 
     def to_markdown(self) -> str:
         """The report as markdown; long prompts are shortened."""
-        from p2l_plugins.leaderboards.strengths_pages import markdown
-
-        return markdown(self.to_dict())
+        return strengths_pages.markdown(self.to_dict())
 
     def to_html(self) -> str:
         """The report as a page in HTML that needs no other file and no script."""
-        from p2l_plugins.leaderboards.strengths_pages import html
-
-        return html(self.to_dict())
+        return strengths_pages.html(self.to_dict())
 
     def _row(self, board: Leaderboard) -> dict[str, Any]:
         return next(row for row in board.rows() if row["model"] == self.model)
@@ -212,7 +168,7 @@ class Strengths:
         best = next((i for i in board.order if self._comparable[i]), None)
         alternative = None
         if best is not None:
-            beats, beaten = self.wins[name][best, self.index], self.wins[name][self.index, best]
+            beats, beaten = self.found.wins[name][best, self.index], self.found.wins[name][self.index, best]
             alternative = {
                 **_duel(board.models[best], beats, beaten),
                 "win_rate": round(float(board.win_rate[best]), 6),
@@ -247,9 +203,9 @@ class Strengths:
         }
 
     @property
-    def _comparable(self) -> NDArray[np.bool_]:
+    def _comparable(self) -> Mask:
         """(M,) the other models that the model can be compared with."""
-        same: NDArray[np.bool_] = self.overall.apart == self.overall.apart[self.index]
+        same: Mask = self.overall.apart == self.overall.apart[self.index]
         same[self.index] = False
         return same
 

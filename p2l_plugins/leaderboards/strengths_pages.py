@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import textwrap
 from html import escape
-from typing import Any
 
 from p2l_plugins.leaderboards.html import html_table, page
-from p2l_plugins.leaderboards.tables import between, escaped, gap, points, ranks, share
+from p2l_plugins.leaderboards.tables import Record, between, difference, escaped, pipe_table, points, rank_span, share
 
 _NOTE = (
     "Differences are points of the win rate, less the mean of the comparable models, from that of all prompts: ties on "
@@ -17,11 +16,11 @@ _NOTE = (
 _MARKDOWN_CHARACTERS, _HTML_CHARACTERS = 300, 2000
 
 
-def markdown(report: dict[str, Any]) -> str:
+def markdown(report: Record) -> str:
     """The report as markdown."""
     parts = [f"# Strengths and weaknesses of {escaped(report['model'])}", _overall(report)]
     if report["categories"]:
-        parts += ["## By category", _markdown_table(report["categories"])]
+        parts += ["## By category", pipe_table(*_table(report["categories"]), left=(0, 5))]
     for key, title in (("gains", "Gains most on"), ("losses", "Loses most on")):
         parts.append(f"## {title}")
         parts.append(_markdown_examples(report["prompts"][key]) or "No prompt.")
@@ -30,7 +29,7 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n\n".join([*parts, _NOTE])
 
 
-def html(report: dict[str, Any]) -> str:
+def html(report: Record) -> str:
     """The report as a page."""
     parts = [f"<p>{escape(_overall(report))}</p>"]
     if report["categories"]:
@@ -47,9 +46,9 @@ def html(report: dict[str, Any]) -> str:
     return page(f"Strengths and weaknesses of {report['model']}", "\n".join(parts))
 
 
-def _overall(report: dict[str, Any]) -> str:
+def _overall(report: Record) -> str:
     row = report["overall"]
-    place = f" ({ranks(row['rank_low'], row['rank_high'])})" if "rank_low" in row else ""
+    place = f" ({rank_span(row)})" if "rank_low" in row else ""
     usable = f", P(usable) {share(row['usable'])}" if "usable" in row else ""
     return (
         f"Over all {report['n_prompts']:,} prompts: rank {row['rank']}{place}, coefficient {row['coef']:+.3f}, "
@@ -57,36 +56,30 @@ def _overall(report: dict[str, Any]) -> str:
     )
 
 
-def _extreme(categories: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
+def _extreme(categories: list[Record], key: str) -> list[Record]:
     """The three categories where the model gains, or loses, most."""
     if key == "gains":
         return [row for row in categories[:3] if row["difference"] > 0]
     return [row for row in categories[:-4:-1] if row["difference"] < 0]
 
 
-def _table(categories: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+def _table(categories: list[Record]) -> tuple[list[str], list[list[str]]]:
     heads = ["category", "prompts", "difference", "rank", "win rate", "best alternative", "it wins", "it loses"]
     rows = []
     for row in categories:
         best = row["best_alternative"]
-        place = f" ({ranks(row['rank_low'], row['rank_high'])})" if "rank_low" in row else ""
-        cells = [row["category"], f"{row['n_prompts']:,}", gap(row), f"{row['rank']}{place}", _rate(row)]
+        place = f" ({rank_span(row)})" if "rank_low" in row else ""
+        cells = [row["category"], f"{row['n_prompts']:,}", difference(row), f"{row['rank']}{place}", _rate(row)]
         duel = [best["model"], share(best["beats"]), share(best["beaten"])] if best else ["–"] * 3
         rows.append(cells + duel)
     return heads, rows
 
 
-def _rate(row: dict[str, Any]) -> str:
+def _rate(row: Record) -> str:
     return share(row["win_rate"]) + between(row, "win_rate")
 
 
-def _markdown_table(categories: list[dict[str, Any]]) -> str:
-    heads, rows = _table(categories)
-    lines = [f"| {' | '.join(heads)} |", "|:---|---:|---:|---:|---:|:---|---:|---:|"]
-    return "\n".join(lines + [f"| {' | '.join(map(escaped, row))} |" for row in rows])
-
-
-def _figures(example: dict[str, Any]) -> str:
+def _figures(example: Record) -> str:
     best = example["best_alternative"]
     text = f"{points(example['difference'])}, win rate {share(example['win_rate'])}"
     if example["category"] is not None:
@@ -96,7 +89,7 @@ def _figures(example: dict[str, Any]) -> str:
     return text
 
 
-def _markdown_examples(examples: list[dict[str, Any]]) -> str:
+def _markdown_examples(examples: list[Record]) -> str:
     lines = []
     for example in examples:
         shown = textwrap.shorten(escaped(_text(example)), _MARKDOWN_CHARACTERS, placeholder=" …")
@@ -104,7 +97,7 @@ def _markdown_examples(examples: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _html_examples(examples: list[dict[str, Any]]) -> str:
+def _html_examples(examples: list[Record]) -> str:
     parts = []
     for example in examples:
         text = _text(example)
@@ -113,6 +106,6 @@ def _html_examples(examples: list[dict[str, Any]]) -> str:
     return "\n".join(parts)
 
 
-def _text(example: dict[str, Any]) -> str:
+def _text(example: Record) -> str:
     prompt = example["prompt"]
     return prompt if isinstance(prompt, str) else "\n\n".join(prompt)

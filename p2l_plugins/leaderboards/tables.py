@@ -1,55 +1,57 @@
-"""Leaderboards as markdown: one table per board, and the table of models by categories."""
+"""Leaderboards as markdown, from what `to_dict` gives: one table per board, and the table of models by categories."""
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
 
-if TYPE_CHECKING:
-    from p2l_plugins.leaderboards.categories import CategoryBoards
-    from p2l_plugins.leaderboards.leaderboard import Leaderboard
+#: What `Leaderboard.to_dict` and `CategoryBoards.to_dict` give, and one of their rows.
+Record = dict[str, Any]
+Row = dict[str, Any]
+Column = tuple[str, Callable[[Row], str]]
 
 DIFFERENCES = (
     "Points of the win rate, less the mean of all models, so that ties on hard prompts make no model look weak. "
     "* holds at a false discovery rate of 5 % over all cells."
 )
+UNGROUNDED = (
+    "trained on votes that never say 'both bad' and shared with no other data: comparable among themselves only"
+)
 
 
-def markdown_table(board: Leaderboard, top: int | None = None) -> str:
+def markdown_table(board: Record, top: int | None = None) -> str:
     """A board's table, best model first; `top` limits its rows."""
-    from p2l_plugins.leaderboards.leaderboard import UNGROUNDED
-
-    rows = board.rows()[:top]
+    rows = board["leaderboard"][:top]
     columns = table_columns(board)
-    lines = [
-        "| " + " | ".join(head for head, _ in columns) + " |",
-        "|" + "".join(":---|" if head == "model" else "---:|" for head, _ in columns),
-    ]
-    for row in rows:
-        lines.append("| " + " | ".join(escaped(cell(row)) for _, cell in columns) + " |")
-    if any(not row.get("grounded", True) for row in rows):
-        lines.append(f"\n† {UNGROUNDED}")
-    return "\n".join(lines)
+    text = pipe_table([head for head, _ in columns], ([cell(row) for _, cell in columns] for row in rows), left=(1,))
+    return f"{text}\n\n† {UNGROUNDED}" if any_ungrounded(rows) else text
 
 
-def table_columns(board: Leaderboard) -> list[tuple[str, Any]]:
+def table_columns(board: Record) -> list[Column]:
     """Headings of a board's columns, and what gives a row's cell."""
-    columns: list[tuple[str, Any]] = [
+    columns: list[Column] = [
         ("rank", lambda row: str(row["rank"])),
-        ("model", lambda row: row["model"] + ("" if row.get("grounded", True) else " †")),
+        ("model", named),
         ("coefficient", lambda row: f"{row['coef']:+.3f}"),
     ]
-    if board.intervals is not None:
-        columns += [
-            (f"{board.intervals.level:.0%} interval", lambda row: span(row, "coef", "+.2f")),
-            ("ranks", lambda row: ranks(row["rank_low"], row["rank_high"])),
-        ]
+    if "intervals" in board:
+        columns += [(f"{board['intervals']['level']:.0%} interval", coef_span), ("ranks", rank_span)]
     columns.append(("win rate", lambda row: share(row["win_rate"]) + between(row, "win_rate")))
-    if board.family == "grk":
+    if board["family"] == "grk":
         columns.append(("P(usable)", lambda row: share(row["usable"]) + between(row, "usable")))
-    if board.difference is not None:
-        columns.append((f"− {board.difference.reference}", gap))
+    if "reference" in board:
+        columns.append((f"− {board['reference']}", difference))
     return columns
+
+
+def any_ungrounded(rows: Iterable[Row]) -> bool:
+    """Whether a model among the rows compares with ungrounded ones only."""
+    return any(not row.get("grounded", True) for row in rows)
+
+
+def named(row: Row) -> str:
+    """A row's model, with a mark where it is ungrounded."""
+    return f"{row['model']}{'' if row.get('grounded', True) else ' †'}"
 
 
 def share(value: float | None) -> str:
@@ -57,31 +59,35 @@ def share(value: float | None) -> str:
     return "–" if value is None else f"{value:.1%}"
 
 
-def ranks(low: int, high: int) -> str:
-    """A range of ranks."""
+def rank_span(row: Row) -> str:
+    """The range of a row's ranks."""
+    low, high = row["rank_low"], row["rank_high"]
     return str(low) if low == high else f"{low}–{high}"
 
 
-def span(row: dict[str, Any], key: str, form: str) -> str:
-    """The interval of a row's figure."""
-    low, high = row[f"{key}_low"], row[f"{key}_high"]
-    return "–" if low is None or high is None else f"{low:{form}} … {high:{form}}"
+def coef_span(row: Row) -> str:
+    """The interval of a row's coefficient."""
+    low, high = row["coef_low"], row["coef_high"]
+    return "–" if low is None or high is None else f"{low:+.2f} … {high:+.2f}"
 
 
-def between(row: dict[str, Any], key: str) -> str:
+def between(row: Row, key: str) -> str:
     """The interval of a row's share, in per cent."""
     low, high = row.get(f"{key}_low"), row.get(f"{key}_high")
     return "" if low is None or high is None else f" ({100 * low:.1f}–{100 * high:.1f})"
 
 
-def gap(row: dict[str, Any]) -> str:
-    """A difference in points with its interval; a star where it holds among all that were tested."""
+def difference(row: Row, interval: bool = True) -> str:
+    """A row's difference in points, with its interval; a star where it holds among all that were tested."""
     if row["difference"] is None:
         return "–"
-    text = points(row["difference"])
-    if row["difference_low"] is not None:
-        text += f" ({points(row['difference_low'])} … {points(row['difference_high'])})"
-    return text + (" *" if row.get("holds") else "")
+    return points(row["difference"]) + (difference_span(row) if interval else "") + (" *" if row.get("holds") else "")
+
+
+def difference_span(row: Row) -> str:
+    """The interval of a row's difference, in points."""
+    low, high = row["difference_low"], row["difference_high"]
+    return "" if low is None else f" ({points(low)} … {points(high)})"
 
 
 def points(difference: float) -> str:
@@ -89,29 +95,36 @@ def points(difference: float) -> str:
     return f"{100 * difference:+.1f}"
 
 
-def category_tables(boards: CategoryBoards, top: int | None) -> str:
+def category_tables(boards: Record, top: int | None) -> str:
     """The overall table, that of the differences, and one table per category."""
-    parts = [f"## All prompts ({boards.overall.n_prompts})", markdown_table(boards.overall, top)]
-    names = list(boards.boards)
-    parts += ["## Difference of the win rate from all prompts", DIFFERENCES]
-    lines = ["| model | " + " | ".join(map(escaped, names)) + " |", "|:---|" + "---:|" * len(names)]
-    for i in boards.overall.order[:top]:
-        cells = [difference_cell(boards.boards[name], i) for name in names]
-        lines.append(f"| {escaped(boards.overall.models[i])} | " + " | ".join(cells) + " |")
-    parts.append("\n".join(lines))
-    for name, board in boards.boards.items():
-        inside = f": {'; '.join(boards.parents[name])}" if name in boards.parents else ""
-        heading = " ".join(f"## {name} ({board.n_prompts}){inside}".split())  # a name may hold line breaks
+    cells = ([model, *(difference(row, interval=False) for row in rows)] for model, rows in by_category(boards, top))
+    parts = [
+        f"## All prompts ({boards['n_prompts']})",
+        markdown_table(boards, top),
+        "## Difference of the win rate from all prompts",
+        DIFFERENCES,
+        pipe_table(["model", *boards["categories"]], cells),
+    ]
+    for name, board in boards["categories"].items():
+        leaves = boards.get("parents", {}).get(name)
+        inside = f": {'; '.join(leaves)}" if leaves else ""
+        heading = " ".join(f"## {name} ({board['n_prompts']}){inside}".split())  # a name may hold line breaks
         parts += [heading, markdown_table(board, top)]
     return "\n\n".join(parts)
 
 
-def difference_cell(board: Leaderboard, i: int) -> str:
-    """A model's difference from the overall board, with a star where it holds."""
-    gap = board.difference
-    if gap is None or not math.isfinite(gap.value[i]):
-        return "–"
-    return points(gap.value[i]) + (" *" if gap.holds is not None and gap.holds[i] else "")
+def by_category(boards: Record, top: int | None) -> list[tuple[str, list[Row]]]:
+    """The models of the overall leaderboard, best first, and the row of each in every category."""
+    categories = [{row["model"]: row for row in board["leaderboard"]} for board in boards["categories"].values()]
+    models = [row["model"] for row in boards["leaderboard"][:top]]
+    return [(model, [rows[model] for rows in categories]) for model in models]
+
+
+def pipe_table(heads: Sequence[str], rows: Iterable[Sequence[str]], left: Collection[int] = (0,)) -> str:
+    """A table; headings and cells are text, and columns stand on the right but those in `left`."""
+    first, *rest = ["| " + " | ".join(map(escaped, cells)) + " |" for cells in (heads, *rows)]
+    rule = "|" + "".join(":---|" if i in left else "---:|" for i in range(len(heads)))
+    return "\n".join([first, rule, *rest])
 
 
 def escaped(text: str) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2l_plugins.errors import ConfigError, DataError
-from p2l_plugins.outcomes import Array
+from p2l_plugins.outcomes import Array, Ids
 from p2l_plugins.prompts import Prompt
 
 #: Prompts that the tree is learnt from, at most.
@@ -33,13 +33,11 @@ class Topic:
 
     Attributes:
         name: its distinctive words.
-        depth: 0 for the root.
         rows: of the sample's prompts that belong to it.
         children: none or two.
     """
 
-    rows: NDArray[np.int64]
-    depth: int = 0
+    rows: Ids
     name: str = ""
     children: list[Topic] = field(default_factory=list)
     centre: Array = field(default_factory=lambda: np.zeros(0))
@@ -133,7 +131,7 @@ class Topics:
             parts = [topic.rows[side == k] for k in (0, 1)]
             if min(map(len, parts)) < smallest:
                 continue
-            topic.children = [Topic(rows, topic.depth + 1, centre=points[rows].mean(axis=0)) for rows in parts]
+            topic.children = [Topic(rows, centre=points[rows].mean(axis=0)) for rows in parts]
             whole += topic.children
 
     def _name(self, weights: Any, words: NDArray[Any]) -> None:

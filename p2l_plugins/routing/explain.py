@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from p2l_plugins.errors import ConfigError, DataError, P2LError
+from p2l_plugins.errors import DataError, P2LError
 from p2l_plugins.outcomes import Array, Coefficients, win_matrix
 from p2l_plugins.routing import policies
 
@@ -59,9 +59,9 @@ def explain(
     scores: Coefficients,
     names: list[str],
     price: Array,
-    rule: str = "best",
+    rule: policies.RuleName = "best",
     budget: float | None = None,
-    objective: str = "win_rate",
+    objective: policies.Objective = "win_rate",
     opponents: Mapping[str, float] | None = None,
     multiplier: float | None = None,
 ) -> dict[str, Any]:
@@ -95,18 +95,9 @@ def explain(
     coefs = scores.coefs[0, rows].astype(np.float64)
     raw_eta = None if scores.raw_eta is None else scores.raw_eta[0]
     value = policies.values(objective, scores.family, coefs, raw_eta, weights)[: len(columns)]
-    if rule == "paced":
-        if multiplier is None:
-            if budget is None:
-                raise ConfigError("the rule 'paced' needs a budget, or a multiplier")
-            multiplier = policies.first_multiplier(value, price, budget) or 0.0
-        choice = policies.paced(value, price, multiplier)
-    elif rule not in ("best", "cap", "lp"):
-        raise ConfigError(f"rule {rule!r} is not known; valid: best, cap, lp, paced")
-    elif multiplier is not None:
-        raise ConfigError(f"a multiplier belongs to the rule 'paced', not to {rule!r}")
-    else:
-        choice = policies.decide(rule, value, price, budget)
+    if rule == "paced" and multiplier is None and budget is not None:
+        multiplier = policies.first_multiplier(value, price, budget) or 0.0
+    choice = policies.decide(rule, value, price, budget, multiplier)
     share = choice.probabilities(len(columns))
     win = win_matrix(scores.family, coefs, raw_eta)
     win_rate = policies.policy_win_rate(np.append(share, np.zeros(len(rows) - len(columns))), win, weights)

@@ -7,12 +7,16 @@ one request is expected to cost. Theorem numbers are those of Prompt-to-Leaderbo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, cast, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from p2l_plugins.errors import ConfigError, P2LError
 from p2l_plugins.outcomes import Array, Family, sigmoid, usable_probability, win_matrix
+
+RuleName = Literal["best", "cap", "lp", "paced"]
+Objective = Literal["win_rate", "usable"]
 
 
 class InfeasibleBudget(P2LError):
@@ -76,8 +80,29 @@ def win_rates(
     return np.asarray(win_matrix(family, beta, raw_eta) @ opponents_or_uniform(opponents, beta.shape[-1]), np.float64)
 
 
+def rule_named(text: str) -> RuleName:
+    """The rule of this name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    _check_name("rule", text, get_args(RuleName))
+    return cast(RuleName, text)
+
+
+def objective_named(text: str) -> Objective:
+    """The objective of this name; errors as `rule_named`."""
+    _check_name("objective", text, get_args(Objective))
+    return cast(Objective, text)
+
+
+def _check_name(kind: str, text: str, valid: tuple[str, ...]) -> None:
+    if text not in valid:
+        raise ConfigError(f"{kind} {text!r} is not known; valid: {', '.join(valid)}")
+
+
 def values(
-    objective: str,
+    objective: Objective,
     family: Family,
     coefs: ArrayLike,
     raw_eta: ArrayLike | None = None,
@@ -88,10 +113,8 @@ def values(
     Raises:
         ConfigError: an unknown objective, or `usable` for a family without a grounded scale.
     """
-    if objective == "win_rate":
+    if objective_named(objective) == "win_rate":
         return win_rates(family, coefs, raw_eta, opponents)
-    if objective != "usable":
-        raise ConfigError(f"objective {objective!r} is not known; valid: win_rate, usable")
     if family != "grk":
         raise ConfigError(f"the objective 'usable' needs a bundle of the family grk; this one is {family}")
     return usable_probability(coefs)
@@ -189,9 +212,10 @@ def lp_multiplier(value: ArrayLike, cost: ArrayLike, budget: float) -> float:
 
 
 def first_multiplier(value: ArrayLike, cost: ArrayLike, budget: float) -> float | None:
-    """A multiplier to begin with, from one prompt: that of `lp`, or, where the budget is no limit on this prompt, the
+    """A multiplier to begin with, from one prompt; None where the best model is the cheapest.
 
-    one at which its best model would begin to give way to a cheaper one. None where the best model is the cheapest.
+    It is that of `lp` or, where the budget is no limit on this prompt, the one at which its best model would begin to
+    give way to a cheaper one.
     """
     v, c = _checked(value, cost)
     top = _top(v, c)
@@ -207,16 +231,28 @@ def paced(value: ArrayLike, cost: ArrayLike, multiplier: float) -> Mixture:
     return _single(v, c, _top(v - multiplier * c, c))
 
 
-def decide(rule: str, value: ArrayLike, cost: ArrayLike, budget: float | None = None) -> Mixture:
-    """Applies a rule by name: `best`, `cap` or `lp`.
+def decide(
+    rule: RuleName, value: ArrayLike, cost: ArrayLike, budget: float | None = None, multiplier: float | None = None
+) -> Mixture:
+    """Applies a rule by name.
+
+    Args:
+        rule: its name.
+        value, cost: (M,) of each model.
+        budget: for `cap` and `lp`.
+        multiplier: λ, for `paced`.
 
     Raises:
-        ConfigError: an unknown rule, or `cap` or `lp` without a budget.
+        ConfigError: an unknown rule, one without its budget or multiplier, or a multiplier for another than `paced`.
     """
+    if rule_named(rule) == "paced":
+        if multiplier is None:
+            raise ConfigError("the rule 'paced' needs a budget, or a multiplier")
+        return paced(value, cost, multiplier)
+    if multiplier is not None:
+        raise ConfigError(f"a multiplier belongs to the rule 'paced', not to {rule!r}")
     if rule == "best":
         return best(value, cost)
-    if rule not in ("cap", "lp"):
-        raise ConfigError(f"rule {rule!r} is not known; valid: best, cap, lp")
     if budget is None:
         raise ConfigError(f"the rule {rule!r} needs a budget")
     return cap(value, cost, budget) if rule == "cap" else lp(value, cost, budget)
@@ -264,7 +300,7 @@ def _checked(value: ArrayLike, cost: ArrayLike) -> tuple[Array, Array]:
     return v, c
 
 
-def _check_budget(cost: NDArray[np.float64], budget: float) -> None:
+def _check_budget(cost: Array, budget: float) -> None:
     cheapest = float(cost.min())
     if not cheapest <= budget:
         raise InfeasibleBudget(f"the budget {budget:g} is below the cheapest model's cost {cheapest:g}")

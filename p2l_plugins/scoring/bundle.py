@@ -63,6 +63,11 @@ class Manifest(BaseModel):
     quality: dict[str, Any] = {}
     gate: dict[str, Any] = {}
 
+    @property
+    def ungrounded_models(self) -> frozenset[str]:
+        """`ungrounded` as a set."""
+        return frozenset(self.ungrounded)
+
     def expected_fingerprint(self) -> str:
         """128-bit hash, in hex, over family, models, text form and the files that change a score."""
         content = {

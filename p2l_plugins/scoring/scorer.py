@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from p2l_plugins.cache.entry import Entry
 from p2l_plugins.errors import PromptError
-from p2l_plugins.leaderboards.leaderboard import Leaderboard, aggregate, win_rate_over_others
+from p2l_plugins.leaderboards.intervals import opponent_weights
+from p2l_plugins.leaderboards.leaderboard import Leaderboard, aggregate, mean_win_rates
 from p2l_plugins.leaderboards.pair_means import BLOCKS
-from p2l_plugins.outcomes import Array, Family, Floats, Ids, has_eta, win_matrix
+from p2l_plugins.outcomes import Array, Family, Floats, Ids, has_eta
 from p2l_plugins.prompts import Prompt, TextEncoder, Turns, as_turns, pad
 from p2l_plugins.scoring.bundle import Bundle, find_bundle, resolve_model
 from p2l_plugins.scoring.session import Session
@@ -58,7 +59,8 @@ class Scores:
 
     def win_rates(self) -> Array:
         """(N, M) mean P(beats another model) on each prompt, as in `Leaderboard.win_rate`; ties are not wins."""
-        return win_rate_over_others(win_matrix(self.family, self.coefs, self.raw_eta), self.models, self.ungrounded)
+        weights = opponent_weights(self.models, self.ungrounded)
+        return mean_win_rates(self.family, self.coefs, self.raw_eta, weights)
 
     def leaderboard(
         self,
@@ -146,7 +148,7 @@ class P2L:
     @property
     def ungrounded(self) -> frozenset[str]:
         """Models that compare among themselves only."""
-        return frozenset(self.bundle.manifest.ungrounded)
+        return self.bundle.manifest.ungrounded_models
 
     @property
     def max_length(self) -> int:
@@ -229,8 +231,7 @@ class P2L:
 
     def _scores(self, coefs: Floats, raw_eta: Floats | None, truncated: NDArray[np.bool_] | None = None) -> Scores:
         manifest = self.bundle.manifest
-        apart = self.ungrounded
-        return Scores(manifest.models, coefs, raw_eta, manifest.family, manifest.aliases, apart, truncated)
+        return Scores(manifest.models, coefs, raw_eta, manifest.family, manifest.aliases, self.ungrounded, truncated)
 
 
 def batch_tokens(precision: str, tokens: int = BATCH_TOKENS) -> int:

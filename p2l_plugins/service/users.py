@@ -8,8 +8,9 @@ from functools import partial
 from typing import Any
 
 from p2l_plugins.cache.settings import CacheSettings
-from p2l_plugins.leaderboards.personal import Blending, Numbers, with_feedback
+from p2l_plugins.leaderboards.personal import Blending, with_feedback
 from p2l_plugins.leaderboards.user_store import CHANGE_S, UserBoards, user_key
+from p2l_plugins.outcomes import Numbers
 from p2l_plugins.scoring.scorer import P2L
 
 

@@ -22,7 +22,7 @@ from p2l_plugins.errors import BundleError
 from p2l_plugins.files.tables import read_json_object
 from p2l_plugins.outcomes import FAMILIES
 from p2l_plugins.prompts import TextEncoder, TextForm
-from p2l_plugins.training.model import ENCODERS, P2LModel
+from p2l_plugins.training.model import ENCODERS, P2LNetwork
 
 
 def load_tokenizer(folder: Path, **options: Any) -> PreTrainedTokenizerBase:
@@ -81,7 +81,7 @@ class Checkpoint:
 
     def __init__(
         self,
-        model: P2LModel,
+        model: P2LNetwork,
         tokenizer: PreTrainedTokenizerBase,
         models: Sequence[str],
         form: TextForm,
@@ -125,7 +125,7 @@ class Checkpoint:
         pooling = training.get("pooling", "mean" if encoder else "cls")
         with init_empty_weights():  # so that the file's weights are the only ones in memory
             backbone = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
-            model = P2LModel(backbone, len(models), family, pooling)
+            model = P2LNetwork(backbone, len(models), family, pooling)
         _load_weights(model, folder, len(models))
         tokenizer = load_tokenizer(folder)
         limit = int(getattr(config, "max_position_embeddings", 8192))
@@ -176,7 +176,7 @@ def checkpoint_folder(source: str | Path) -> Path:
         ) from None
 
 
-def _load_weights(model: P2LModel, folder: Path, n_models: int) -> None:
+def _load_weights(model: P2LNetwork, folder: Path, n_models: int) -> None:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise BundleError(f"{folder}: no .safetensors file; other weight formats are not read")

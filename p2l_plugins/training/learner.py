@@ -19,7 +19,7 @@ from p2l_plugins.training.categories import Categories
 from p2l_plugins.training.config import TrainConfig
 from p2l_plugins.training.losses import vote_losses
 from p2l_plugins.training.marginal import align, fit_marginal
-from p2l_plugins.training.model import P2LModel
+from p2l_plugins.training.model import P2LNetwork
 from p2l_plugins.votes.votes import Votes
 
 
@@ -51,7 +51,7 @@ class Learner(nn.Module):
     """
 
     def __init__(
-        self, p2l: P2LModel, categories: Categories | None = None, weight: float = 0.0, unseen_prior: float = 0.0
+        self, p2l: P2LNetwork, categories: Categories | None = None, weight: float = 0.0, unseen_prior: float = 0.0
     ) -> None:
         super().__init__()
         self.p2l = p2l
@@ -197,7 +197,7 @@ def optimizer(learner: Learner, config: TrainConfig) -> torch.optim.Optimizer:
 
 def start_head(
     start: Backbone, sources: Sequence[Votes], models: Sequence[str], config: TrainConfig
-) -> tuple[P2LModel, tuple[str, ...]]:
+) -> tuple[P2LNetwork, tuple[str, ...]]:
     """The model with its head at the starting point, and the names of its rows.
 
     Without a checkpoint, the weights are zero and the biases the marginal leaderboards of the sources. A checkpoint
@@ -210,7 +210,7 @@ def start_head(
     names, coefs, raw_eta = _marginal(sources, models, config)
     previous = start.checkpoint
     if previous is None:
-        model = P2LModel(start.model, len(names), config.family, start.pooling, config.head_rank)
+        model = P2LNetwork(start.model, len(names), config.family, start.pooling, config.head_rank)
         hidden = model.head.in_features
         model.head.start(torch.zeros(len(names), hidden), torch.from_numpy(coefs).float())
         if model.head.eta_head is not None and raw_eta is not None:
@@ -225,7 +225,7 @@ def start_head(
     old = previous.model.head
     new = [name for name in names if name not in previous.models]
     rows = (*previous.models, *new)
-    model = P2LModel(start.model, len(rows), config.family, start.pooling, config.head_rank)
+    model = P2LNetwork(start.model, len(rows), config.family, start.pooling, config.head_rank)
     shared = [name for name in names if name in previous.models]
     level = old.head.bias[[previous.models.index(n) for n in shared]] if shared else old.head.bias
     offset = float(level.mean()) - float(np.mean([coefs[names.index(n)] for n in shared]) if shared else coefs.mean())

@@ -60,7 +60,7 @@ class Head(nn.Module):
             self.factor.weight[:kept].copy_(s[:kept].sqrt()[:, None] * v[:kept])
 
 
-class P2LModel(nn.Module):
+class P2LNetwork(nn.Module):
     """Backbone and head.
 
     Args:

@@ -8,7 +8,7 @@ import pytest
 from p2l_plugins.errors import DataError
 from p2l_plugins.evaluation.baselines import Parts
 from p2l_plugins.evaluation.choices import Choices, candidates, model_values
-from p2l_plugins.evaluation.pacing import Pacer
+from p2l_plugins.evaluation.pacing import HindsightPacer
 from p2l_plugins.evaluation.routed import cost_score_curve, routed
 from p2l_plugins.routing import policies
 
@@ -107,7 +107,7 @@ def market():
 
 def test_the_paced_budget_spends_exactly_what_it_is_given(market):
     values, costs = market
-    pacer = Pacer(values, costs)
+    pacer = HindsightPacer(values, costs)
     for budget in np.linspace(pacer.least, pacer.most, 17):
         pi = pacer.policy(float(budget))
         assert (pi * costs).sum(axis=1).mean() == pytest.approx(budget)
@@ -125,7 +125,7 @@ def test_the_paced_budget_is_the_linear_programme_over_all_prompts(market):
     answer = scipy.linprog(
         -values.ravel(), A_ub=costs.ravel()[None] / 40, b_ub=[budget], A_eq=one, b_eq=np.ones(40), bounds=(0, 1)
     )
-    pi = Pacer(values, costs).policy(budget)
+    pi = HindsightPacer(values, costs).policy(budget)
     assert (pi * values).sum() == pytest.approx(-answer.fun, rel=1e-9)
 
 

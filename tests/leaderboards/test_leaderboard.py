@@ -2,6 +2,7 @@
 
 import json
 import time
+import tracemalloc
 
 import choix
 import numpy as np
@@ -12,7 +13,8 @@ from p2l_plugins.errors import P2LError
 from p2l_plugins.leaderboards.fit import fit
 from p2l_plugins.leaderboards.leaderboard import Leaderboard, aggregate
 from p2l_plugins.leaderboards.pair_means import PairMeans
-from p2l_plugins.outcomes import FAMILIES, has_eta, log_probabilities, probabilities
+from p2l_plugins.outcomes import FAMILIES, has_eta, log_probabilities, probabilities, win_matrix
+from p2l_plugins.scoring.scorer import Scores
 
 
 def random_scores(family, n, m, seed=0, scale=2.0):
@@ -138,6 +140,23 @@ def test_1000_prompts_of_130_models_in_grk_take_at_most_0_13_seconds():
         aggregate(names(130), "grk", coefs, raw_eta)
         times.append(time.perf_counter() - start)
     assert min(times) <= 0.13
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_win_rates_of_many_prompts_take_little_memory(family):
+    coefs, raw_eta = random_scores(family, 4000, 100)  # P(a beats b) of all pairs would take 320 MB
+    apart = frozenset({"m3", "m7"}) if family == "grk" else frozenset()
+    scores = Scores(names(100), coefs.astype(np.float32), raw_eta, family, ungrounded=apart)
+    tracemalloc.start()
+    rates = scores.win_rates()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak - rates.nbytes < 25e6
+    some = [0, 1, 2, 1000, 3999]
+    side = np.isin(np.arange(100), [3, 7]) if apart else np.zeros(100, bool)
+    others = (side[:, None] == side) & ~np.eye(100, dtype=bool)
+    win = win_matrix(family, scores.coefs[some], None if raw_eta is None else raw_eta[some])
+    np.testing.assert_allclose(rates[some], (win * others).sum(axis=2) / others.sum(axis=1), rtol=1e-12)
 
 
 def test_tables():

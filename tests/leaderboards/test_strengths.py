@@ -9,6 +9,7 @@ import pytest
 
 from p2l_plugins import P2L
 from p2l_plugins.errors import BundleError, P2LError
+from p2l_plugins.leaderboards.categories import CategoryMeans
 from p2l_plugins.leaderboards.intervals import relative
 from p2l_plugins.leaderboards.strengths import StrengthsOf
 from p2l_plugins.outcomes import win_matrix
@@ -29,9 +30,13 @@ def scored(p2l):
     return prompts, p2l.score(prompts), [row["category"] for row in rows]
 
 
+def strengths_of(p2l, model, examples=5):
+    return StrengthsOf(CategoryMeans(p2l.models, p2l.family, p2l.ungrounded), p2l.index(model), examples)
+
+
 def report_of(p2l, scored, pieces=1, categories=True, model=MODEL):
     prompts, scores, labels = scored
-    found = StrengthsOf(p2l, model, examples=3)
+    found = strengths_of(p2l, model, 3)
     for rows in np.array_split(np.arange(len(prompts)), pieces):
         part = dataclasses.replace(scores, coefs=scores.coefs[rows], raw_eta=scores.raw_eta[rows])
         found.add([prompts[i] for i in rows], part, [labels[i] for i in rows] if categories else None)
@@ -108,7 +113,7 @@ def test_an_ungrounded_model_is_compared_with_its_kind(p2l, scored):
 
 def test_the_reports_quote_the_prompts_and_escape_them(p2l, scored):
     prompts, scores, _ = scored
-    found = StrengthsOf(p2l, MODEL)
+    found = strengths_of(p2l, MODEL)
     nasty = ["<img src=x onerror=alert(1)> | " + "long " * 1000, *prompts[1:]]
     found.add(nasty, scores, ["a", "b"] * 24)
     report = found.report()
@@ -122,6 +127,6 @@ def test_the_reports_quote_the_prompts_and_escape_them(p2l, scored):
 
 def test_unknown_models_and_no_prompts_are_a_sentence(p2l):
     with pytest.raises(BundleError, match="model 'gpt-99' is not in the bundle; it has athene-70b"):
-        StrengthsOf(p2l, "gpt-99")
+        strengths_of(p2l, "gpt-99")
     with pytest.raises(P2LError, match="at least one prompt"):
-        StrengthsOf(p2l, MODEL).report()
+        strengths_of(p2l, MODEL).report()

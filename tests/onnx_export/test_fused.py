@@ -18,7 +18,7 @@ from onnx_export.export import export  # noqa: E402
 from onnx_export.fused import export_fused, unsupported  # noqa: E402
 from onnx_export.gate import References, check  # noqa: E402
 from p2l_plugins.training.checkpoint import Checkpoint  # noqa: E402
-from p2l_plugins.training.model import P2LModel  # noqa: E402
+from p2l_plugins.training.model import P2LNetwork  # noqa: E402
 
 SIZES = {
     "vocab_size": 100,
@@ -49,7 +49,7 @@ CONFIGS = {
 def checkpoint(config, pooling="cls", family="grk"):
     """A random model of this configuration, with biases and norms that are not all 0 or 1."""
     torch.manual_seed(0)
-    model = P2LModel(transformers.AutoModel.from_config(config), 5, family, pooling).eval()
+    model = P2LNetwork(transformers.AutoModel.from_config(config), 5, family, pooling).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:

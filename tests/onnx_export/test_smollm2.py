@@ -14,7 +14,7 @@ pytest.importorskip("onnx")
 from onnx_export.fused import export_fused  # noqa: E402
 from p2l_plugins.training.backbone import load_backbone  # noqa: E402
 from p2l_plugins.training.checkpoint import Checkpoint, text_encoder  # noqa: E402
-from p2l_plugins.training.model import P2LModel  # noqa: E402
+from p2l_plugins.training.model import P2LNetwork  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def test_it_loads_from_its_package(backbone):
 
 def test_large_activations(backbone, tmp_path):
     torch.manual_seed(0)
-    model = P2LModel(backbone.model, 5, "bt", "cls").eval()
+    model = P2LNetwork(backbone.model, 5, "bt", "cls").eval()
     path = tmp_path / "model.onnx"
     export_fused(Checkpoint(model, backbone.tokenizer, list("abcde"), backbone.form, {}), path)
     texts = [

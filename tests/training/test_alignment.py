@@ -13,7 +13,7 @@ from p2l_plugins.training.batches import PromptDataset, VoteCollator  # noqa: E4
 from p2l_plugins.training.categories import find_categories  # noqa: E402
 from p2l_plugins.training.checkpoint import text_encoder  # noqa: E402
 from p2l_plugins.training.learner import Learner  # noqa: E402
-from p2l_plugins.training.model import P2LModel  # noqa: E402
+from p2l_plugins.training.model import P2LNetwork  # noqa: E402
 
 TRUE = np.array([0.0, 1.0, 2.0, 3.0, -1.0])
 
@@ -72,7 +72,7 @@ def test_the_unseen_prior_is_the_mean_squared_distance_of_unseen_models(two_file
     start = load_backbone(str(tiny_backbone), 32)
     found = find_categories(two_files, [0.0] * 3, models, "grk")
     torch.manual_seed(0)
-    p2l = P2LModel(start.model, len(models), "grk", start.pooling)
+    p2l = P2LNetwork(start.model, len(models), "grk", start.pooling)
     category = np.full(len(votes.prompts), found.names.index("1/"))
     ids = text_encoder(start.tokenizer, start.form).encode(votes.prompts)
     batch = VoteCollator(votes, 0)([PromptDataset(votes, ids, category)[i] for i in (0, 3)])

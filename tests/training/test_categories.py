@@ -16,7 +16,7 @@ from p2l_plugins.training.categories import find_categories  # noqa: E402
 from p2l_plugins.training.checkpoint import text_encoder  # noqa: E402
 from p2l_plugins.training.config import Source, TrainConfig  # noqa: E402
 from p2l_plugins.training.learner import Learner  # noqa: E402
-from p2l_plugins.training.model import P2LModel  # noqa: E402
+from p2l_plugins.training.model import P2LNetwork  # noqa: E402
 from p2l_plugins.training.train import load_sources, split, train  # noqa: E402
 
 
@@ -50,7 +50,7 @@ def test_the_prior_is_the_weighted_squared_distance_of_differences(labelled, tin
     start = load_backbone(str(tiny_backbone), 32)
     found = find_categories([votes], [0.7], votes.models, "grk")
     torch.manual_seed(0)
-    p2l = P2LModel(start.model, 3, "grk", start.pooling)
+    p2l = P2LNetwork(start.model, 3, "grk", start.pooling)
     ids = text_encoder(start.tokenizer, start.form).encode(votes.prompts)
     dataset = PromptDataset(votes, ids, found.of_prompt)
     batch = VoteCollator(votes, 0)([dataset[i] for i in (0, 5, 9)])
