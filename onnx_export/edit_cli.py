@@ -39,7 +39,7 @@ def add_model(
 ) -> None:
     """Add a model to a bundle from its votes: fits one row of the head, everything else stays as it is."""
     models = _need_onnx()
-    from p2l_plugins.votes.votes import read_votes
+    from p2l_plugins.votes.read import read_votes
 
     source = _open(bundle)
     aliases = _aliases(alias or [])

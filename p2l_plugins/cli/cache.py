@@ -86,7 +86,7 @@ def warm(
     from p2l_plugins.cache.address import Clients, shown
     from p2l_plugins.cache.redis import RedisCache
     from p2l_plugins.cache.settings import derive_secret
-    from p2l_plugins.files.tables import read_prompts
+    from p2l_plugins.files.prompts import read_prompts
     from p2l_plugins.prompts import as_turns
     from p2l_plugins.scoring.cached import PATIENT_S, BlockingCache, CachedScorer
     from p2l_plugins.scoring.scorer import P2L

@@ -52,7 +52,7 @@ def evaluate(
     from p2l_plugins.evaluation.evaluate import evaluate_votes
     from p2l_plugins.files.figures import check_figure
     from p2l_plugins.scoring.scorer import P2L
-    from p2l_plugins.votes.votes import read_votes
+    from p2l_plugins.votes.read import read_votes
 
     if curve is not None and costs is None:
         raise ConfigError("--curve needs --costs")

@@ -16,8 +16,8 @@ from p2l_plugins.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from p2l_plugins.votes.cleaning import Cleaning
     from p2l_plugins.votes.scores import ScoreMatrix
-    from p2l_plugins.votes.table import VoteTable
     from p2l_plugins.votes.tally import Tally
+    from p2l_plugins.votes.votes import Votes
 
 app = typer.Typer(
     add_completion=False,
@@ -62,14 +62,11 @@ def from_arena(
     as_json: JsonOption = False,
 ) -> None:
     """Arena-style rows: our own columns, LMArena's public data sets, or Kaggle's."""
-    from p2l_plugins.files.rows import read_rows
     from p2l_plugins.votes.arena import COLUMNS, arena_votes
 
     cleaning = _cleaning(language, keep_model, drop_model, conflicts, drop_duplicates, min_votes)
     with _import(output, on_error) as tally:
-        rows = read_rows(file, tally, COLUMNS)
-        is_csv = file.suffix.lower() == ".csv"
-        votes = arena_votes(rows, tally, not_anonymous=not_anonymous, json_prompts=is_csv)
+        votes = arena_votes(tally.read(file, COLUMNS), tally, not_anonymous=not_anonymous)
     _finish_votes(votes, cleaning, tally, output, as_json)
 
 
@@ -92,12 +89,11 @@ def from_scores(
     as_json: JsonOption = False,
 ) -> None:
     """Scores of models on prompts (.jsonl, .json, .parquet, .csv)."""
-    from p2l_plugins.files.rows import read_rows
     from p2l_plugins.votes.scores import read_matrix
 
     cleaning = _cleaning(None, keep_model, drop_model, conflicts, drop_duplicates, min_votes, matrix)
     with _import(output, on_error) as tally:
-        scores = read_matrix(read_rows(file, tally), tally, lower_is_better=lower_is_better)
+        scores = read_matrix(tally.read(file), tally, lower_is_better=lower_is_better)
     _finish_scores(scores, str(file), matrix, margin, usable, cleaning, tally, output, as_json)
 
 
@@ -195,7 +191,6 @@ def from_litellm(
     as_json: JsonOption = False,
 ) -> None:
     """LiteLLM's logs with feedback: pairwise winners, or ratings of answers to the same prompt."""
-    from p2l_plugins.files.rows import read_rows
     from p2l_plugins.votes.litellm_logs import litellm_votes, read_feedback
     from p2l_plugins.votes.tally import Tally
 
@@ -204,10 +199,10 @@ def from_litellm(
         known = None
         if feedback is not None:
             apart = Tally(on_error)
-            known = read_feedback(read_rows(feedback, apart), apart)
+            known = read_feedback(apart.read(feedback), apart)
             tally.dropped.update(apart.dropped)
         votes = litellm_votes(
-            read_rows(file, tally),
+            tally.read(file),
             tally,
             feedback=known,
             name_by=name_by,
@@ -233,7 +228,7 @@ def check(
 ) -> None:
     """Report on votes: outcomes, duplicates, conflicts, coverage, position bias, lengths. Writes nothing."""
     from p2l_plugins.votes import report
-    from p2l_plugins.votes.votes import read_votes
+    from p2l_plugins.votes.read import read_votes
 
     parts = []
     with progress() as bar:
@@ -254,10 +249,11 @@ def check(
 @contextmanager
 def _import(output: Path, on_error: Literal["refuse", "drop"]) -> Iterator[Tally]:
     """Checks the output's name, and shows rows as they are read."""
-    from p2l_plugins.votes.output import check_output
+    from p2l_plugins.files.tables import check_ending
+    from p2l_plugins.votes.output import FORMATS
     from p2l_plugins.votes.tally import Tally
 
-    check_output(output)
+    check_ending(output, FORMATS)
     with progress() as bar:
         step = bar.add_task("reading rows", total=None)
         yield Tally(on_error, lambda n: bar.advance(step, n))
@@ -299,11 +295,11 @@ def _finish_scores(
 ) -> None:
     """Writes a matrix, or the votes that follow from it."""
     from p2l_plugins.votes.output import write_matrix
-    from p2l_plugins.votes.scores import check_matrix, votes_of
+    from p2l_plugins.votes.scores import check_matrix
 
     check_matrix(scores, source)
     if not matrix:
-        _finish_votes(votes_of(scores, margin, usable), cleaning, tally, output, as_json)
+        _finish_votes(scores.votes(margin, usable), cleaning, tally, output, as_json)
         return
     scores = scores.only(cleaning.keep_models, cleaning.drop_models)
     check_matrix(scores, source)
@@ -315,7 +311,7 @@ def _finish_scores(
     _report(summary, line, tally, output, as_json)
 
 
-def _finish_votes(votes: VoteTable, cleaning: Cleaning, tally: Tally, output: Path, as_json: bool) -> None:
+def _finish_votes(votes: Votes, cleaning: Cleaning, tally: Tally, output: Path, as_json: bool) -> None:
     """Cleans and writes votes."""
     from p2l_plugins.votes.cleaning import clean_votes
     from p2l_plugins.votes.output import write_votes

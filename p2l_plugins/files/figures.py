@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from p2l_plugins.errors import ConfigError
-from p2l_plugins.files.tables import replaced_file
+from p2l_plugins.files.tables import check_ending, replaced_file
 
 FORMATS = (".png", ".svg", ".pdf")
 
@@ -21,8 +21,7 @@ def check_figure(path: Path, extra: str = "analysis") -> None:
     Raises:
         ConfigError: the ending is not .png, .svg or .pdf, or matplotlib is missing.
     """
-    if path.suffix.lower() not in FORMATS:
-        raise ConfigError(f"{path}: the ending {path.suffix!r} is not one of {', '.join(FORMATS)}")
+    check_ending(path, FORMATS)
     try:
         import matplotlib  # noqa: F401
     except ImportError:

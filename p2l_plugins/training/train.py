@@ -29,7 +29,8 @@ from p2l_plugins.training.learner import Learner, NotANumber, VoteTrainer, optim
 from p2l_plugins.training.marginal import fit_marginal
 from p2l_plugins.training.options import shuffled_options
 from p2l_plugins.training.report import draw_learning_curve
-from p2l_plugins.votes.votes import Votes, check_family, held_out, merge, read_votes, ungrounded
+from p2l_plugins.votes.read import read_votes
+from p2l_plugins.votes.votes import Votes, check_family, held_out, merge, ungrounded
 
 #: Prompts of one evaluation during training; early stopping looks at all of them.
 EVALUATION_PROMPTS = 512

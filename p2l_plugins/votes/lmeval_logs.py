@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from p2l_plugins.errors import DataError
-from p2l_plugins.files.rows import BadRow, Row, read_rows
+from p2l_plugins.files.rows import BadRow, Row
 from p2l_plugins.files.tables import read_json_object
 from p2l_plugins.votes.lmeval_prompts import PromptRule, RunPrompts
 from p2l_plugins.votes.scores import MatrixBuilder, ScoreMatrix
-from p2l_plugins.votes.tally import Skip, Tally
+from p2l_plugins.votes.tally import Tally
 
 _NAME_KEYS = ("peft", "delta", "pretrained", "model", "path", "engine")  # lm-eval's own order
 _NOT_METRICS = frozenset(
@@ -160,11 +160,9 @@ def _task_rows(
     # runs that show the bare question come first: a document's prompt is taken from the first run that has it
     for run in sorted(runs, key=lambda run: bool(run.results.get("chat_template"))):
         prompts = RunPrompts(rule, task, run.results, tally)
-        for place, row in read_rows(run.path, tally):
+        for place, row in tally.read(run.path):
             try:
                 _read_sample(row, run.model, prompts, docs, metrics, odd, filters)
-            except Skip as skip:
-                tally.drop(skip.rule)
             except BadRow as error:
                 tally.bad(place, error)
     metric = _choose("metric", task, [name for name in metrics if name not in odd], selection.metrics, odd)

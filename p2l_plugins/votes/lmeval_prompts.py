@@ -14,8 +14,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from p2l_plugins.errors import ConfigError, DataError
 from p2l_plugins.files.rows import BadRow, Row
 from p2l_plugins.prompts import Turns
-from p2l_plugins.votes.table import turns_of
 from p2l_plugins.votes.tally import Tally
+from p2l_plugins.votes.values import turns_of
 
 _REMEDY = "--prompt-field or --prompt-template names the question"
 

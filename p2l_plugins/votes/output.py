@@ -1,43 +1,27 @@
-"""Writing votes files and score matrices: a temporary file beside the target takes its place at the end."""
+"""Writing votes files and score matrices, whole or not at all."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from p2l_plugins.errors import ConfigError, DataError
+from p2l_plugins.files.tables import replaced_file
 from p2l_plugins.outcomes import OUTCOMES
 from p2l_plugins.prompts import Turns
 from p2l_plugins.votes.scores import ScoreMatrix
-from p2l_plugins.votes.table import VoteTable
 from p2l_plugins.votes.tally import Tally
+from p2l_plugins.votes.votes import Votes
 
+FORMATS = (".jsonl", ".parquet")
 _CHUNK = 50_000  # rows of a Parquet row group
 
 
-def check_output(path: Path) -> None:
-    """Refuses an output file before any work is done.
-
-    Raises:
-        ConfigError: an ending that is neither .jsonl nor .parquet, or Parquet without pyarrow.
-    """
-    if path.suffix not in (".jsonl", ".parquet"):
-        raise ConfigError(f"{path}: the ending {path.suffix!r} is not one of .jsonl, .parquet")
-    if path.suffix == ".parquet":
-        try:
-            import pyarrow  # noqa: F401
-        except ImportError:
-            raise ConfigError(f"{path}: writing Parquet needs pyarrow: pip install pyarrow") from None
-
-
-def write_votes(path: Path, votes: VoteTable, tally: Tally) -> None:
+def write_votes(path: Path, votes: Votes, tally: Tally) -> None:
     """Writes a votes file; a weight only where one is not 1, and a time stamp only where all votes have one.
 
     Raises:
@@ -57,14 +41,15 @@ def write_votes(path: Path, votes: VoteTable, tally: Tally) -> None:
             tally.note(f"{missing} of {len(votes)} votes have no time stamp: the column is left out")
         else:
             values["timestamp"] = votes.timestamp
-    with _replaced(path) as temporary:
-        if path.suffix == ".parquet":
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replaced_file(path) as temporary:
+        if path.suffix.lower() == ".parquet":
             _votes_parquet(temporary, votes, codes, values)
         else:
             _votes_jsonl(temporary, votes, codes, values)
 
 
-def _votes_jsonl(path: Path, votes: VoteTable, codes: Any, values: Any) -> None:
+def _votes_jsonl(path: Path, votes: Votes, codes: Any, values: Any) -> None:
     prompts = [_json(_plain(turns)) for turns in votes.prompts]
     texts = [[f', "{key}": {_json(name)}' for name in names] for key, (names, _) in codes.items()]
     columns = [votes.prompt.tolist(), *(column.tolist() for _, column in codes.values())]
@@ -77,7 +62,7 @@ def _votes_jsonl(path: Path, votes: VoteTable, codes: Any, values: Any) -> None:
             stream.write(line + "}\n")
 
 
-def _votes_parquet(path: Path, votes: VoteTable, codes: Any, values: Any) -> None:
+def _votes_parquet(path: Path, votes: Votes, codes: Any, values: Any) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -97,8 +82,9 @@ def write_matrix(path: Path, matrix: ScoreMatrix) -> None:
     """Writes a score matrix, in which a higher score is better."""
     scores = np.where(matrix.lower[:, None], -matrix.scores, matrix.scores)
     category = matrix.category if any(matrix.category) else None
-    with _replaced(path) as temporary:
-        if path.suffix == ".parquet":
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replaced_file(path) as temporary:
+        if path.suffix.lower() == ".parquet":
             import pyarrow as pa
             import pyarrow.parquet as pq
 
@@ -133,16 +119,3 @@ def _one_type(prompts: list[Turns]) -> tuple[list[Any], Any]:
 
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
-
-
-@contextmanager
-def _replaced(path: Path) -> Iterator[Path]:
-    if path.is_dir():
-        raise DataError(f"{path}: is a folder; name a file")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

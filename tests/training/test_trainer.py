@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from p2l_plugins.errors import ConfigError, DataError
-from p2l_plugins.votes.votes import read_votes
+from p2l_plugins.votes.read import read_votes
 
 torch = pytest.importorskip("torch")
 
