@@ -13,8 +13,7 @@ import typer
 
 from p2l_plugins.console import JsonOption, PromptsArg, progress
 from p2l_plugins.errors import ConfigError, DataError
-
-URL, SECRET = "P2L_CACHE_URL", "P2L_CACHE_SECRET"
+from p2l_plugins.scoring.cached import SECRET, URL
 
 UrlOption = Annotated[
     str | None,

@@ -107,7 +107,7 @@ def _keys(variable: str | None, path: Path | None) -> tuple[str, ...]:
 
 
 def _cache(url: str | None, namespace: str) -> dict[str, Any]:
-    from p2l_plugins.cli.cache import SECRET, URL
+    from p2l_plugins.scoring.cached import SECRET, URL
 
     cache: dict[str, Any] = {"namespace": namespace}
     if address := url or os.environ.get(URL):

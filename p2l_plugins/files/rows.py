@@ -72,6 +72,7 @@ def read_rows(
     kind = ".jsonl" if str(path) == "-" else path.suffix.lower()
     if kind not in FORMATS:
         raise DataError(f"{name}: the ending {path.suffix!r} is not one of {', '.join(FORMATS)}")
+    rows: Iterator[tuple[str, Row | BadRow]]
     if kind == ".parquet":
         rows = _parquet(path, name, columns, need)
     elif kind == ".csv":
@@ -142,7 +143,7 @@ def _json(path: Path, name: str) -> Iterator[tuple[str, Row | BadRow]]:
         yield f"{name}: row {number}", _object(value)
 
 
-def _csv(path: Path, name: str) -> Iterator[tuple[str, Row]]:
+def _csv(path: Path, name: str) -> Iterator[tuple[str, Row | BadRow]]:
     csv.field_size_limit(2**31 - 1)  # the default of 128 KiB is less than a long conversation
     number = 0
     with path.open(encoding="utf-8-sig", newline="") as stream:
@@ -159,7 +160,7 @@ def _csv(path: Path, name: str) -> Iterator[tuple[str, Row]]:
 
 def _parquet(
     path: Path, name: str, columns: Collection[str] | None, need: Collection[str]
-) -> Iterator[tuple[str, Row]]:
+) -> Iterator[tuple[str, Row | BadRow]]:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq

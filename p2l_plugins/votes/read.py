@@ -47,13 +47,16 @@ def _placed(rows: Iterable[Row], path: Path) -> Iterable[tuple[str, Row]]:
 
 
 def _from_votes(rows: list[Row], columns: list[str], path: Path, aliases: Mapping[str, str]) -> Votes:
-    kept = [{name: row.get(name) for name in _COLUMNS} for row in rows]
-    for own, row in zip(kept, rows, strict=True):
+    def kept(row: Row) -> Row:
+        own = {name: row.get(name) for name in _COLUMNS}
         for side in ("model_a", "model_b"):
-            own[side] = aliases.get(own[side], own[side]) if isinstance(own[side], str) else own[side]
+            if isinstance(name := own[side], str):
+                own[side] = aliases.get(name, name)
         if "category" not in columns:
             own["category"] = row.get("benchmark")
-    votes = arena_votes(_placed(kept, path), Tally(strict=True))
+        return own
+
+    votes = arena_votes(_placed(map(kept, rows), path), Tally(strict=True))
     return votes.renamed(sorted(votes.models)).by_prompt()
 
 

@@ -145,7 +145,7 @@ class VoteBuilder:
         self._models: dict[str, int] = {}
         self._prompts: dict[Turns, int] = {}
         self._groups: list[str] = []
-        self._columns = {name: array("q") for name in ("prompt", "a", "b", "outcome")}
+        self._columns = array("q"), array("q"), array("q"), array("q")  # prompt, a, b, outcome
         self._weight, self._time = array("d"), array("d")
         self._labels: dict[str, list[str | None]] = {"language": [], "category": []}
 
@@ -165,7 +165,7 @@ class VoteBuilder:
             self._prompts[turns] = len(self._prompts)
             self._groups.append(category or "")
         values = (self._prompts[turns], *(self._models.setdefault(name, len(self._models)) for name in models), outcome)
-        for column, value in zip(self._columns.values(), values, strict=True):
+        for column, value in zip(self._columns, values, strict=True):
             column.append(value)
         self._weight.append(weight)
         self._time.append(timestamp)
@@ -175,11 +175,15 @@ class VoteBuilder:
     def votes(self) -> Votes:
         """The votes so far, in the order of their rows."""
         time = np.array(self._time, np.float64)
+        prompt, a, b, outcome = (np.array(column, np.int64) for column in self._columns)
         return Votes(
             models=tuple(self._models),
             prompts=list(self._prompts),
             groups=self._groups,
-            **{name: np.array(column, np.int64) for name, column in self._columns.items()},
+            prompt=prompt,
+            a=a,
+            b=b,
+            outcome=outcome,
             weight=np.array(self._weight, np.float64),
             labels={name: np.array(column, np.object_) for name, column in self._labels.items() if any(column)},
             timestamp=None if np.isnan(time).all() else time,
