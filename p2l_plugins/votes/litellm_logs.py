@@ -59,13 +59,6 @@ def read_feedback(rows: Iterable[tuple[str, Row]], tally: Tally) -> Feedback:
     return feedback
 
 
-@dataclass
-class _Answers:
-    """Ratings of one prompt's answers: model → [sum, count, time of the last]."""
-
-    ratings: dict[str, list[float]] = field(default_factory=dict)
-
-
 def litellm_votes(
     rows: Iterable[tuple[str, Row]],
     tally: Tally,
@@ -94,40 +87,55 @@ def litellm_votes(
         DataError: the first bad row, unless the tally drops them.
     """
     builder = VoteBuilder()
-    rated: dict[Turns, _Answers] = {}
+    ratings = _Ratings()
     for place, row in rows:
         try:
-            items = list(_feedback_of(row, feedback))
-            if not items:
-                raise Skip("no-feedback")
-            if row.get("status") == "failure":
-                raise Skip("failed-request")
-            turns = _turns(row)
-            time = seconds(row.get("startTime"), "startTime")
-            for item in items:
-                if isinstance(item, Mapping) and "winner" in item:
-                    _add_pair(builder, turns, item, time)
-                else:
-                    score = _rating(item, max_score)
-                    name = model_name(row.get(name_by), name_by)
-                    total = rated.setdefault(turns, _Answers()).ratings.setdefault(name, [0.0, 0.0, time])
-                    total[:] = total[0] + score, total[1] + 1, max(total[2], time)
+            _read_row(row, builder, ratings, feedback, name_by, max_score)
         except BadRow as error:
             tally.bad(place, error)
-    for turns, answers in rated.items():
-        if len(answers.ratings) == 1:
-            tally.drop("no-partner", int(next(iter(answers.ratings.values()))[1]))
-        for (a, (sum_a, n_a, t_a)), (b, (sum_b, n_b, t_b)) in itertools.combinations(answers.ratings.items(), 2):
-            outcome = int(outcome_of_scores(sum_a / n_a, sum_b / n_b, margin, usable))
-            builder.add(turns, (a, b), outcome, timestamp=max(t_a, t_b))
+    ratings.compare(builder, tally, margin, usable)
     if feedback is not None and feedback.unused:
         tally.note(f"{len(feedback.unused)} of {len(feedback.by_id)} requests with feedback are not in the log")
     return builder.votes()
 
 
-def _add_pair(builder: VoteBuilder, turns: Turns, item: Mapping[str, Any], time: float) -> None:
-    outcome = outcome_of(item["winner"])
-    builder.add(turns, two_models(item, "feedback."), outcome, timestamp=time)
+class _Ratings:
+    """Ratings of each prompt's answers: turns → model → [sum, count, time of the last]."""
+
+    def __init__(self) -> None:
+        self._of: dict[Turns, dict[str, list[float]]] = {}
+
+    def add(self, turns: Turns, model: str, rating: float, time: float) -> None:
+        total = self._of.setdefault(turns, {}).setdefault(model, [0.0, 0.0, time])
+        total[:] = total[0] + rating, total[1] + 1, max(total[2], time)
+
+    def compare(self, builder: VoteBuilder, tally: Tally, margin: float, usable: float) -> None:
+        """Adds a vote for every two models that were rated on one prompt."""
+        for turns, answers in self._of.items():
+            if len(answers) == 1:
+                tally.drop("no-partner", int(next(iter(answers.values()))[1]))
+            for (a, (sum_a, n_a, t_a)), (b, (sum_b, n_b, t_b)) in itertools.combinations(answers.items(), 2):
+                outcome = int(outcome_of_scores(sum_a / n_a, sum_b / n_b, margin, usable))
+                builder.add(turns, (a, b), outcome, timestamp=max(t_a, t_b))
+
+
+def _read_row(
+    row: Row, builder: VoteBuilder, ratings: _Ratings, feedback: Feedback | None, name_by: NameBy, max_score: float
+) -> None:
+    items = list(_feedback_of(row, feedback))
+    if not items:
+        raise Skip("no-feedback")
+    if row.get("status") == "failure":
+        raise Skip("failed-request")
+    turns = _turns(row)
+    time = seconds(row.get("startTime"), "startTime")
+    for item in items:
+        if isinstance(item, Mapping) and "winner" in item:
+            outcome = outcome_of(item["winner"])
+            builder.add(turns, two_models(item, "feedback."), outcome, timestamp=time)
+        else:
+            rating = _rating(item, max_score)
+            ratings.add(turns, model_name(row.get(name_by), name_by), rating, time)
 
 
 def _feedback_of(row: Row, feedback: Feedback | None) -> Iterator[Any]:

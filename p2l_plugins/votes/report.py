@@ -206,6 +206,14 @@ def to_text(report: dict[str, Any]) -> str:
     points = ", ".join(f"{name} {value:.0f}" for name, value in length["characters"].items())
     rows.append(("characters per prompt", f"{points}, mean {length['mean_characters']:.0f}"))
     rows.append(("several turns", f"{length['several_turns']} prompts, {length['most_turns']} turns at most"))
+    rows += _other_prompts(report)
+    lines = ["| what | found |", "|:---|:---|", *(f"| {what} | {found} |" for what, found in rows)]
+    return "\n".join([*lines, *_worth_a_look(report)])
+
+
+def _other_prompts(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """Rows on the split and on the other file."""
+    rows = []
     for key, title in (("held_out", "shared by both sides"), ("against", "also in the other file")):
         part = report.get(key)
         if part is None:
@@ -217,7 +225,12 @@ def to_text(report: dict[str, Any]) -> str:
             rows.append((f"held out {part['fraction']:g}, seed {part['seed']}", "; ".join(sides)))
         alike = part["shared_but_for_case_and_space"]
         rows.append((title, f"{part['shared_prompts']} prompts ({alike} but for case and white space)"))
-    lines = ["| what | found |", "|:---|:---|", *(f"| {what} | {found} |" for what, found in rows)]
+    return rows
+
+
+def _worth_a_look(report: dict[str, Any]) -> list[str]:
+    """Lists of models, each after an empty line."""
+    lines = []
     few = report["few_votes"]
     if few["models"]:
         named = ", ".join(f"{name} ({count})" for name, count in few["models"].items())
@@ -231,4 +244,4 @@ def to_text(report: dict[str, Any]) -> str:
     unseen = report.get("held_out", {}).get("models_only_in_test")
     if unseen:
         lines.append(f"\nonly in held-out prompts: {', '.join(unseen)}")
-    return "\n".join(lines)
+    return lines
