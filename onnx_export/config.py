@@ -55,7 +55,7 @@ class P2LExporterConfig(ExporterConfig):  # type: ignore[misc]
     _TASK_TO_COMMON_OUTPUTS: ClassVar[dict[str, list[str]]] = {TASK: ["coefs"]}
 
     def __init__(self, checkpoint: Checkpoint, precision: str = "fp32") -> None:
-        super().__init__(checkpoint.model.model.config, TASK, float_dtype=FLOATS[precision])  # type: ignore[arg-type]
+        super().__init__(checkpoint.model.model.config, TASK, float_dtype=FLOATS[precision])
         self.family = checkpoint.model.family
         self.max_length = checkpoint.form.max_length
 

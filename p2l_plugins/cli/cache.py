@@ -7,7 +7,8 @@ import json
 import os
 import re
 from collections import Counter
-from typing import Annotated, Any
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -20,6 +21,8 @@ UrlOption = Annotated[
     typer.Option(help=f"redis://, rediss://, redis+sentinel:// or redis+cluster:// address. Default: ${URL}."),
 ]
 NamespaceOption = Annotated[str, typer.Option(help="First part of the keys.")]
+
+T = TypeVar("T")
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The score cache that services share.")
 
@@ -156,7 +159,7 @@ def _check_namespace(namespace: str) -> None:
         raise ConfigError(f"--namespace is {namespace!r}, but may have letters, digits, '.', '_' and '-' only")
 
 
-def in_cache(work: Any, url: str | None, namespace: str) -> Any:
+def in_cache(work: Callable[[Any], Coroutine[Any, Any, T]], url: str | None, namespace: str) -> T:
     """Runs `work(client)` on an event loop; errors of the server become one sentence without credentials."""
     from p2l_plugins.cache.address import Clients, shown
     from p2l_plugins.cache.breaker import REMEDIES
@@ -165,7 +168,7 @@ def in_cache(work: Any, url: str | None, namespace: str) -> Any:
     _check_namespace(namespace)
     clients = Clients(address := _address(url))
 
-    async def main() -> Any:
+    async def main() -> T:
         try:
             return await work(clients())
         finally:

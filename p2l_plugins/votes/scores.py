@@ -47,7 +47,7 @@ class ScoreMatrix:
     scores: Array
     lower: NDArray[np.bool_]
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, int]:
         """Counts of prompts, models and scores."""
         scores = int((~np.isnan(self.scores)).sum())
         return {"prompts": len(self.prompts), "models": len(self.models), "scores": scores}
