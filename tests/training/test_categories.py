@@ -17,7 +17,8 @@ from p2l_plugins.training.checkpoint import text_encoder  # noqa: E402
 from p2l_plugins.training.config import Source, TrainConfig  # noqa: E402
 from p2l_plugins.training.learner import Learner  # noqa: E402
 from p2l_plugins.training.model import P2LModel  # noqa: E402
-from p2l_plugins.training.train import load_sources, split, train  # noqa: E402
+from p2l_plugins.training.split import load_sources, split  # noqa: E402
+from p2l_plugins.training.train import train  # noqa: E402
 
 
 @pytest.fixture

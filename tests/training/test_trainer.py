@@ -26,7 +26,8 @@ from p2l_plugins.training.batches import PromptSampler  # noqa: E402
 from p2l_plugins.training.checkpoint import Checkpoint  # noqa: E402
 from p2l_plugins.training.config import TrainConfig, read_config  # noqa: E402
 from p2l_plugins.training.model import Head  # noqa: E402
-from p2l_plugins.training.train import load_sources, split, train  # noqa: E402
+from p2l_plugins.training.split import load_sources, split  # noqa: E402
+from p2l_plugins.training.train import train  # noqa: E402
 
 
 @pytest.fixture
