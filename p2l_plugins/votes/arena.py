@@ -14,7 +14,7 @@ from p2l_plugins.files.rows import BadRow, Row
 from p2l_plugins.outcomes import TIE, A, B
 from p2l_plugins.prompts import Turns, conversation_in
 from p2l_plugins.votes.tally import Skip, Tally, shown
-from p2l_plugins.votes.values import decoded, label, outcome_of, seconds, turns_of, two_models
+from p2l_plugins.votes.values import clean_label, decoded, outcome_of, seconds, turns_of, two_models
 from p2l_plugins.votes.votes import VoteBuilder, Votes
 
 #: What is read; other columns (answers, token counts, judges, …) are not.
@@ -58,8 +58,8 @@ def arena_votes(
                 models,
                 outcome,
                 weight=_weight(row.get("weight")),
-                language=label(row.get("language")),
-                category=label(row.get("category")) or _tagged(row),
+                language=clean_label(row.get("language")),
+                category=clean_label(row.get("category")) or _tagged(row),
                 timestamp=seconds(row["tstamp"], "tstamp") if "tstamp" in row else seconds(row.get("timestamp")),
             )
         except BadRow as error:

@@ -18,7 +18,7 @@ from p2l_plugins.files.rows import BadRow, Row
 from p2l_plugins.outcomes import Array
 from p2l_plugins.prompts import Turns, clean
 from p2l_plugins.votes.tally import Tally, shown
-from p2l_plugins.votes.values import label, model_name, turns_of
+from p2l_plugins.votes.values import clean_label, model_name, turns_of
 from p2l_plugins.votes.votes import Votes, outcome_of_scores
 
 #: Columns of a score matrix that describe a row; every other numeric column is a model.
@@ -174,7 +174,7 @@ def read_matrix(rows: Iterable[tuple[str, Row]], tally: Tally, *, lower_is_bette
             if "prompt" not in row:
                 raise BadRow("bad-prompt", f"column 'prompt' is missing; the row has {shown(list(row))}")
             turns = turns_of(row["prompt"], "prompt")
-            index = builder.row(turns, label(row.get("category") or row.get("benchmark")), lower_is_better)
+            index = builder.row(turns, clean_label(row.get("category") or row.get("benchmark")), lower_is_better)
             if long:
                 _add_long(builder, index, row)
             else:

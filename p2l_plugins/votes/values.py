@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from p2l_plugins.errors import EmptyPrompt, PromptError
+from p2l_plugins.files.prompts import label
 from p2l_plugins.files.rows import BadRow
 from p2l_plugins.outcomes import BAD, OUTCOMES
 from p2l_plugins.prompts import Turns, as_turns, clean, prompt_in
@@ -60,11 +61,10 @@ def two_models(row: Mapping[str, Any], prefix: str = "") -> tuple[str, str]:
     return a, b
 
 
-def label(value: Any) -> str | None:
-    """A label as text; None where there is none."""
-    if value is None or value == "" or isinstance(value, Mapping | list):
-        return None
-    return clean(str(value))
+def clean_label(value: Any) -> str | None:
+    """A label as text; None where there is none, and for a list or an object."""
+    text = None if isinstance(value, Mapping | list) else label(value)
+    return None if text is None else clean(text)
 
 
 def seconds(value: Any, column: str = "timestamp") -> float:
