@@ -31,7 +31,8 @@ from p2l_plugins.scoring.bundle import Bundle
 from p2l_plugins.scoring.scorer import P2L, Scores
 from p2l_plugins.training.config import Source, TrainConfig
 from p2l_plugins.training.train import train
-from p2l_plugins.votes.votes import Votes, held_out, read_votes
+from p2l_plugins.votes.read import read_votes
+from p2l_plugins.votes.votes import Votes, held_out
 
 SHARES = (0.05, 0.2, 1.0)
 

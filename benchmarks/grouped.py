@@ -22,7 +22,8 @@ from p2l_plugins.training.batches import PromptDataset, VoteCollator
 from p2l_plugins.training.checkpoint import text_encoder
 from p2l_plugins.training.learner import Learner
 from p2l_plugins.training.model import P2LNetwork
-from p2l_plugins.votes.votes import Votes, read_votes
+from p2l_plugins.votes.read import read_votes
+from p2l_plugins.votes.votes import Votes
 
 
 def per_vote(votes: Votes) -> Votes:

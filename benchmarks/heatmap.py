@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from p2l_plugins.files.tables import read_prompts
+from p2l_plugins.files.prompts import read_prompts
 from p2l_plugins.prompts import as_turns
 from p2l_plugins.training.config import read_config
 from p2l_plugins.votes.votes import held_out

@@ -27,7 +27,8 @@ from p2l_plugins.scoring.scorer import P2L
 from p2l_plugins.training.config import TrainConfig, read_config
 from p2l_plugins.training.marginal import fit_marginal
 from p2l_plugins.training.train import train
-from p2l_plugins.votes.votes import Votes, held_out, read_votes
+from p2l_plugins.votes.read import read_votes
+from p2l_plugins.votes.votes import Votes, held_out
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -22,7 +22,8 @@ from p2l_plugins.scoring.bundle import Bundle, find_bundle
 from p2l_plugins.scoring.scorer import P2L
 from p2l_plugins.training.config import read_config
 from p2l_plugins.training.marginal import fit_marginal
-from p2l_plugins.votes.votes import held_out, merge, read_votes
+from p2l_plugins.votes.read import read_votes
+from p2l_plugins.votes.votes import held_out, merge
 
 ROOT = Path(__file__).resolve().parent.parent
 

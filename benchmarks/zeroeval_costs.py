@@ -30,7 +30,8 @@ from p2l_plugins.files.tables import read_json_object
 from p2l_plugins.routing.explain import request_costs
 from p2l_plugins.scoring.scorer import P2L
 from p2l_plugins.training.config import read_config
-from p2l_plugins.votes.votes import held_out, read_votes
+from p2l_plugins.votes.read import read_votes
+from p2l_plugins.votes.votes import held_out
 
 ROOT = Path(__file__).resolve().parent.parent
 MATRIX = "zeroeval_correctness.parquet"

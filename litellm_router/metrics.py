@@ -141,4 +141,4 @@ def _flat(snapshot: Mapping[str, Any]) -> Counts[tuple[str, str]]:
     for name in ("hits", "unreadable", "errors"):
         flat |= {(name, label): n for label, n in snapshot[name].items()}
     flat |= {("trips", bound): n for bound, n in trips["buckets_ms"].items()}
-    return Counts(flat)  # type: ignore[arg-type]
+    return Counts(flat)

@@ -92,7 +92,7 @@ def default_rules(records: Sequence[Mapping[str, Any]]) -> list[Rule]:
     if not costs:
         return [Rule()]
     budgets = [float(f"{b:.3g}") for b in np.quantile(costs, [0.25, 0.5, 0.75])]
-    return [Rule(), *(Rule(rule=name, budget=b) for b in budgets if b > 0 for name in ("cap", "lp", "paced"))]  # type: ignore[arg-type]
+    return [Rule(), *(Rule(rule=name, budget=b) for b in budgets if b > 0 for name in ("cap", "lp", "paced"))]
 
 
 def replayed(records: Sequence[Mapping[str, Any]], rules: Sequence[Rule]) -> dict[str, Any]:

@@ -29,6 +29,9 @@ _SEALED_TYPES = frozenset(
 )
 _SEALED_DEPTH = 6
 
+#: Where parts of a message are nested.
+_NESTED = ("content", "thinking_blocks", "reasoning_items", "tool_calls", "provider_specific_fields", "function")
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -155,21 +158,18 @@ def sealed(chat: object, request: Mapping[str, Any]) -> bool:
 
 
 def _holds_state(item: object, depth: int) -> bool:
-    if depth == 0 or isinstance(item, str):
-        return False
     if isinstance(item, (list, tuple)):
-        return any(_holds_state(part, depth - 1) for part in item)
-    if not isinstance(item, Mapping):
+        return depth > 0 and any(_holds_state(part, depth - 1) for part in item)
+    if depth == 0 or not isinstance(item, Mapping):
         return False
     if item.get("role") == "user" and isinstance(item.get("content"), str):
         return False
     kind = item.get("type")
-    if isinstance(kind, str) and kind in _SEALED_TYPES:
-        return True
-    if any(item.get(key) for key in _SEALED_KEYS):
-        return True
-    nested = ("content", "thinking_blocks", "reasoning_items", "tool_calls", "provider_specific_fields", "function")
-    return any(_holds_state(item.get(key), depth - 1) for key in nested)
+    return (
+        (isinstance(kind, str) and kind in _SEALED_TYPES)
+        or any(item.get(key) for key in _SEALED_KEYS)
+        or any(_holds_state(item.get(key), depth - 1) for key in _NESTED)
+    )
 
 
 def texts(values: object) -> list[str]:

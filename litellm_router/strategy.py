@@ -91,7 +91,7 @@ class P2LRoutingStrategy(CustomRoutingStrategyBase):
             litellm.callbacks.append(strategy.p2l)
         return strategy
 
-    async def async_get_available_deployment(  # type: ignore[override]
+    async def async_get_available_deployment(
         self,
         model: str,
         messages: Any = None,
@@ -109,7 +109,7 @@ class P2LRoutingStrategy(CustomRoutingStrategyBase):
             request_kwargs={} if request_kwargs is None else request_kwargs,
         )
 
-    def get_available_deployment(  # type: ignore[override]
+    def get_available_deployment(
         self,
         model: str,
         messages: Any = None,

@@ -32,7 +32,8 @@ from p2l_plugins.evaluation.report import Evaluation
 from p2l_plugins.outcomes import BAD, OUTCOMES, TIE, A, Array, B
 from p2l_plugins.prompts import Turns
 from p2l_plugins.scoring.scorer import P2L
-from p2l_plugins.votes.votes import Votes, read_votes
+from p2l_plugins.votes.read import read_votes
+from p2l_plugins.votes.votes import Votes
 
 SUMMARY = "p2l_preference"
 

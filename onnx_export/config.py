@@ -19,7 +19,7 @@ TASK = "prompt-to-leaderboard"
 FLOATS = {"fp32": "fp32", "int8": "fp32", "fp16": "fp16", "bf16": "bf16"}
 
 
-class RaggedInputs(DummyInputGenerator):
+class RaggedInputs(DummyInputGenerator):  # type: ignore[misc]  # optimum has no types
     """Three right-padded rows of different lengths: with one row, a trace would fix the batch at one."""
 
     SUPPORTED_INPUT_NAMES = ("input_ids", "attention_mask")
@@ -39,7 +39,7 @@ class RaggedInputs(DummyInputGenerator):
         return torch.randint(0, min(self.vocabulary, 100), mask.shape, generator=generator) * mask
 
 
-class P2LExporterConfig(ExporterConfig):
+class P2LExporterConfig(ExporterConfig):  # type: ignore[misc]
     """Inputs `input_ids`, `attention_mask` (N, L); outputs `coefs` (N, M) and, for rk and grk, `raw_eta` (N,).
 
     Args:
@@ -55,7 +55,7 @@ class P2LExporterConfig(ExporterConfig):
     _TASK_TO_COMMON_OUTPUTS: ClassVar[dict[str, list[str]]] = {TASK: ["coefs"]}
 
     def __init__(self, checkpoint: Checkpoint, precision: str = "fp32") -> None:
-        super().__init__(checkpoint.model.model.config, TASK, float_dtype=FLOATS[precision])  # type: ignore[arg-type]
+        super().__init__(checkpoint.model.model.config, TASK, float_dtype=FLOATS[precision])
         self.family = checkpoint.model.family
         self.max_length = checkpoint.form.max_length
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from onnx_export.head import find_head, load_graph, read_states, replace_head
 from onnx_export.new_model import Row, Task, choose_strength, fit_new_model
@@ -229,7 +230,7 @@ def write_changed(
     return Bundle.open(folder)
 
 
-def _verify(old: Bundle, new: Bundle, kept: Any, added: Row | None = None) -> None:
+def _verify(old: Bundle, new: Bundle, kept: NDArray[np.int64], added: Row | None = None) -> None:
     """Scores some prompts with both bundles: kept columns must not change, and the added one must be its formula."""
     prompts = [turns for turns in SAMPLE if len(turns) == 1][:24]
     before, after = P2L(old).score_turns(prompts), P2L(new).score_turns(prompts)

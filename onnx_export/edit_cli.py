@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from p2l_plugins.console import BundleArg, JsonOption, progress
 from p2l_plugins.errors import ConfigError
+
+if TYPE_CHECKING:
+    from p2l_plugins.scoring.bundle import Bundle
 
 NewBundle = Annotated[Path, typer.Option("--output", "-o", help="New folder for the bundle.")]
 
@@ -39,7 +43,7 @@ def add_model(
 ) -> None:
     """Add a model to a bundle from its votes: fits one row of the head, everything else stays as it is."""
     models = _need_onnx()
-    from p2l_plugins.votes.votes import read_votes
+    from p2l_plugins.votes.read import read_votes
 
     source = _open(bundle)
     aliases = _aliases(alias or [])
@@ -154,7 +158,7 @@ def refit_head(
     typer.echo(f"fingerprint {source.manifest.fingerprint} → {new.manifest.fingerprint}")
 
 
-def _need_onnx() -> Any:
+def _need_onnx() -> ModuleType:
     try:
         import scipy.optimize  # noqa: F401
 
@@ -166,7 +170,7 @@ def _need_onnx() -> Any:
     return models
 
 
-def _open(bundle: str) -> Any:
+def _open(bundle: str) -> Bundle:
     from p2l_plugins.scoring.bundle import Bundle, find_bundle
 
     return Bundle.open(find_bundle(bundle))
@@ -183,7 +187,7 @@ def _aliases(options: list[str]) -> dict[str, str]:
     return pairs
 
 
-def _identity(source: Any, new: Any, folder: Path) -> dict[str, Any]:
+def _identity(source: Bundle, new: Bundle, folder: Path) -> dict[str, Any]:
     return {
         "bundle": str(folder),
         "models": len(new.manifest.models),
@@ -192,7 +196,7 @@ def _identity(source: Any, new: Any, folder: Path) -> dict[str, Any]:
     }
 
 
-def _say(source: Any, new: Any, folder: Path) -> None:
+def _say(source: Bundle, new: Bundle, folder: Path) -> None:
     typer.echo(f"{folder}: {len(new.manifest.models)} models")
     typer.echo(f"fingerprint {source.manifest.fingerprint} → {new.manifest.fingerprint}")
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from onnx_export.config import P2LExporterConfig
@@ -63,29 +64,38 @@ def _in_float64(model: nn.Module) -> Iterator[None]:
             handle.remove()
 
 
-def _run_torch(model: P2LNetwork, rows: Sequence[Sequence[int]], pad_id: int) -> Array:
+def _in_batches(
+    rows: Sequence[Sequence[int]],
+    pad_id: int,
+    tokens: int,
+    run: Callable[[NDArray[np.int64], NDArray[np.int64]], Array],
+) -> Array:
     out: list[Array] = [np.empty(0)] * len(rows)
-    with torch.inference_mode():
-        for batch in batches([len(row) for row in rows], BATCH_TOKENS):
-            ids, mask = pad([rows[i] for i in batch], pad_id)
-            coefs, raw_eta = model.scores(torch.from_numpy(ids), torch.from_numpy(mask))
-            joined = coefs if raw_eta is None else torch.cat([coefs, raw_eta[:, None]], dim=1)
-            for i, row in zip(batch, joined.double().numpy(), strict=True):
-                out[i] = row
+    for batch in batches([len(row) for row in rows], tokens):
+        for i, row in zip(batch, run(*pad([rows[i] for i in batch], pad_id)), strict=True):
+            out[i] = row
     return np.stack(out)
+
+
+def _run_torch(model: P2LNetwork, rows: Sequence[Sequence[int]], pad_id: int) -> Array:
+    def run(ids: NDArray[np.int64], mask: NDArray[np.int64]) -> Array:
+        coefs, raw_eta = model.scores(torch.from_numpy(ids), torch.from_numpy(mask))
+        joined = coefs if raw_eta is None else torch.cat([coefs, raw_eta[:, None]], dim=1)
+        return np.asarray(joined.double().numpy())
+
+    with torch.inference_mode():
+        return _in_batches(rows, pad_id, BATCH_TOKENS, run)
 
 
 def run_onnx(session: Any, rows: Sequence[Sequence[int]], pad_id: int, tokens: int) -> Array:
     """The graph's results for token ids, (N, M) or with eta (N, M + 1), in batches of `tokens`."""
-    out: list[Array] = [np.empty(0)] * len(rows)
-    for batch in batches([len(row) for row in rows], tokens):
-        ids, mask = pad([rows[i] for i in batch], pad_id)
+
+    def run(ids: NDArray[np.int64], mask: NDArray[np.int64]) -> Array:
         check_padding(ids, mask, ids.shape[1])
         parts = session.run(None, {"input_ids": ids, "attention_mask": mask})
-        joined = np.concatenate([parts[0], *(p[:, None] for p in parts[1:])], axis=1).astype(np.float64)
-        for i, row in zip(batch, joined, strict=True):
-            out[i] = row
-    return np.stack(out)
+        return np.concatenate([parts[0], *(p[:, None] for p in parts[1:])], axis=1).astype(np.float64)
+
+    return _in_batches(rows, pad_id, tokens, run)
 
 
 def check(session: Any, references: References, precision: str) -> dict[str, Any]:

@@ -13,10 +13,9 @@ chosen by cross-validation by prompt; at s = 0 the new model is the mean row wit
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from p2l_plugins.errors import DataError
 from p2l_plugins.outcomes import Array, Family, nll_gradients
@@ -54,7 +53,7 @@ class Task:
     weight: Array
 
     @classmethod
-    def of(cls, family: Family, votes: Votes, features: Any, coefs: Any, raw_eta: Any) -> Task:
+    def of(cls, family: Family, votes: Votes, features: ArrayLike, coefs: ArrayLike, raw_eta: ArrayLike | None) -> Task:
         """From votes as `votes_of` gives them and the bundle's outputs on their prompts, (P, H), (P, M), (P,)."""
         wide = np.asarray(features, np.float64)
         opponent = np.asarray(coefs, np.float64)[votes.prompt, votes.b]
@@ -122,7 +121,7 @@ class Prior:
         return np.asarray(root * u + moved @ self.axes)
 
 
-def row_prior(rows: Any, bias: Any, centre: Array) -> Prior:
+def row_prior(rows: NDArray[np.floating], bias: NDArray[np.floating], centre: Array) -> Prior:
     """Empirical Bayes over a head's rows (M, H) and bias (M,), for prompts with the mean state `centre` (H,)."""
     w, b = np.asarray(rows, np.float64), np.asarray(bias, np.float64)
     mean = w.mean(axis=0)
@@ -149,7 +148,7 @@ class Row:
     weight: Array
     bias: float
 
-    def coefs(self, features: Any) -> Array:
+    def coefs(self, features: ArrayLike) -> Array:
         """(P,) coefficients at states (P, H)."""
         return np.asarray(np.asarray(features, np.float64) @ self.weight + self.bias)
 
@@ -191,7 +190,9 @@ class RowProblem:
         return Row(weight, float(level - weight @ self.prior.centre)), theta
 
 
-def choose_strength(task: Task, rows: Any, bias: Any, seed: int = 0) -> tuple[float, dict[float, float]]:
+def choose_strength(
+    task: Task, rows: NDArray[np.floating], bias: NDArray[np.floating], seed: int = 0
+) -> tuple[float, dict[float, float]]:
     """The strength of the prior, and the cross-validated loss per vote of those tried, in five folds by prompt.
 
     Of the strengths whose loss is within one standard error (paired by prompt) of the lowest, the one nearest to 1, the
@@ -221,7 +222,9 @@ def choose_strength(task: Task, rows: Any, bias: Any, seed: int = 0) -> tuple[fl
     return chosen, {strength: float(loss.sum() / task.weight.sum()) for strength, loss in tried.items()}
 
 
-def fit_new_model(task: Task, rows: Any, bias: Any, strength: float) -> tuple[Row, Row, Row]:
+def fit_new_model(
+    task: Task, rows: NDArray[np.floating], bias: NDArray[np.floating], strength: float
+) -> tuple[Row, Row, Row]:
     """(fitted row, mean row with a level of its own, mean row as it is), for the head's rows (M, H) and bias (M,)."""
     prior = row_prior(rows, bias, task.features.mean(axis=0))
     problem = RowProblem(task, prior)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from p2l_plugins.errors import DataError
-from p2l_plugins.outcomes import A, B, Family
-from p2l_plugins.votes.votes import Votes
+from p2l_plugins.outcomes import Family
+from p2l_plugins.votes.votes import Votes, flipped
 
 
 @dataclass(frozen=True)
@@ -74,18 +74,15 @@ def votes_of(
     keep &= ~ties
     if not keep.any():
         raise DataError(f"all votes on {name!r} with models of the bundle are ties, which the family 'bt' can't use")
-    swapped = np.where(votes.outcome == A, B, np.where(votes.outcome == B, A, votes.outcome))
-    chosen = replace(
+    turned = replace(
         votes,
         models=(*models, name),
-        prompt=votes.prompt[keep],
-        a=np.full(int(keep.sum()), len(models), np.int64),
-        b=opponent[keep],
-        outcome=np.where(votes.a == new, votes.outcome, swapped)[keep],
-        weight=votes.weight[keep],
+        a=np.full(len(votes), len(models), np.int64),
+        b=np.maximum(opponent, 0),
+        outcome=np.where(votes.a == new, votes.outcome, flipped(votes.outcome)),
         scores=None,
     )
-    chosen = chosen.select(np.bincount(chosen.prompt, minlength=len(votes.prompts)) > 0)
+    chosen = turned.take(keep).with_votes()
     counts = VoteCounts(
         len(chosen), len(chosen.prompts), int((~mine).sum()), int(unknown.sum()), strangers, int(ties.sum())
     )

@@ -9,8 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-#: Embedding tables above this many values are stored in int8; smaller ones are not worth the loss.
-EMBEDDING_VALUES = 1_000_000
+from onnx_export.linear import EMBEDDING_VALUES
 
 
 def quantise_int8(source: Path, target: Path) -> None:

@@ -25,7 +25,7 @@ from p2l_plugins.training.categories import find_categories
 from p2l_plugins.training.config import TrainConfig
 from p2l_plugins.training.learner import Learner
 from p2l_plugins.training.model import P2LNetwork
-from p2l_plugins.training.train import load_sources, split
+from p2l_plugins.training.split import load_sources, split
 
 
 class _Frozen(nn.Module):

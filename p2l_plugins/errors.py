@@ -15,6 +15,10 @@ class PromptError(P2LError):
     """A prompt that holds no text, or is not a string or a list of strings."""
 
 
+class EmptyPrompt(PromptError):
+    """A prompt that holds no text."""
+
+
 class DataError(P2LError):
     """A file of votes, scores, prompts or prices that can't be used as it is."""
 

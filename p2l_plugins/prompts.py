@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from tokenizers import Tokenizer
 
-from p2l_plugins.errors import BundleError, PromptError
+from p2l_plugins.errors import BundleError, EmptyPrompt, PromptError
 
 Prompt = str | Sequence[str]
 Turns = tuple[str, ...]
@@ -59,7 +59,7 @@ def as_turns(prompt: Prompt) -> Turns:
     """The user turns of a prompt, cleaned.
 
     Raises:
-        PromptError: not a string or a list of strings, or nothing but white space.
+        PromptError: not a string or a list of strings; an EmptyPrompt: nothing but white space.
     """
     if isinstance(prompt, str):
         turns: Turns = (clean(prompt),)
@@ -68,8 +68,43 @@ def as_turns(prompt: Prompt) -> Turns:
     else:
         raise PromptError(f"a prompt is a string or a list of strings, not {type(prompt).__name__}")
     if not any(turn.strip() for turn in turns):
-        raise PromptError("the prompt is empty: at least one turn must hold text")
+        raise EmptyPrompt("the prompt is empty: at least one turn must hold text")
     return turns
+
+
+def prompt_in(value: Any) -> Prompt:
+    """The prompt in a value of a file: text, the texts of the user's turns, or chat messages.
+
+    Of messages only the user's count.
+
+    Raises:
+        PromptError: as `as_turns`; a turn that is None counts as none.
+    """
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        value = [turn for turn in value if turn is not None]
+        if any(isinstance(turn, Mapping) for turn in value):
+            return list(user_turns(value))
+    as_turns(value)
+    return value  # type: ignore[no-any-return]  # as_turns has looked
+
+
+def conversation_in(text: str) -> str | list[Any]:
+    """The list in a text that is a JSON list of texts or of chat messages; any other text stays as it is.
+
+    For text without a type: a cell of a CSV file, an argument of a command.
+    """
+    if not text.lstrip().startswith("["):
+        return text
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    turns = [turn for turn in value if turn is not None]
+    is_conversation = turns and (
+        all(isinstance(turn, str) for turn in turns)
+        or all(isinstance(turn, Mapping) and "role" in turn for turn in turns)
+    )
+    return value if is_conversation else text
 
 
 def user_turns(messages: Iterable[Any]) -> Turns:
@@ -78,7 +113,7 @@ def user_turns(messages: Iterable[Any]) -> Turns:
     Parts that are not text (images, audio, tool results) are left out, and so is what holds no text at all.
 
     Raises:
-        PromptError: no user message holds text.
+        EmptyPrompt: no user message holds text.
     """
     turns = []
     for message in messages:

@@ -7,20 +7,22 @@ import json
 import os
 import re
 from collections import Counter
-from typing import Annotated, Any
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from p2l_plugins.console import JsonOption, PromptsArg, progress
 from p2l_plugins.errors import ConfigError, DataError
-
-URL, SECRET = "P2L_CACHE_URL", "P2L_CACHE_SECRET"
+from p2l_plugins.scoring.cached import SECRET, URL
 
 UrlOption = Annotated[
     str | None,
     typer.Option(help=f"redis://, rediss://, redis+sentinel:// or redis+cluster:// address. Default: ${URL}."),
 ]
 NamespaceOption = Annotated[str, typer.Option(help="First part of the keys.")]
+
+T = TypeVar("T")
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The score cache that services share.")
 
@@ -86,7 +88,7 @@ def warm(
     from p2l_plugins.cache.address import Clients, shown
     from p2l_plugins.cache.redis import RedisCache
     from p2l_plugins.cache.settings import derive_secret
-    from p2l_plugins.files.tables import read_prompts
+    from p2l_plugins.files.prompts import read_prompts
     from p2l_plugins.prompts import as_turns
     from p2l_plugins.scoring.cached import PATIENT_S, BlockingCache, CachedScorer
     from p2l_plugins.scoring.scorer import P2L
@@ -157,7 +159,7 @@ def _check_namespace(namespace: str) -> None:
         raise ConfigError(f"--namespace is {namespace!r}, but may have letters, digits, '.', '_' and '-' only")
 
 
-def in_cache(work: Any, url: str | None, namespace: str) -> Any:
+def in_cache(work: Callable[[Any], Coroutine[Any, Any, T]], url: str | None, namespace: str) -> T:
     """Runs `work(client)` on an event loop; errors of the server become one sentence without credentials."""
     from p2l_plugins.cache.address import Clients, shown
     from p2l_plugins.cache.breaker import REMEDIES
@@ -166,7 +168,7 @@ def in_cache(work: Any, url: str | None, namespace: str) -> Any:
     _check_namespace(namespace)
     clients = Clients(address := _address(url))
 
-    async def main() -> Any:
+    async def main() -> T:
         try:
             return await work(clients())
         finally:

@@ -11,7 +11,8 @@ import typer
 
 from p2l_plugins.console import BundleArg, JsonOption, progress
 from p2l_plugins.errors import ConfigError, DataError
-from p2l_plugins.routing.explain import request_costs
+from p2l_plugins.prompts import text_bytes
+from p2l_plugins.routing.explain import estimated_input_tokens, request_costs
 
 if TYPE_CHECKING:
     from p2l_plugins.evaluation.calibration import Bins
@@ -53,7 +54,7 @@ def evaluate(
     from p2l_plugins.files.figures import check_figure
     from p2l_plugins.routing.policies import objective_named
     from p2l_plugins.scoring.scorer import P2L
-    from p2l_plugins.votes.votes import read_votes
+    from p2l_plugins.votes.read import read_votes
 
     if curve is not None and costs is None:
         raise ConfigError("--curve needs --costs")
@@ -92,7 +93,7 @@ def _costs(p2l: P2L, path: Path, votes: Votes, output_tokens: int) -> Array:
     if len(set(columns)) < len(columns):
         twice = next(p2l.models[i] for i in columns if columns.count(i) > 1)
         raise DataError(f"{path}: the model {twice!r} is named twice")
-    tokens = np.array([max(sum(map(len, turns)) // 4, 1) for turns in votes.prompts])
+    tokens = np.array([estimated_input_tokens(sum(map(text_bytes, turns))) for turns in votes.prompts])
     costs = np.full((len(votes.prompts), len(p2l.models)), np.nan)
     costs[:, columns] = request_costs(table, path, tokens, output_tokens)
     return costs

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple, cast
 
 import typer
 
@@ -14,6 +14,7 @@ from p2l_plugins.console import PROMPTS, BundleArg, JsonOption, PromptsArg, prog
 from p2l_plugins.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from p2l_plugins.leaderboards.categories import CategoryBoards
     from p2l_plugins.leaderboards.leaderboard import Leaderboard
     from p2l_plugins.prompts import Prompt
     from p2l_plugins.scoring.scorer import P2L, Scores
@@ -66,59 +67,65 @@ def leaderboard(
     """The aggregate leaderboard of a set of prompts, with intervals over prompts; also by category."""
     from p2l_plugins.files.figures import check_figure
     from p2l_plugins.files.tables import read_json_object
-    from p2l_plugins.leaderboards.categories import CategoryMeans
-    from p2l_plugins.leaderboards.leaderboard import Leaderboard
-    from p2l_plugins.leaderboards.pair_means import BLOCKS, Blocks, PairMeans
 
     if (prompts is None) == (user is None):
         raise ConfigError("give the prompts of the leaderboard, or --user for the own board of a user")
     if against is not None and (by or discover):
         raise ConfigError("--against compares one leaderboard; by category the reference is that of all prompts")
+    if user is not None and (by or discover or clusters or opponents):
+        raise ConfigError("--user shows one board as it is kept: no --by, --discover, --clusters or --opponents")
     if plot is not None:
         check_figure(plot)
     _check(html, plot, output)
     reference = None if against is None else read_json_object(against)
-    if user is not None:
-        if by or discover or clusters or opponents:
-            raise ConfigError("--user shows one board as it is kept: no --by, --discover, --clusters or --opponents")
-        board = _of_user(bundle, user, namespace)
-        if reference is not None:
-            board = board.against(reference, str(against))
-        if html is not None:
-            _write(html, board.to_html("Leaderboard of a user", top))
-        if plot is not None:
-            board.plot(plot, "Leaderboard of a user", top or 25)
-        table = f"{board.to_markdown(top)}\n\n{board.n_prompts} prompts, recent ones counting more"
-        _print(board.to_json() if _as_json(output, as_json) else table, output)
-        return
-    assert prompts is not None  # noqa: S101 - one of both is given
-    with _scored(bundle, prompts, by, discover, clusters, seed) as (p2l, parents, chunks):
-        ungrounded = p2l.ungrounded
-        q = _opponents(p2l, opponents)
-        boards: Any
-        if by or discover:
-            categories = CategoryMeans(p2l.models, p2l.family, ungrounded, seed)
-            for chunk in chunks:
-                categories.add(chunk.scores.coefs, chunk.scores.raw_eta, chunk.categories, chunk.groups)
-            boards, n = categories.boards(q, parents), categories.n
-        else:
-            means, blocks = PairMeans(p2l.family, len(p2l.models), BLOCKS), Blocks(BLOCKS, seed)
-            for chunk in chunks:
-                means.add(chunk.scores.coefs, chunk.scores.raw_eta, blocks.deal(len(chunk.scores), chunk.groups))
-            boards, n = Leaderboard.from_means(p2l.models, means, ungrounded, q, seed=seed), means.n
-            if boards.intervals is None:
-                stderr.print("no intervals: the prompts are a single unit", style="yellow")
-            if reference is not None:
-                boards = boards.against(reference, str(against))
-    shown = top or (20 if by or discover else None)
-    kind = f" by {by}" if by else " by topic" if discover else ""
-    title = f"Leaderboard{kind}: {n:,} prompts, bundle {p2l.bundle.manifest.name}"
+    board: Leaderboard | CategoryBoards
+    shown = top
+    if prompts is None:
+        board = _of_user(bundle, user or "", namespace)
+        title, note = "Leaderboard of a user", f"\n\n{board.n_prompts} prompts, recent ones counting more"
+    else:
+        with _scored(bundle, prompts, by, discover, clusters, seed) as (p2l, parents, chunks):
+            q = _opponents(p2l, opponents)
+            board = _by_category(p2l, parents, chunks, q, seed) if by or discover else _of_all(p2l, chunks, q, seed)
+        kind = f" by {by}" if by else " by topic" if discover else ""
+        n = board.to_dict()["n_prompts"]
+        title = f"Leaderboard{kind}: {n:,} prompts, bundle {p2l.bundle.manifest.name}"
+        note, shown = ("", top or 20) if kind else (f"\n\n{n} prompts", top)
+    if reference is not None:
+        board = cast("Leaderboard", board).against(reference, str(against))
     if html is not None:
-        _write(html, boards.to_html(title, shown))
+        _write(html, board.to_html(title, shown))
     if plot is not None:
-        boards.plot(plot, title, top or 25)
-    table = boards.to_markdown(shown) + ("" if by or discover else f"\n\n{n} prompts")
-    _print(boards.to_json() if _as_json(output, as_json) else table, output)
+        board.plot(plot, title, top or 25)
+    _print(board.to_json() if _as_json(output, as_json) else board.to_markdown(shown) + note, output)
+
+
+def _of_all(p2l: P2L, chunks: Iterator[_Chunk], opponents: dict[str, float] | None, seed: int) -> Leaderboard:
+    from p2l_plugins.leaderboards.leaderboard import Leaderboard
+    from p2l_plugins.leaderboards.pair_means import BLOCKS, Blocks, PairMeans
+
+    means, blocks = PairMeans(p2l.family, len(p2l.models), BLOCKS), Blocks(BLOCKS, seed)
+    for chunk in chunks:
+        means.add(chunk.scores.coefs, chunk.scores.raw_eta, blocks.deal(len(chunk.scores), chunk.groups))
+    board = Leaderboard.from_means(p2l.models, means, p2l.ungrounded, opponents, seed=seed)
+    if board.intervals is None:
+        stderr.print("no intervals: the prompts are a single unit", style="yellow")
+    return board
+
+
+def _by_category(
+    p2l: P2L,
+    parents: dict[str, tuple[str, ...]],
+    chunks: Iterator[_Chunk],
+    opponents: dict[str, float] | None,
+    seed: int,
+) -> CategoryBoards:
+    from p2l_plugins.leaderboards.categories import CategoryMeans
+
+    means = CategoryMeans(p2l.models, p2l.family, p2l.ungrounded, seed)
+    for chunk in chunks:
+        means.add(chunk.scores.coefs, chunk.scores.raw_eta, chunk.categories, chunk.groups)
+    return means.boards(opponents, parents)
 
 
 def strengths(

@@ -15,7 +15,9 @@ from p2l_plugins.errors import DataError
 
 def route(
     bundle: BundleArg,
-    prompt: Annotated[str, typer.Argument(help="The prompt's text; '-' reads it from stdin.")],
+    prompt: Annotated[
+        str, typer.Argument(help="The prompt's text, or a conversation as a JSON list; '-' reads it from stdin.")
+    ],
     costs: Annotated[
         Path,
         typer.Option(help="JSON: model → USD per request, or {input_price, output_price} in USD per million tokens."),
@@ -35,19 +37,19 @@ def route(
 ) -> None:
     """Route one prompt among the models in COSTS, and explain the choice."""
     from p2l_plugins.files.tables import read_json_object
-    from p2l_plugins.prompts import text_bytes
+    from p2l_plugins.prompts import as_turns, conversation_in, prompt_in, text_bytes
     from p2l_plugins.routing.explain import estimated_input_tokens, explain, request_costs
     from p2l_plugins.routing.policies import objective_named, rule_named
     from p2l_plugins.scoring.scorer import P2L
 
     p2l = P2L.load(bundle)
-    text = sys.stdin.read() if prompt == "-" else prompt
+    turns = as_turns(prompt_in(conversation_in(sys.stdin.read() if prompt == "-" else prompt)))
     table = read_json_object(costs)
     if not table:
         raise DataError(f"{costs}: the file names no models")
-    price = request_costs(table, costs, estimated_input_tokens(text_bytes(text)), output_tokens)
+    price = request_costs(table, costs, estimated_input_tokens(sum(map(text_bytes, turns))), output_tokens)
     result = explain(
-        p2l.score([text]),
+        p2l.score_turns([turns]),
         list(table),
         price,
         rule_named(rule),

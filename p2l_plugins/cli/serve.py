@@ -107,7 +107,7 @@ def _keys(variable: str | None, path: Path | None) -> tuple[str, ...]:
 
 
 def _cache(url: str | None, namespace: str) -> dict[str, Any]:
-    from p2l_plugins.cli.cache import SECRET, URL
+    from p2l_plugins.scoring.cached import SECRET, URL
 
     cache: dict[str, Any] = {"namespace": namespace}
     if address := url or os.environ.get(URL):
@@ -121,7 +121,7 @@ def _overall(path: Path | None) -> tuple[tuple[str, ...], ...]:
     from importlib.resources import files
 
     from p2l_plugins.errors import PromptError
-    from p2l_plugins.files.tables import read_prompts
+    from p2l_plugins.files.prompts import read_prompts
     from p2l_plugins.prompts import as_turns
 
     source = path or Path(str(files("p2l_plugins.service"))) / "everyday.txt"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from types import ModuleType
+from typing import Annotated
 
 import typer
 
@@ -54,7 +55,7 @@ def train(
         )
 
 
-def _training_module() -> Any:
+def _training_module() -> ModuleType:
     try:
         from p2l_plugins.training import train as module
     except ImportError as error:

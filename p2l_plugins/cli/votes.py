@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,8 +17,8 @@ from p2l_plugins.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from p2l_plugins.votes.cleaning import Cleaning
     from p2l_plugins.votes.scores import ScoreMatrix
-    from p2l_plugins.votes.table import VoteTable
-    from p2l_plugins.votes.tally import Tally
+    from p2l_plugins.votes.tally import OnError, Tally
+    from p2l_plugins.votes.votes import Votes
 
 app = typer.Typer(
     add_completion=False,
@@ -62,15 +63,12 @@ def from_arena(
     as_json: JsonOption = False,
 ) -> None:
     """Arena-style rows: our own columns, LMArena's public data sets, or Kaggle's."""
-    from p2l_plugins.files.rows import read_rows
     from p2l_plugins.votes.arena import COLUMNS, arena_votes
 
     cleaning = _cleaning(language, keep_model, drop_model, conflicts, drop_duplicates, min_votes)
-    with _import(output, on_error) as tally:
-        rows = read_rows(file, tally, COLUMNS)
-        is_csv = file.suffix.lower() == ".csv"
-        votes = arena_votes(rows, tally, not_anonymous=not_anonymous, json_prompts=is_csv)
-    _finish_votes(votes, cleaning, tally, output, as_json)
+    with _import(output, on_error, cleaning, as_json) as run:
+        votes = arena_votes(run.tally.read(file, COLUMNS), run.tally, not_anonymous=not_anonymous)
+    run.finish_votes(votes)
 
 
 @app.command("from-scores")
@@ -92,13 +90,12 @@ def from_scores(
     as_json: JsonOption = False,
 ) -> None:
     """Scores of models on prompts (.jsonl, .json, .parquet, .csv)."""
-    from p2l_plugins.files.rows import read_rows
     from p2l_plugins.votes.scores import read_matrix
 
     cleaning = _cleaning(None, keep_model, drop_model, conflicts, drop_duplicates, min_votes, matrix)
-    with _import(output, on_error) as tally:
-        scores = read_matrix(read_rows(file, tally), tally, lower_is_better=lower_is_better)
-    _finish_scores(scores, str(file), matrix, margin, usable, cleaning, tally, output, as_json)
+    with _import(output, on_error, cleaning, as_json) as run:
+        scores = read_matrix(run.tally.read(file), run.tally, lower_is_better=lower_is_better)
+    run.finish_scores(scores, str(file), matrix, margin, usable)
 
 
 @app.command("from-lm-eval")
@@ -154,22 +151,22 @@ def from_lm_eval(
     rule = PromptRule(prompt_field, None if prompt_template is None else compiled(prompt_template))
     selection = Selection(tuple(metric or ()), tuple(filter_ or ()), tuple(task or ()), min_models)
     cleaning = _cleaning(None, keep_model, drop_model, conflicts, drop_duplicates, min_votes, matrix)
-    with _import(output, on_error) as tally:
-        files = find_samples(named, tally)
+    with _import(output, on_error, cleaning, as_json) as run:
+        files = find_samples(named, run.tally)
         models = list(dict.fromkeys(found.model for found in files))
         if len(models) < 2:
             raise DataError(
                 f"all samples are of the model {models[0]!r}; two at least are needed: add a folder, or tell runs "
                 "apart with --model NAME=FOLDER"
             )
-        scores = lm_eval_matrix(files, rule, selection, tally)
+        scores = lm_eval_matrix(files, rule, selection, run.tally)
     source = ", ".join(str(folder) for _, folder in named)
     if not scores.prompts:
         raise DataError(
-            f"{source}: there is no document that enough models ran; dropped: {tally.dropped_text()}; "
+            f"{source}: there is no document that enough models ran; dropped: {run.tally.dropped_text()}; "
             "--min-models N asks for fewer"
         )
-    _finish_scores(scores, source, matrix, margin, usable, cleaning, tally, output, as_json)
+    run.finish_scores(scores, source, matrix, margin, usable)
 
 
 @app.command("from-litellm")
@@ -195,27 +192,26 @@ def from_litellm(
     as_json: JsonOption = False,
 ) -> None:
     """LiteLLM's logs with feedback: pairwise winners, or ratings of answers to the same prompt."""
-    from p2l_plugins.files.rows import read_rows
     from p2l_plugins.votes.litellm_logs import litellm_votes, read_feedback
     from p2l_plugins.votes.tally import Tally
 
     cleaning = _cleaning(None, keep_model, drop_model, conflicts, drop_duplicates, min_votes)
-    with _import(output, on_error) as tally:
+    with _import(output, on_error, cleaning, as_json) as run:
         known = None
         if feedback is not None:
             apart = Tally(on_error)
-            known = read_feedback(read_rows(feedback, apart), apart)
-            tally.dropped.update(apart.dropped)
+            known = read_feedback(apart.read(feedback), apart)
+            run.tally.dropped.update(apart.dropped)
         votes = litellm_votes(
-            read_rows(file, tally),
-            tally,
+            run.tally.read(file),
+            run.tally,
             feedback=known,
             name_by=name_by,
             max_score=max_score,
             margin=margin,
             usable=usable,
         )
-    _finish_votes(votes, cleaning, tally, output, as_json)
+    run.finish_votes(votes)
 
 
 @app.command()
@@ -233,7 +229,7 @@ def check(
 ) -> None:
     """Report on votes: outcomes, duplicates, conflicts, coverage, position bias, lengths. Writes nothing."""
     from p2l_plugins.votes import report
-    from p2l_plugins.votes.votes import read_votes
+    from p2l_plugins.votes.read import read_votes
 
     parts = []
     with progress() as bar:
@@ -251,16 +247,63 @@ def check(
     typer.echo(json.dumps(result, indent=2, ensure_ascii=False) if as_json else report.to_text(result))
 
 
+@dataclass
+class _Import:
+    """A run of an importer: where it writes, what it counts, how it cleans."""
+
+    output: Path
+    tally: Tally
+    cleaning: Cleaning
+    as_json: bool
+
+    def finish_votes(self, votes: Votes) -> None:
+        """Cleans and writes votes."""
+        from p2l_plugins.votes.cleaning import clean_votes
+        from p2l_plugins.votes.output import write_votes
+
+        votes = clean_votes(votes, self.cleaning, self.tally)
+        write_votes(self.output, votes, self.tally)
+        self._report(votes.summary(), "{votes} votes on {prompts} prompts, {models} models")
+
+    def finish_scores(self, scores: ScoreMatrix, source: str, matrix: bool, margin: float, usable: float) -> None:
+        """Writes a matrix, or the votes that follow from it."""
+        from p2l_plugins.votes.output import write_matrix
+        from p2l_plugins.votes.scores import check_matrix
+
+        check_matrix(scores, source)
+        if not matrix:
+            self.finish_votes(scores.votes(margin, usable))
+            return
+        scores = scores.only(self.cleaning.keep_models, self.cleaning.drop_models)
+        check_matrix(scores, source)
+        if negated := int(scores.lower.sum()):
+            self.tally.note(f"{negated} prompts, where a lower score is better, have their scores negated")
+        write_matrix(self.output, scores)
+        self._report(scores.summary(), "{prompts} prompts × {models} models, {scores} scores")
+
+    def _report(self, summary: Mapping[str, Any], line: str) -> None:
+        """The rules' table and the notes on stderr, the summary on stdout."""
+        for text in self.tally.lines():
+            stderr.print(text, markup=False, soft_wrap=True)
+        if self.as_json:
+            result = {"rows": self.tally.rows, **summary, "dropped": dict(self.tally.dropped)}
+            result |= {"notes": self.tally.notes, "output": str(self.output)}
+            typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
+        else:
+            typer.echo(f"{line.format(**summary)} → {self.output}")
+
+
 @contextmanager
-def _import(output: Path, on_error: Literal["refuse", "drop"]) -> Iterator[Tally]:
+def _import(output: Path, on_error: OnError, cleaning: Cleaning, as_json: bool) -> Iterator[_Import]:
     """Checks the output's name, and shows rows as they are read."""
-    from p2l_plugins.votes.output import check_output
+    from p2l_plugins.files.tables import check_ending
+    from p2l_plugins.votes.output import FORMATS
     from p2l_plugins.votes.tally import Tally
 
-    check_output(output)
+    check_ending(output, FORMATS)
     with progress() as bar:
         step = bar.add_task("reading rows", total=None)
-        yield Tally(on_error, lambda n: bar.advance(step, n))
+        yield _Import(output, Tally(on_error, lambda n: bar.advance(step, n)), cleaning, as_json)
 
 
 def _cleaning(
@@ -276,62 +319,5 @@ def _cleaning(
 
     if matrix and (conflicts != "keep" or drop_duplicates or min_votes):
         raise ConfigError("--conflicts, --drop-duplicates and --min-votes are rules for votes, not for --matrix")
-    return Cleaning(
-        languages=tuple(language or ()),
-        keep_models=tuple(keep_model or ()),
-        drop_models=tuple(drop_model or ()),
-        conflicts=conflicts,
-        drop_duplicates=drop_duplicates,
-        min_votes=min_votes,
-    )
-
-
-def _finish_scores(
-    scores: ScoreMatrix,
-    source: str,
-    matrix: bool,
-    margin: float,
-    usable: float,
-    cleaning: Cleaning,
-    tally: Tally,
-    output: Path,
-    as_json: bool,
-) -> None:
-    """Writes a matrix, or the votes that follow from it."""
-    from p2l_plugins.votes.output import write_matrix
-    from p2l_plugins.votes.scores import check_matrix, votes_of
-
-    check_matrix(scores, source)
-    if not matrix:
-        _finish_votes(votes_of(scores, margin, usable), cleaning, tally, output, as_json)
-        return
-    scores = scores.only(cleaning.keep_models, cleaning.drop_models)
-    check_matrix(scores, source)
-    if scores.lower.any():
-        tally.note(f"{int(scores.lower.sum())} prompts, where a lower score is better, have their scores negated")
-    write_matrix(output, scores)
-    summary = scores.summary()
-    line = "{prompts} prompts × {models} models, {scores} scores".format(**summary)
-    _report(summary, line, tally, output, as_json)
-
-
-def _finish_votes(votes: VoteTable, cleaning: Cleaning, tally: Tally, output: Path, as_json: bool) -> None:
-    """Cleans and writes votes."""
-    from p2l_plugins.votes.cleaning import clean_votes
-    from p2l_plugins.votes.output import write_votes
-
-    votes = clean_votes(votes, cleaning, tally)
-    write_votes(output, votes, tally)
-    summary = votes.summary()
-    _report(summary, "{votes} votes on {prompts} prompts, {models} models".format(**summary), tally, output, as_json)
-
-
-def _report(summary: dict[str, Any], line: str, tally: Tally, output: Path, as_json: bool) -> None:
-    """The rules' table and the notes on stderr, the summary on stdout."""
-    for text in tally.lines():
-        stderr.print(text, markup=False, soft_wrap=True)
-    if as_json:
-        result = {"rows": tally.rows, **summary, "dropped": dict(tally.dropped), "notes": tally.notes}
-        typer.echo(json.dumps({**result, "output": str(output)}, indent=2, ensure_ascii=False))
-    else:
-        typer.echo(f"{line} → {output}")
+    languages, keep, drop = (tuple(given or ()) for given in (language, keep_model, drop_model))
+    return Cleaning(languages, keep, drop, conflicts, drop_duplicates, min_votes)

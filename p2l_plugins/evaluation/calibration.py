@@ -23,12 +23,12 @@ import numpy as np
 from p2l_plugins.errors import DataError
 from p2l_plugins.evaluation.quality import decisive_log_odds, targets
 from p2l_plugins.outcomes import BAD, OUTCOMES, TIE, A, Array, B, Family, Ids, Mask, sigmoid
+from p2l_plugins.votes.report import wilson
 from p2l_plugins.votes.votes import Votes
 
 Bins = Literal["equal-mass", "equal-width"]
 BINS = 15
 HISTOGRAM = 20
-_Z = 1.959963984540054  # 97.5 % point of the normal distribution
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,13 +175,12 @@ def _bin(w: Array, wp: Array, wy: Array, chance: float, n: int, present: Mask, w
     stderr = max(_stderr(wy - wp - (observed - predicted) * w, total, groups), float(np.sqrt(chance)) / total)
     if groups == 1:
         stderr = float(np.sqrt(predicted * (1 - predicted)))
-    middle = (observed + _Z**2 / (2 * worth)) / (1 + _Z**2 / worth)
-    half = _Z * np.sqrt(observed * (1 - observed) / worth + _Z**2 / (4 * worth**2)) / (1 + _Z**2 / worth)
+    low, high = wilson(observed * worth, worth)
     return Bin(
         predicted=predicted,
         observed=observed,
-        low=float(max(0.0, middle - half)),
-        high=float(min(1.0, middle + half)),
+        low=low,
+        high=high,
         stderr=stderr,
         share=total / whole,
         n=n,

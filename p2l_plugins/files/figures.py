@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from p2l_plugins.errors import ConfigError
-from p2l_plugins.files.tables import replaced_file
+from p2l_plugins.files.tables import check_ending, replaced_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FORMATS = (".png", ".svg", ".pdf")
 
@@ -21,15 +24,14 @@ def check_figure(path: Path, extra: str = "analysis") -> None:
     Raises:
         ConfigError: the ending is not .png, .svg or .pdf, or matplotlib is missing.
     """
-    if path.suffix.lower() not in FORMATS:
-        raise ConfigError(f"{path}: the ending {path.suffix!r} is not one of {', '.join(FORMATS)}")
+    check_ending(path, FORMATS)
     try:
         import matplotlib  # noqa: F401
     except ImportError:
         raise ConfigError(f"figures need the extra '{extra}': pip install 'p2l-plugins[{extra}]'") from None
 
 
-def new_figure(**options: Any) -> Any:
+def new_figure(**options: Any) -> Figure:
     """A figure without pyplot, so that no window system and no global state is touched."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -39,7 +41,7 @@ def new_figure(**options: Any) -> Any:
     return figure
 
 
-def save_figure(figure: Any, path: Path, dpi: int = 150, **options: Any) -> None:
+def save_figure(figure: Figure, path: Path, dpi: int = 150, **options: Any) -> None:
     """Writes a figure, whole or not at all, without dates and random ids.
 
     Args:

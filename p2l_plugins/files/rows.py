@@ -1,4 +1,4 @@
-"""Rows of a log, one at a time: JSONL, JSON, CSV and Parquet. Only one batch of rows is in memory."""
+"""The one reader of rows: JSONL, JSON, CSV and Parquet, one row at a time. Only one batch of rows is in memory."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Collection, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 from p2l_plugins.errors import DataError
+from p2l_plugins.files.tables import need_file
+from p2l_plugins.prompts import conversation_in
 
 Row = dict[str, Any]
-ROW_FORMATS = ".jsonl, .ndjson, .json, .parquet, .csv"
+FORMATS = (".jsonl", ".ndjson", ".json", ".parquet", ".csv")
 _BATCH = 1024  # rows of a Parquet file that are Python objects at one time; conversations are long
+_NAMES = 1000  # of columns, kept for messages
 
 
 class BadRow(Exception):
@@ -30,127 +33,147 @@ class BadRow(Exception):
         self.rule = rule
 
 
-class Reader(Protocol):
-    """Whoever reads rows: counts them, and says what becomes of those that can't be read.
-
-    Attributes:
-        rows: so far.
-    """
-
-    rows: int
-
-    def read(self) -> None:
-        """A row was read."""
-
-    def bad(self, place: str, error: BadRow) -> None:
-        """Raises `DataError`, or lets the row go."""
+def refuse(place: str, error: BadRow) -> None:
+    """Raises the DataError of a row that can't be read."""
+    raise DataError(f"{place} is {error}")
 
 
-def read_rows(path: Path, tally: Reader, columns: Collection[str] | None = None) -> Iterator[tuple[str, Row]]:
+def missing_column(name: object, column: str, there: Iterable[str]) -> DataError:
+    """The error of a column that a file does not have."""
+    return DataError(f"{name}: column {column!r} is missing; the file has {', '.join(map(repr, there))}")
+
+
+def read_rows(
+    path: Path,
+    bad: Callable[[str, BadRow], None] = refuse,
+    *,
+    columns: Collection[str] | None = None,
+    need: Collection[str] = (),
+    name: str | None = None,
+) -> Iterator[tuple[str, Row]]:
     """The rows of a file, each with its place ("FILE: line 7") for messages. A missing value is None or absent.
+
+    A bare string in JSON is a prompt. A cell of the column `prompt` of a CSV file that is a JSON list of texts or of
+    chat messages is that list.
 
     Args:
         path: `-` is JSONL on standard input; a `.json` file holds an array of objects, or JSON lines.
-        tally: counts the rows, and says whether a line that can't be read is dropped (rule "bad-line").
+        bad: is told of a row that can't be read (rule "bad-line"): it raises, or lets the row go.
         columns: read only these columns of a Parquet file.
+        need: columns that some row must have.
+        name: of the file, for messages.
 
     Raises:
-        DataError: no such file, an unknown ending, no rows, or a line that can't be read.
+        DataError: no such file, an unknown ending, no rows, a missing column, or a file that can't be read.
     """
-    if str(path) != "-" and not path.is_file():
-        raise DataError(f"{path}: there is no such file")
-    suffix = path.suffix.lower()
-    if str(path) == "-" or suffix in (".jsonl", ".ndjson"):
-        rows = _jsonl(path, tally)
-    elif suffix == ".json":
-        rows = _json(path, tally)
-    elif suffix == ".csv":
-        rows = _csv(path)
-    elif suffix == ".parquet":
-        rows = _parquet(path, columns)
+    name = name or str(path)
+    if str(path) != "-":
+        need_file(path, name)
+    kind = ".jsonl" if str(path) == "-" else path.suffix.lower()
+    if kind not in FORMATS:
+        raise DataError(f"{name}: the ending {path.suffix!r} is not one of {', '.join(FORMATS)}")
+    rows: Iterator[tuple[str, Row | BadRow]]
+    if kind == ".parquet":
+        rows = _parquet(path, name, columns, need)
+    elif kind == ".csv":
+        rows = _csv(path, name)
     else:
-        raise DataError(f"{path}: the ending {suffix!r} is not one of {ROW_FORMATS}")
-    return _counted(path, rows, tally)
+        rows = _json(path, name) if kind == ".json" else _jsonl(opened(path), name)
+    return _checked(rows, bad, need, name)
 
 
-def _counted(path: Path, rows: Iterator[tuple[str, Row]], tally: Reader) -> Iterator[tuple[str, Row]]:
-    before = tally.rows
-    for row in rows:
-        tally.read()
-        yield row
-    if tally.rows == before:
-        raise DataError(f"{path}: the file holds no rows")
+def opened(path: Path) -> AbstractContextManager[BinaryIO]:
+    """The bytes of a file, or of standard input (`-`)."""
+    return nullcontext(sys.stdin.buffer) if str(path) == "-" else path.open("rb")
 
 
-def _jsonl(path: Path, tally: Reader) -> Iterator[tuple[str, Row]]:
-    source: Any = nullcontext(sys.stdin.buffer) if str(path) == "-" else path.open("rb")
-    with source as stream:
-        yield from _lines(path, stream, tally)
-
-
-def _lines(path: Path, stream: BinaryIO, tally: Reader) -> Iterator[tuple[str, Row]]:
-    for number, line in enumerate(stream, start=1):
-        if not line.strip():
+def _checked(
+    rows: Iterator[tuple[str, Row | BadRow]], bad: Callable[[str, BadRow], None], need: Collection[str], name: str
+) -> Iterator[tuple[str, Row]]:
+    """The rows that could be read; at the end it is known whether there were any, and the columns in need."""
+    empty, missing = True, dict.fromkeys(need)
+    seen: dict[str, None] = {}
+    for place, row in rows:
+        empty = False
+        if isinstance(row, BadRow):
+            bad(place, row)
             continue
-        place = f"{path}: line {number}"
-        try:
-            row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-        except UnicodeDecodeError as error:
-            problem: BadRow | None = BadRow("bad-line", f"not UTF-8 text (byte {error.start})")
-        except ValueError as error:
-            problem = BadRow("bad-line", f"not valid JSON ({error})")
-        else:
-            problem = None if isinstance(row, dict) else BadRow("bad-line", "not a JSON object")
-        if problem is not None:
-            tally.bad(place, problem)
-            tally.rows += 1
-            continue
+        if missing:
+            seen.update(dict.fromkeys(row) if len(seen) < _NAMES else {})
+            missing = {column: None for column in missing if column not in row}
         yield place, row
+    if empty:
+        raise DataError(f"{name}: the file holds no rows")
+    if missing:
+        raise missing_column(name, next(iter(missing)), seen)
 
 
-def _json(path: Path, tally: Reader) -> Iterator[tuple[str, Row]]:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    if not text.lstrip().startswith("["):
-        yield from _lines(path, io.BytesIO(text.encode()), tally)
+def _object(value: Any) -> Row | BadRow:
+    if isinstance(value, str):
+        return {"prompt": value}
+    return value if isinstance(value, dict) else BadRow("bad-line", "not a JSON object or string")
+
+
+def _jsonl(source: AbstractContextManager[BinaryIO], name: str) -> Iterator[tuple[str, Row | BadRow]]:
+    with source as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = _object(json.loads(line.decode("utf-8-sig")))
+            except UnicodeDecodeError as error:
+                row = BadRow("bad-line", f"not UTF-8 text (byte {error.start})")
+            except ValueError as error:
+                row = BadRow("bad-line", f"not valid JSON ({error})")
+            yield f"{name}: line {number}", row
+
+
+def _json(path: Path, name: str) -> Iterator[tuple[str, Row | BadRow]]:
+    data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    if not data.lstrip().startswith(b"["):
+        yield from _jsonl(nullcontext(io.BytesIO(data)), name)
         return
     try:
-        values = json.loads(text)
+        values = json.loads(data.decode())
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name}: not UTF-8 text (byte {error.start})") from None
     except ValueError as error:
-        raise DataError(f"{path}: not valid JSON ({error})") from None
-    for number, row in enumerate(values, start=1):
-        place = f"{path}: row {number}"
-        if not isinstance(row, dict):
-            tally.bad(place, BadRow("bad-line", "not a JSON object"))
-            tally.rows += 1
-            continue
-        yield place, row
+        raise DataError(f"{name}: not valid JSON ({error})") from None
+    for number, value in enumerate(values, start=1):
+        yield f"{name}: row {number}", _object(value)
 
 
-def _csv(path: Path) -> Iterator[tuple[str, Row]]:
+def _csv(path: Path, name: str) -> Iterator[tuple[str, Row | BadRow]]:
     csv.field_size_limit(2**31 - 1)  # the default of 128 KiB is less than a long conversation
     number = 0
     with path.open(encoding="utf-8-sig", newline="") as stream:
         try:
             for number, row in enumerate(csv.DictReader(stream), start=1):
-                yield f"{path}: row {number}", {name: value or None for name, value in row.items() if name is not None}
+                cells: Row = {column: cell or None for column, cell in row.items() if column is not None}
+                if cells.get("prompt"):
+                    cells["prompt"] = conversation_in(cells["prompt"])
+                yield f"{name}: row {number}", cells
         except (csv.Error, UnicodeDecodeError) as error:
             reason = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
-            raise DataError(f"{path}: row {number + 1} can't be read ({reason})") from None
+            raise DataError(f"{name}: row {number + 1} can't be read ({reason})") from None
 
 
-def _parquet(path: Path, columns: Collection[str] | None) -> Iterator[tuple[str, Row]]:
+def _parquet(
+    path: Path, name: str, columns: Collection[str] | None, need: Collection[str]
+) -> Iterator[tuple[str, Row | BadRow]]:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
-        raise DataError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow") from None
+        raise DataError(f"{name}: reading Parquet needs pyarrow: pip install pyarrow") from None
     number = 0
     try:
         with pq.ParquetFile(path) as file:
-            names = [name for name in file.schema_arrow.names if columns is None or name in columns]
+            there = file.schema_arrow.names
+            for column in need:
+                if column not in there:
+                    raise missing_column(name, column, there)
+            names = [column for column in there if columns is None or column in columns]
             for batch in file.iter_batches(_BATCH, columns=names):
                 values = []
                 for column in batch.columns:
@@ -159,6 +182,6 @@ def _parquet(path: Path, columns: Collection[str] | None) -> Iterator[tuple[str,
                     values.append(plain.to_pylist())
                 for row in zip(*values, strict=True):
                     number += 1
-                    yield f"{path}: row {number}", dict(zip(names, row, strict=True))
+                    yield f"{name}: row {number}", dict(zip(names, row, strict=True))
     except (pa.lib.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
+        raise DataError(f"{name}: not a readable Parquet file ({str(error).splitlines()[0]})") from None

@@ -23,7 +23,7 @@ from p2l_plugins.prompts import Prompt
 from p2l_plugins.scoring.scorer import P2L, Scores
 
 #: Scores chunks of prompts, in their order.
-Engine = Callable[[Iterator[list[Prompt]]], Iterator[Scores]]
+ChunkScorer = Callable[[Iterator[list[Prompt]]], Iterator[Scores]]
 
 FORMATS = (".jsonl", ".csv", ".parquet")
 STATE = "state.json"
@@ -54,7 +54,7 @@ def score_to_file(
     resume: bool = False,
     progress: Callable[[int], None] | None = None,
     chunk: int = CHUNK_PROMPTS,
-    engine: Engine | None = None,
+    engine: ChunkScorer | None = None,
 ) -> None:
     """Scores all prompts into a file.
 

@@ -124,7 +124,7 @@ class Checkpoint:
         encoder = config.model_type in ENCODERS
         pooling = training.get("pooling", "mean" if encoder else "cls")
         with init_empty_weights():  # so that the file's weights are the only ones in memory
-            backbone = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
+            backbone = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)  # type: ignore[no-untyped-call]
             model = P2LNetwork(backbone, len(models), family, pooling)
         _load_weights(model, folder, len(models))
         tokenizer = load_tokenizer(folder)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import ProgressCallback, Trainer, TrainingArguments
+from transformers import ProgressCallback, Trainer, TrainerControl, TrainerState, TrainingArguments
 
 from p2l_plugins.errors import ConfigError
 from p2l_plugins.outcomes import Array, has_eta
@@ -135,7 +135,7 @@ class VoteTrainer(Trainer):
         eval_dataset: PromptDataset | None,
         pad_id: int,
         times: Array | None,
-        optimizers: Any,
+        optimizers: tuple[torch.optim.Optimizer, None],
     ) -> None:
         self._pad_id, self._times = pad_id, times
         super().__init__(
@@ -144,7 +144,7 @@ class VoteTrainer(Trainer):
         self.remove_callback(ProgressCallback)
         self.add_callback(_Progress())
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> PromptSampler:
+    def _get_train_sampler(self, train_dataset: object = None) -> PromptSampler:
         args = self.args
         size = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
         data = cast(PromptDataset, self.train_dataset)
@@ -155,7 +155,11 @@ class VoteTrainer(Trainer):
         return super()._get_dataloader(dataset, *args, **kwargs)
 
     def prediction_step(
-        self, model: nn.Module, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: Any = None
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor, None, None]:
         """The loss of an evaluation batch, so that the mean over the batches is the loss per prompt with votes."""
         with torch.no_grad(), self.compute_loss_context_manager():
@@ -167,7 +171,14 @@ class VoteTrainer(Trainer):
 class _Progress(ProgressCallback):
     """The progress bar with the loss in it, on stderr; stops at a loss that is not a number."""
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         loss = float((logs or {}).get("loss", 0.0))
         if not np.isfinite(loss):
             raise NotANumber

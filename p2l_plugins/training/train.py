@@ -8,9 +8,8 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,83 +19,22 @@ from transformers import EarlyStoppingCallback, TrainingArguments
 
 from p2l_plugins.errors import ConfigError, DataError, P2LError
 from p2l_plugins.outcomes import Array, negative_log_likelihood
+from p2l_plugins.prompts import TextEncoder
 from p2l_plugins.training.backbone import load_backbone
 from p2l_plugins.training.batches import PromptDataset
-from p2l_plugins.training.categories import find_categories
+from p2l_plugins.training.categories import Categories, find_categories
 from p2l_plugins.training.checkpoint import Checkpoint, text_encoder
 from p2l_plugins.training.config import Source, TrainConfig
 from p2l_plugins.training.learner import Learner, NotANumber, VoteTrainer, optimizer, start_head
 from p2l_plugins.training.marginal import fit_marginal
+from p2l_plugins.training.model import P2LNetwork
 from p2l_plugins.training.options import shuffled_options
 from p2l_plugins.training.report import draw_learning_curve
-from p2l_plugins.votes.votes import Votes, check_family, held_out, merge, read_votes, ungrounded
+from p2l_plugins.training.split import Split, load_sources, split
+from p2l_plugins.votes.votes import Votes, ungrounded
 
 #: Prompts of one evaluation during training; early stopping looks at all of them.
 EVALUATION_PROMPTS = 512
-
-
-@dataclass(frozen=True)
-class Split:
-    """The votes of a training, by side; every side has all the models.
-
-    Attributes:
-        training: votes to learn from; validation: to watch the training on; held_out: not used in training.
-        sources: training votes of each source, over its own models.
-        sizes: per source, prompts in all, held out and in validation.
-    """
-
-    training: Votes
-    validation: Votes
-    held_out: Votes
-    sources: list[Votes]
-    sizes: list[tuple[int, int, int]]
-
-
-def load_sources(config: TrainConfig, data_dir: Path) -> list[tuple[Source, Votes]]:
-    """Reads every source of a configuration.
-
-    Raises:
-        DataError: what is wrong with a file.
-    """
-    parts = []
-    for source in config.data:
-        path = data_dir / source.path
-        votes = read_votes(path, config.aliases, source.usable, source.margin)
-        parts.append((source, check_family(votes, config.family, config.ties, path)))
-    return parts
-
-
-def split(config: TrainConfig, parts: Sequence[tuple[Source, Votes]]) -> Split:
-    """Splits by prompt: no prompt stands on two sides, whatever file it comes from.
-
-    Raises:
-        DataError: nothing is left for training, or a model has no votes there.
-    """
-    weights = [source.prompt_weight for source, _ in parts]
-    sides: list[list[Votes]] = [[], [], []]
-    sizes = []
-    for _, votes in parts:
-        out = held_out(votes.prompts, config.held_out, config.seed)
-        check = ~out & held_out(votes.prompts, config.validation, config.seed + 1)
-        # by prompt too, so that a smaller fraction is part of a larger one
-        used = held_out(votes.prompts, config.train_fraction, config.seed + 2)
-        for side, keep in zip(sides, (~out & ~check & used, check, out), strict=True):
-            side.append(votes.select(keep))
-        sizes.append((len(votes.prompts), int(out.sum()), int(check.sum())))
-    if not sum(len(votes) for votes in sides[0]):
-        raise DataError("no votes are left for training; lower 'held_out' or add data")
-    merged = [merge(side, weights) for side in sides]
-    training = merged[0]
-    with_votes = np.bincount(np.concatenate([training.a, training.b]), minlength=len(training.models))
-    if (with_votes == 0).any():
-        name = training.models[int((with_votes == 0).argmax())]
-        raise DataError(
-            f"the model {name!r} has no votes in the training part; add votes on it, drop it, or lower 'held_out'"
-        )
-    scale = len(training.prompts) / training.weight.sum()
-    for votes in merged:
-        votes.weight[:] *= scale
-    return Split(merged[0], merged[1], merged[2], sides[0], sizes)
 
 
 def train(config: TrainConfig, data_dir: Path, output: Path, resume: bool = False) -> dict[str, Any]:
@@ -150,13 +88,62 @@ def _train(config: TrainConfig, data_dir: Path, partial: Path, state: PartialSta
     votes = split(config, parts)
     start = load_backbone(config.backbone, config.max_length, config.dropout, config.pooling)
     model, models = start_head(start, votes.sources, votes.training.models, config)
-    training, watched = votes.training.renamed(models), votes.validation if config.validation else votes.held_out
+    training = votes.training.renamed(models)
     priors = [config.category_prior if s.category_prior is None else s.category_prior for s in config.data]
     categories = find_categories(votes.sources, priors, models, config.family)
     _claim(partial, config, training, state)
 
-    encoder = text_encoder(start.tokenizer, start.form)
-    watched = watched.renamed(models)
+    datasets = _datasets(config, votes, models, categories, text_encoder(start.tokenizer, start.form))
+    learner = Learner(model, categories, config.category_weight, config.unseen_prior)
+    if config.gradient_checkpointing:
+        start.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+    order = _order(config, training)
+    watch = bool(len(datasets.watched.votes))
+    trainer = VoteTrainer(
+        learner,
+        arguments(config, partial, _steps(config, len(training.prompts)), state.num_processes, watch),
+        train_dataset=datasets.training,
+        eval_dataset=datasets.sample if watch else None,
+        pad_id=start.form.pad_id,
+        times=training.times if order == "chronological" else None,
+        optimizers=(optimizer(learner, config), None),
+    )
+    if config.early_stopping is not None:
+        trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=config.early_stopping))
+    loss = _run(trainer, model, partial)
+    report = {
+        "name": config.name,
+        "train_loss": loss,
+        "steps": trainer.state.global_step,
+        "seconds": round(time.monotonic() - started, 1),
+        "processes": state.num_processes,
+        "order": order,
+        "models": len(models),
+        "prompts": len(training.prompts),
+        "votes": len(training),
+        "held_out": _held_out_losses(trainer, votes, datasets.watched, config) if watch else {},
+        "data": _data(parts, votes),
+        "log": trainer.state.log_history,
+    }
+    if state.is_main_process:
+        _save(partial, config, Checkpoint(model.eval(), start.tokenizer, models, start.form, {}), parts, report)
+    state.wait_for_everyone()
+    return report
+
+
+class _Datasets(NamedTuple):
+    """What a training reads: the prompts to learn from, all that it is watched on, and a sample of these."""
+
+    training: PromptDataset
+    watched: PromptDataset
+    sample: PromptDataset
+
+
+def _datasets(
+    config: TrainConfig, votes: Split, models: Sequence[str], categories: Categories, encoder: TextEncoder
+) -> _Datasets:
+    training = votes.training.renamed(models)
+    watched = (votes.validation if config.validation else votes.held_out).renamed(models)
     everything = PromptDataset(watched, encoder.encode(watched.prompts), multiple=config.batch_size)
     some = everything
     if config.early_stopping is None and len(watched.prompts) > EVALUATION_PROMPTS:
@@ -165,77 +152,69 @@ def _train(config: TrainConfig, data_dir: Path, partial: Path, state: PartialSta
     rng = np.random.default_rng(config.seed)
     orders = [shuffled_options(training.prompts, rng) for _ in range(config.option_orders - 1)]
     others = [encoder.encode(prompts) for prompts in orders]
-    learner = Learner(model, categories, config.category_weight, config.unseen_prior)
-    if config.gradient_checkpointing:
-        start.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
-    n = len(training.prompts)
-    batch = min(config.batch_size, n)
-    steps = max(1, int(np.ceil(config.epochs * max(n // batch, 1))))
-    order = _order(config, training)
-    trainer = VoteTrainer(
-        learner,
-        arguments(config, partial, steps, state.num_processes, bool(len(watched))),
-        train_dataset=PromptDataset(training, encoder.encode(training.prompts), categories.of_prompt, others=others),
-        eval_dataset=some if len(watched) else None,
-        pad_id=start.form.pad_id,
-        times=training.times if order == "chronological" else None,
-        optimizers=(optimizer(learner, config), None),
-    )
-    if config.early_stopping is not None:
-        trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=config.early_stopping))
+    learnt = PromptDataset(training, encoder.encode(training.prompts), categories.of_prompt, others=others)
+    return _Datasets(learnt, everything, some)
+
+
+def _steps(config: TrainConfig, prompts: int) -> int:
+    """Optimiser steps of a whole training."""
+    batch = min(config.batch_size, prompts)
+    return max(1, int(np.ceil(config.epochs * max(prompts // batch, 1))))
+
+
+def _run(trainer: VoteTrainer, model: P2LNetwork, partial: Path) -> float:
+    """Trains to the end; returns the mean training loss."""
     try:
         result = trainer.train(resume_from_checkpoint=_last_checkpoint(partial))
     except NotANumber as error:
         raise DataError(str(error)) from None
     if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
         raise DataError(str(NotANumber()))
+    return result.training_loss
 
-    report = {
-        "name": config.name,
-        "train_loss": result.training_loss,
-        "steps": trainer.state.global_step,
-        "seconds": round(time.monotonic() - started, 1),
-        "processes": state.num_processes,
-        "order": order,
-        "models": len(models),
-        "prompts": n,
-        "votes": len(training),
-        "held_out": _held_out_losses(trainer, votes, everything, config) if len(watched) else {},
-        "data": [
-            {
-                "file": Path(source.path).name,
-                "licence": source.licence,
-                "models": len(part.models),
-                "prompts": total,
-                "held_out_prompts": out,
-                "validation_prompts": check,
-                "votes": len(part),
-            }
-            for (source, part), (total, out, check) in zip(parts, votes.sizes, strict=True)
-        ],
-        "log": trainer.state.log_history,
-    }
-    if state.is_main_process:
-        training_config = {
-            "head_type": config.family,
-            "loss_type": config.family,
-            "pooling": start.pooling,
-            "head_rank": config.head_rank,
-            "max_length": start.form.max_length,
-            "aliases": config.aliases,
-            "ungrounded": ungrounded([part for _, part in parts], config.family),
-            "config": config.model_dump(mode="json"),
+
+def _data(parts: Sequence[tuple[Source, Votes]], votes: Split) -> list[dict[str, Any]]:
+    """What the report says of each file."""
+    return [
+        {
+            "file": Path(source.path).name,
+            "licence": source.licence,
+            "models": len(part.models),
+            "prompts": total,
+            "held_out_prompts": out,
+            "validation_prompts": check,
+            "votes": len(part),
         }
-        folder = partial / "checkpoint"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        Checkpoint(model.eval(), start.tokenizer, models, start.form, training_config).save(folder)
-        (folder / "training_report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        draw_learning_curve(report, folder / "learning_curve.png")
-        if (partial / "tensorboard").is_dir():
-            shutil.copytree(partial / "tensorboard", folder / "tensorboard")
-    state.wait_for_everyone()
-    return report
+        for (source, part), (total, out, check) in zip(parts, votes.sizes, strict=True)
+    ]
+
+
+def _save(
+    partial: Path,
+    config: TrainConfig,
+    checkpoint: Checkpoint,
+    parts: Sequence[tuple[Source, Votes]],
+    report: dict[str, Any],
+) -> None:
+    """Writes the checkpoint folder with the report, its picture and the log."""
+    checkpoint.training = {
+        "head_type": config.family,
+        "loss_type": config.family,
+        "pooling": checkpoint.model.pooling,
+        "head_rank": config.head_rank,
+        "max_length": checkpoint.form.max_length,
+        "aliases": config.aliases,
+        "ungrounded": ungrounded([part for _, part in parts], config.family),
+        "config": config.model_dump(mode="json"),
+    }
+    folder = partial / "checkpoint"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    checkpoint.save(folder)
+    (folder / "training_report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    draw_learning_curve(report, folder / "learning_curve.png")
+    if (partial / "tensorboard").is_dir():
+        shutil.copytree(partial / "tensorboard", folder / "tensorboard")
 
 
 def arguments(config: TrainConfig, partial: Path, steps: int, processes: int, watch: bool) -> TrainingArguments:

@@ -6,16 +6,16 @@ Read are our own columns, those of the public data sets of LMArena (`chatbot_are
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from p2l_plugins.files.rows import BadRow, Row
 from p2l_plugins.outcomes import TIE, A, B
-from p2l_plugins.prompts import Turns
-from p2l_plugins.votes.table import VoteBuilder, VoteTable, label, model_name, outcome_of, seconds, turns_of
+from p2l_plugins.prompts import Turns, conversation_in
 from p2l_plugins.votes.tally import Skip, Tally, shown
+from p2l_plugins.votes.values import clean_label, decoded, outcome_of, seconds, turns_of, two_models
+from p2l_plugins.votes.votes import VoteBuilder, Votes
 
 #: What is read; other columns (answers, token counts, judges, …) are not.
 COLUMNS = frozenset(
@@ -33,8 +33,7 @@ def arena_votes(
     tally: Tally,
     *,
     not_anonymous: Literal["keep", "drop"] = "keep",
-    json_prompts: bool = False,
-) -> VoteTable:
+) -> Votes:
     """One vote per row, on all user turns of its conversation.
 
     Rules that drop a row: "empty-prompt", "sides-differ" (the two sides saw different user turns), "same-model",
@@ -43,7 +42,6 @@ def arena_votes(
     Args:
         rows: places and rows.
         not_anonymous: whether the last rule holds.
-        json_prompts: a `prompt` may be a list written as JSON text, as in CSV files.
 
     Raises:
         DataError: the first bad row, unless the tally drops them.
@@ -54,24 +52,19 @@ def arena_votes(
             if not_anonymous == "drop" and _is_false(row.get("anony")):
                 raise Skip("not-anonymous")
             outcome = _outcome(row)
-            model_a, model_b = model_name(row.get("model_a"), "model_a"), model_name(row.get("model_b"), "model_b")
-            if model_a == model_b:
-                raise Skip("same-model")
+            models = two_models(row)
             builder.add(
-                _turns(row, json_prompts),
-                model_a,
-                model_b,
+                _turns(row),
+                models,
                 outcome,
                 weight=_weight(row.get("weight")),
-                language=label(row.get("language")),
-                category=label(row.get("category")) or _tagged(row),
+                language=clean_label(row.get("language")),
+                category=clean_label(row.get("category")) or _tagged(row),
                 timestamp=seconds(row["tstamp"], "tstamp") if "tstamp" in row else seconds(row.get("timestamp")),
             )
-        except Skip as skip:
-            tally.drop(skip.rule)
         except BadRow as error:
             tally.bad(place, error)
-    return builder.table()
+    return builder.votes()
 
 
 def _outcome(row: Row) -> int:
@@ -89,7 +82,7 @@ def _outcome(row: Row) -> int:
     return chosen[0]
 
 
-def _turns(row: Row, json_prompts: bool) -> Turns:
+def _turns(row: Row) -> Turns:
     """The user turns: of the full conversation, else of the two sides, else of the prompt or the messages."""
     sides = [_messages(row.get(name), name) for name in ("conversation_a", "conversation_b")]
     if all(side is not None for side in sides):
@@ -102,8 +95,8 @@ def _turns(row: Row, json_prompts: bool) -> Turns:
         return _full(full)
     prompt = row.get("prompt")
     if prompt is not None:
-        if isinstance(prompt, str) and prompt.startswith("[") and (json_prompts or "winner_model_a" in row):
-            prompt = _decoded(prompt)
+        if isinstance(prompt, str) and "winner_model_a" in row:  # Kaggle's prompts are JSON text in any file
+            prompt = conversation_in(prompt)
         return turns_of(prompt, "prompt")
     for name in ("messages", "conversation"):
         if (messages := _messages(row.get(name), name)) is not None:
@@ -111,7 +104,7 @@ def _turns(row: Row, json_prompts: bool) -> Turns:
     known = "prompt, messages, conversation, conversation_a and conversation_b, or full_conversation"
     if not any(name in row for name in ("prompt", "messages", "conversation", "full_conversation")):
         raise BadRow("bad-prompt", f"there is no prompt; valid columns: {known}; the row has {shown(list(row))}")
-    raise Skip("empty-prompt")
+    raise Skip("empty-prompt", "the prompt is empty")
 
 
 def _full(conversation: Any) -> Turns:
@@ -125,20 +118,10 @@ def _full(conversation: Any) -> Turns:
 
 def _messages(value: Any, column: str) -> Any:
     """Messages, which some files hold as JSON text."""
-    if not isinstance(value, str):
-        return value
-    decoded = _decoded(value)
-    if not isinstance(decoded, list):
+    messages = decoded(value)
+    if isinstance(value, str) and not isinstance(messages, list):
         raise BadRow("bad-prompt", f"{column} is text that is not JSON; valid: a list of messages")
-    return decoded
-
-
-def _decoded(text: str) -> Any:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return text
-    return value if isinstance(value, list) else text
+    return messages
 
 
 def _weight(value: Any) -> float:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from p2l_plugins.errors import DataError
 from p2l_plugins.outcomes import OUTCOMES
 from p2l_plugins.votes.scores import need_models
-from p2l_plugins.votes.table import Index, VoteTable, flipped
 from p2l_plugins.votes.tally import Tally
+from p2l_plugins.votes.votes import Index, Votes, flipped
 
 Conflicts = Literal["keep", "drop", "majority"]
 
@@ -40,14 +40,14 @@ class Cleaning:
     min_votes: int = 0
 
 
-def clean_votes(votes: VoteTable, rules: Cleaning, tally: Tally) -> VoteTable:
+def clean_votes(votes: Votes, rules: Cleaning, tally: Tally) -> Votes:
     """The votes that all rules leave.
 
     Raises:
         DataError: a rule names a model that is not there, or no vote is left.
     """
     need_models([*rules.keep_models, *rules.drop_models], votes.models)
-    steps: list[tuple[str, bool, Callable[[VoteTable], NDArray[np.bool_]]]] = [
+    steps: list[tuple[str, bool, Callable[[Votes], NDArray[np.bool_]]]] = [
         ("language", bool(rules.languages), lambda v: _in_languages(v, rules.languages)),
         ("keep-model", bool(rules.keep_models), lambda v: _between(v, rules.keep_models)),
         ("drop-model", bool(rules.drop_models), lambda v: _without(v, rules.drop_models)),
@@ -59,7 +59,7 @@ def clean_votes(votes: VoteTable, rules: Cleaning, tally: Tally) -> VoteTable:
         if holds:
             kept = keep(votes)
             tally.drop(rule, int((~kept).sum()))
-            votes = votes.select(kept)
+            votes = votes.take(kept)
     if not len(votes):
         raise DataError(f"no votes are left of {tally.rows} rows; dropped: {tally.dropped_text()}")
     return votes
@@ -85,11 +85,11 @@ def outcome_weights(group: Index, outcome: Index, weight: NDArray[np.float64]) -
     return total
 
 
-def _groups(votes: VoteTable) -> tuple[Index, Index]:
+def _groups(votes: Votes) -> tuple[Index, Index]:
     return pair_groups(votes.prompt, votes.a, votes.b, votes.outcome, len(votes.models))
 
 
-def _in_languages(votes: VoteTable, languages: tuple[str, ...]) -> NDArray[np.bool_]:
+def _in_languages(votes: Votes, languages: tuple[str, ...]) -> NDArray[np.bool_]:
     column = votes.labels.get("language")
     if column is None:
         raise DataError("--language: no row has a language")
@@ -97,23 +97,23 @@ def _in_languages(votes: VoteTable, languages: tuple[str, ...]) -> NDArray[np.bo
     return np.array([isinstance(x, str) and x.casefold() in wanted for x in column], np.bool_)
 
 
-def _sides(votes: VoteTable, names: tuple[str, ...]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _sides(votes: Votes, names: tuple[str, ...]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """(V,) each: whether side a, and side b, is one of the models."""
     named = np.array([name in names for name in votes.models], np.bool_)
     return named[votes.a], named[votes.b]
 
 
-def _between(votes: VoteTable, names: tuple[str, ...]) -> NDArray[np.bool_]:
+def _between(votes: Votes, names: tuple[str, ...]) -> NDArray[np.bool_]:
     a, b = _sides(votes, names)
     return np.logical_and(a, b)
 
 
-def _without(votes: VoteTable, names: tuple[str, ...]) -> NDArray[np.bool_]:
+def _without(votes: Votes, names: tuple[str, ...]) -> NDArray[np.bool_]:
     a, b = _sides(votes, names)
     return ~np.logical_or(a, b)
 
 
-def _lost(votes: VoteTable, conflicts: Conflicts) -> NDArray[np.bool_]:
+def _lost(votes: Votes, conflicts: Conflicts) -> NDArray[np.bool_]:
     group, outcome = _groups(votes)
     weight = outcome_weights(group, outcome, votes.weight)
     lost: NDArray[np.bool_] = ((weight > 0).sum(1) > 1)[group]
@@ -124,7 +124,7 @@ def _lost(votes: VoteTable, conflicts: Conflicts) -> NDArray[np.bool_]:
     return np.logical_and(lost, ~wins[group, outcome])
 
 
-def _first_of_equals(votes: VoteTable) -> NDArray[np.bool_]:
+def _first_of_equals(votes: Votes) -> NDArray[np.bool_]:
     group, outcome = _groups(votes)
     _, first = np.unique(group * len(OUTCOMES) + outcome, return_index=True)
     keep = np.zeros(len(votes), np.bool_)
@@ -132,7 +132,7 @@ def _first_of_equals(votes: VoteTable) -> NDArray[np.bool_]:
     return keep
 
 
-def _with_enough(votes: VoteTable, least: int) -> NDArray[np.bool_]:
+def _with_enough(votes: Votes, least: int) -> NDArray[np.bool_]:
     keep = np.ones(len(votes), np.bool_)
     while True:
         both = np.concatenate([votes.a[keep], votes.b[keep]])

@@ -8,7 +8,6 @@ top level, or in a second file joined by an id. docs/votes.md has the accepted f
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,8 +15,9 @@ from typing import Any, Literal
 
 from p2l_plugins.files.rows import BadRow, Row
 from p2l_plugins.prompts import Turns
-from p2l_plugins.votes.table import VoteBuilder, VoteTable, model_name, outcome_of, seconds, turns_of
 from p2l_plugins.votes.tally import Skip, Tally, shown
+from p2l_plugins.votes.values import decoded, model_name, outcome_of, seconds, turns_of, two_models
+from p2l_plugins.votes.votes import VoteBuilder, Votes, outcome_of_scores
 
 NameBy = Literal["model", "model_group", "model_id"]
 
@@ -59,13 +59,6 @@ def read_feedback(rows: Iterable[tuple[str, Row]], tally: Tally) -> Feedback:
     return feedback
 
 
-@dataclass
-class _Answers:
-    """Ratings of one prompt's answers: model → [sum, count, time of the last]."""
-
-    ratings: dict[str, list[float]] = field(default_factory=dict)
-
-
 def litellm_votes(
     rows: Iterable[tuple[str, Row]],
     tally: Tally,
@@ -75,7 +68,7 @@ def litellm_votes(
     max_score: float = 1.0,
     margin: float = 0.0,
     usable: float = 0.5,
-) -> VoteTable:
+) -> Votes:
     """Votes from pairwise feedback, then from ratings of two models' answers to the same prompt.
 
     Several ratings of one model on one prompt become their mean. Rules that drop a row: "no-feedback",
@@ -94,50 +87,55 @@ def litellm_votes(
         DataError: the first bad row, unless the tally drops them.
     """
     builder = VoteBuilder()
-    rated: dict[Turns, _Answers] = {}
+    ratings = _Ratings()
     for place, row in rows:
         try:
-            items = list(_feedback_of(row, feedback))
-            if not items:
-                raise Skip("no-feedback")
-            if row.get("status") == "failure":
-                raise Skip("failed-request")
-            turns = _turns(row)
-            time = seconds(row.get("startTime"), "startTime")
-            for item in items:
-                if isinstance(item, Mapping) and "winner" in item:
-                    _add_pair(builder, turns, item, time)
-                else:
-                    score = _rating(item, max_score)
-                    name = model_name(row.get(name_by), name_by)
-                    total = rated.setdefault(turns, _Answers()).ratings.setdefault(name, [0.0, 0.0, time])
-                    total[:] = total[0] + score, total[1] + 1, max(total[2], time)
-        except Skip as skip:
-            tally.drop(skip.rule)
+            _read_row(row, builder, ratings, feedback, name_by, max_score)
         except BadRow as error:
             tally.bad(place, error)
-    for turns, answers in rated.items():
-        if len(answers.ratings) == 1:
-            tally.drop("no-partner", int(next(iter(answers.ratings.values()))[1]))
-        for (a, (sum_a, n_a, t_a)), (b, (sum_b, n_b, t_b)) in itertools.combinations(answers.ratings.items(), 2):
-            builder.add(turns, a, b, _outcome(sum_a / n_a, sum_b / n_b, margin, usable), timestamp=max(t_a, t_b))
+    ratings.compare(builder, tally, margin, usable)
     if feedback is not None and feedback.unused:
         tally.note(f"{len(feedback.unused)} of {len(feedback.by_id)} requests with feedback are not in the log")
-    return builder.table()
+    return builder.votes()
 
 
-def _add_pair(builder: VoteBuilder, turns: Turns, item: Mapping[str, Any], time: float) -> None:
-    outcome = outcome_of(item["winner"])
-    model_a, model_b = (model_name(item.get(key), f"feedback.{key}") for key in ("model_a", "model_b"))
-    if model_a == model_b:
-        raise Skip("same-model")
-    builder.add(turns, model_a, model_b, outcome, timestamp=time)
+class _Ratings:
+    """Ratings of each prompt's answers: turns → model → [sum, count, time of the last]."""
+
+    def __init__(self) -> None:
+        self._of: dict[Turns, dict[str, list[float]]] = {}
+
+    def add(self, turns: Turns, model: str, rating: float, time: float) -> None:
+        total = self._of.setdefault(turns, {}).setdefault(model, [0.0, 0.0, time])
+        total[:] = total[0] + rating, total[1] + 1, max(total[2], time)
+
+    def compare(self, builder: VoteBuilder, tally: Tally, margin: float, usable: float) -> None:
+        """Adds a vote for every two models that were rated on one prompt."""
+        for turns, answers in self._of.items():
+            if len(answers) == 1:
+                tally.drop("no-partner", int(next(iter(answers.values()))[1]))
+            for (a, (sum_a, n_a, t_a)), (b, (sum_b, n_b, t_b)) in itertools.combinations(answers.items(), 2):
+                outcome = int(outcome_of_scores(sum_a / n_a, sum_b / n_b, margin, usable))
+                builder.add(turns, (a, b), outcome, timestamp=max(t_a, t_b))
 
 
-def _outcome(a: float, b: float, margin: float, usable: float) -> int:
-    if abs(a - b) > margin:
-        return 0 if a > b else 1
-    return 2 if max(a, b) >= usable else 3
+def _read_row(
+    row: Row, builder: VoteBuilder, ratings: _Ratings, feedback: Feedback | None, name_by: NameBy, max_score: float
+) -> None:
+    items = list(_feedback_of(row, feedback))
+    if not items:
+        raise Skip("no-feedback")
+    if row.get("status") == "failure":
+        raise Skip("failed-request")
+    turns = _turns(row)
+    time = seconds(row.get("startTime"), "startTime")
+    for item in items:
+        if isinstance(item, Mapping) and "winner" in item:
+            outcome = outcome_of(item["winner"])
+            builder.add(turns, two_models(item, "feedback."), outcome, timestamp=time)
+        else:
+            rating = _rating(item, max_score)
+            ratings.add(turns, model_name(row.get(name_by), name_by), rating, time)
 
 
 def _feedback_of(row: Row, feedback: Feedback | None) -> Iterator[Any]:
@@ -158,22 +156,12 @@ def _feedback_of(row: Row, feedback: Feedback | None) -> Iterator[Any]:
 
 
 def _listed(value: Any) -> list[Any]:
-    value = _decoded(value)
+    value = decoded(value)
     return value if isinstance(value, list) else [value]
 
 
-def _decoded(value: Any) -> Any:
-    """A value that a database column or a header holds as JSON text."""
-    if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
-        try:
-            return json.loads(value)
-        except ValueError:
-            return value
-    return value
-
-
 def _object(value: Any) -> Mapping[str, Any]:
-    value = _decoded(value)
+    value = decoded(value)
     return value if isinstance(value, Mapping) else {}
 
 
@@ -221,11 +209,11 @@ def _turns(row: Row) -> Turns:
 
 def _conversation(value: Any) -> Any:
     """Messages, a text, or None: of a value, or of a request's body that holds it."""
-    decoded = _decoded(value)
-    if isinstance(decoded, Mapping):
-        body = _object(decoded.get("body")) or decoded
+    found = decoded(value)
+    if isinstance(found, Mapping):
+        body = _object(found.get("body")) or found
         inner = next((body[key] for key in ("messages", "input", "prompt") if body.get(key)), None)
-        return None if inner is None else _decoded(inner)
-    if isinstance(decoded, list) and not any(isinstance(message, Mapping) for message in decoded):
-        return value if isinstance(value, str) else decoded or None
-    return decoded or None
+        return None if inner is None else decoded(inner)
+    if isinstance(found, list) and not any(isinstance(message, Mapping) for message in found):
+        return value if isinstance(value, str) else found or None
+    return found or None

@@ -6,6 +6,7 @@ A line of samples is one document under one filter.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from p2l_plugins.errors import DataError
-from p2l_plugins.files.rows import BadRow, Row, read_rows
+from p2l_plugins.files.rows import BadRow, Row
 from p2l_plugins.files.tables import read_json_object
+from p2l_plugins.prompts import Turns
 from p2l_plugins.votes.lmeval_prompts import PromptRule, RunPrompts
 from p2l_plugins.votes.scores import MatrixBuilder, ScoreMatrix
-from p2l_plugins.votes.tally import Skip, Tally
+from p2l_plugins.votes.tally import Tally
 
 _NAME_KEYS = ("peft", "delta", "pretrained", "model", "path", "engine")  # lm-eval's own order
 _NOT_METRICS = frozenset(
@@ -129,9 +131,18 @@ def lm_eval_matrix(files: Sequence[Samples], rule: PromptRule, selection: Select
     left_out = [name for name in tasks if selection.tasks and name not in selection.tasks]
     if left_out:
         tally.note(f"tasks left out: {', '.join(left_out)}")
-    for task, runs in tasks.items():
-        if task not in left_out:
-            _task_rows(task, runs, models, least, rule, selection, builder, tally)
+    for name, runs in tasks.items():
+        if name in left_out:
+            continue
+        task = _read_task(name, runs, rule, tally)
+        numbers = [metric for metric in task.metrics if metric not in task.odd]
+        metric = _choose("metric", name, numbers, selection.metrics, task.odd)
+        chosen = _choose("filter", name, list(task.filters), selection.filters, {})
+        tally.drop("other-filter", task.filters.total() - task.filters[chosen])
+        lower = any(run.lower_is_better(metric) for run in runs)
+        if lower:
+            tally.note(f"task {name}: a lower {metric} is better")
+        task.fill(builder, models, least, metric, chosen, lower, tally)
     return builder.matrix(tally)
 
 
@@ -139,86 +150,76 @@ def lm_eval_matrix(files: Sequence[Samples], rule: PromptRule, selection: Select
 class _Doc:
     """Scores of one document under all metrics and filters, per model."""
 
-    turns: Any = None
+    turns: Turns
     scores: dict[str, dict[tuple[str, str], float]] = field(default_factory=dict)
 
 
-def _task_rows(
-    task: str,
-    runs: list[Samples],
-    models: list[str],
-    least: int,
-    rule: PromptRule,
-    selection: Selection,
-    builder: MatrixBuilder,
-    tally: Tally,
-) -> None:
-    docs: dict[tuple[Any, str], _Doc] = {}
-    metrics: Counter[str] = Counter()
-    odd: dict[str, str] = {}
-    filters: Counter[str] = Counter()
+@dataclass
+class _Task:
+    """What the samples of a task hold.
+
+    Attributes:
+        docs: by doc_id and doc_hash.
+        metrics, filters: how many samples have each.
+        odd: metrics that are no number, and what they are.
+    """
+
+    name: str
+    docs: dict[tuple[int | str, str], _Doc] = field(default_factory=dict)
+    metrics: Counter[str] = field(default_factory=Counter)
+    filters: Counter[str] = field(default_factory=Counter)
+    odd: dict[str, str] = field(default_factory=dict)
+
+    def read(self, row: Row, model: str, prompts: RunPrompts) -> None:
+        doc_id, doc_hash = row.get("doc_id"), str(row.get("doc_hash"))
+        if not isinstance(doc_id, int | str):
+            raise BadRow("bad-doc-id", f"doc_id is {type(doc_id).__name__}, but must be a number or text")
+        if (doc_id, doc_hash) not in self.docs:
+            self.docs[doc_id, doc_hash] = _Doc(prompts.turns(row))
+        scores = self.docs[doc_id, doc_hash].scores.setdefault(model, {})
+        name = str(row.get("filter", "none"))
+        self.filters[name] += 1
+        listed = row.get("metrics")
+        for metric in listed if isinstance(listed, list) else row.keys() - _NOT_METRICS:
+            value = row.get(metric)
+            if value is None or isinstance(value, bool | int | float):
+                self.metrics[metric] += 1
+                scores[metric, name] = math.nan if value is None else float(value)
+            else:
+                self.odd[metric] = type(value).__name__
+
+    def fill(
+        self, builder: MatrixBuilder, models: list[str], least: int, metric: str, chosen: str, lower: bool, tally: Tally
+    ) -> None:
+        """Adds a row for every document that enough models ran."""
+        hashes = Counter(doc_id for doc_id, _ in self.docs)
+        mismatched = {doc_id for doc_id, count in hashes.items() if count > 1}
+        if mismatched:
+            tally.note(f"task {self.name}: {len(mismatched)} documents differ between the models (doc_hash)")
+        for (doc_id, _), doc in self.docs.items():
+            scores = {model: found.get((metric, chosen), math.nan) for model, found in doc.scores.items()}
+            there = {model: score for model, score in scores.items() if not math.isnan(score)}
+            tally.drop("no-score", sum(any(f == chosen for _, f in s) for s in doc.scores.values()) - len(there))
+            if len(there) < least:
+                tally.drop("hash-mismatch" if doc_id in mismatched else "too-few-models", len(there))
+                continue
+            index = builder.row(doc.turns, self.name, lower)
+            for model in models:
+                if model in there:
+                    builder.add(index, model, there[model])
+
+
+def _read_task(name: str, runs: list[Samples], rule: PromptRule, tally: Tally) -> _Task:
+    task = _Task(name)
     # runs that show the bare question come first: a document's prompt is taken from the first run that has it
     for run in sorted(runs, key=lambda run: bool(run.results.get("chat_template"))):
-        prompts = RunPrompts(rule, task, run.results, tally)
-        for place, row in read_rows(run.path, tally):
+        prompts = RunPrompts(rule, name, run.results, tally)
+        for place, row in tally.read(run.path):
             try:
-                _read_sample(row, run.model, prompts, docs, metrics, odd, filters)
-            except Skip as skip:
-                tally.drop(skip.rule)
+                task.read(row, run.model, prompts)
             except BadRow as error:
                 tally.bad(place, error)
-    metric = _choose("metric", task, [name for name in metrics if name not in odd], selection.metrics, odd)
-    chosen = _choose("filter", task, list(filters), selection.filters, {})
-    tally.drop("other-filter", filters.total() - filters[chosen])
-    lower = any(run.lower_is_better(metric) for run in runs)
-    if lower:
-        tally.note(f"task {task}: a lower {metric} is better")
-    hashes = Counter(doc_id for doc_id, _ in docs)
-    mismatched = {doc_id for doc_id, count in hashes.items() if count > 1}
-    if mismatched:
-        tally.note(f"task {task}: {len(mismatched)} documents differ between the models (doc_hash)")
-    for (doc_id, _), doc in docs.items():
-        there = {m: s for m, scores in doc.scores.items() if (s := scores.get((metric, chosen), _NAN)) == s}
-        tally.drop("no-score", sum(any(f == chosen for _, f in s) for s in doc.scores.values()) - len(there))
-        if len(there) < least:
-            tally.drop("hash-mismatch" if doc_id in mismatched else "too-few-models", len(there))
-            continue
-        index = builder.row(doc.turns, task, lower)
-        for model in models:
-            if model in there:
-                builder.add(index, model, there[model])
-
-
-_NAN = float("nan")
-
-
-def _read_sample(
-    row: Row,
-    model: str,
-    prompts: RunPrompts,
-    docs: dict[tuple[Any, str], _Doc],
-    metrics: Counter[str],
-    odd: dict[str, str],
-    filters: Counter[str],
-) -> None:
-    doc_id, doc_hash = row.get("doc_id"), str(row.get("doc_hash"))
-    if not isinstance(doc_id, int | str):
-        raise BadRow("bad-doc-id", f"doc_id is {type(doc_id).__name__}, but must be a number or text")
-    doc = docs.get((doc_id, doc_hash))
-    if doc is None:
-        doc = _Doc(prompts.turns(row))
-        docs[doc_id, doc_hash] = doc
-    name = str(row.get("filter", "none"))
-    filters[name] += 1
-    scores = doc.scores.setdefault(model, {})
-    listed = row.get("metrics")
-    for metric in listed if isinstance(listed, list) else row.keys() - _NOT_METRICS:
-        value = row.get(metric)
-        if value is None or isinstance(value, bool | int | float):
-            metrics[metric] += 1
-            scores[metric, name] = _NAN if value is None else float(value)
-        else:
-            odd[metric] = type(value).__name__
+    return task
 
 
 def _choose(kind: str, task: str, there: list[str], wanted: tuple[str, ...], odd: Mapping[str, str]) -> str:

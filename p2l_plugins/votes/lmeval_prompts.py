@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,9 +12,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from p2l_plugins.errors import ConfigError, DataError
 from p2l_plugins.files.rows import BadRow, Row
-from p2l_plugins.prompts import Turns
-from p2l_plugins.votes.table import turns_of
+from p2l_plugins.prompts import Turns, conversation_in
 from p2l_plugins.votes.tally import Tally
+from p2l_plugins.votes.values import turns_of
 
 _REMEDY = "--prompt-field or --prompt-template names the question"
 
@@ -164,11 +163,5 @@ def _context(arguments: Any) -> Any:
 def _messages(context: Any) -> Any:
     """Chat messages, which models behind an API get as JSON text, alone or as the only item of a list."""
     text = context[0] if isinstance(context, list) and len(context) == 1 else context
-    if isinstance(text, str) and text.startswith("[{"):
-        try:
-            value = json.loads(text)
-        except ValueError:
-            return context
-        if isinstance(value, list) and all(isinstance(message, Mapping) and "role" in message for message in value):
-            return value
-    return context
+    found = conversation_in(text) if isinstance(text, str) and text.startswith("[{") else text
+    return found if isinstance(found, list) else context

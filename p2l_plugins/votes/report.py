@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,7 @@ import numpy as np
 from p2l_plugins.outcomes import BAD, OUTCOMES, TIE, A
 from p2l_plugins.prompts import Turns
 from p2l_plugins.votes.cleaning import outcome_weights, pair_groups
-from p2l_plugins.votes.table import Index
-from p2l_plugins.votes.votes import Votes, held_out, merge
+from p2l_plugins.votes.votes import Index, Votes, held_out, merge
 
 _Z = 1.959963984540054  # 95 %
 
@@ -25,18 +25,8 @@ def combined(parts: Sequence[Votes]) -> Votes:
     if len(index) == len(votes.prompts):
         return votes
     first = np.unique(new, return_index=True)[1]
-    prompt = new[votes.prompt]
-    order = np.argsort(prompt, kind="stable")
-    return Votes(
-        models=votes.models,
-        prompts=list(index),
-        groups=[votes.groups[i] for i in first],
-        prompt=prompt[order],
-        a=votes.a[order],
-        b=votes.b[order],
-        outcome=votes.outcome[order],
-        weight=votes.weight[order],
-    )
+    groups = [votes.groups[i] for i in first]
+    return replace(votes, prompts=list(index), groups=groups, prompt=new[votes.prompt], scores=None).by_prompt()
 
 
 def check(
@@ -131,9 +121,9 @@ def _one_sided(votes: Votes) -> dict[str, list[str]]:
 
 
 def position(votes: Votes) -> dict[str, Any] | None:
-    """Share of decisive votes that side a won, with its 95 % interval; None where no vote is decisive, or the
+    """Share of decisive votes that side a won, with its 95 % interval; None where no vote is decisive.
 
-    votes come from a score matrix, whose sides are the order of its columns.
+    None as well for votes from a score matrix, whose sides are the order of its columns.
     """
     decisive = int(votes.decisive().sum())
     if not decisive or votes.scores is not None:
@@ -143,7 +133,7 @@ def position(votes: Votes) -> dict[str, Any] | None:
     return {"decisive": decisive, "a_won": won, "share": won / decisive, "low": low, "high": high}
 
 
-def wilson(k: int, n: int) -> tuple[float, float]:
+def wilson(k: float, n: float) -> tuple[float, float]:
     """95 % interval of a binomial share of k in n (Wilson 1927)."""
     p, z2 = k / n, _Z * _Z
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
@@ -216,6 +206,14 @@ def to_text(report: dict[str, Any]) -> str:
     points = ", ".join(f"{name} {value:.0f}" for name, value in length["characters"].items())
     rows.append(("characters per prompt", f"{points}, mean {length['mean_characters']:.0f}"))
     rows.append(("several turns", f"{length['several_turns']} prompts, {length['most_turns']} turns at most"))
+    rows += _other_prompts(report)
+    lines = ["| what | found |", "|:---|:---|", *(f"| {what} | {found} |" for what, found in rows)]
+    return "\n".join([*lines, *_worth_a_look(report)])
+
+
+def _other_prompts(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """Rows on the split and on the other file."""
+    rows = []
     for key, title in (("held_out", "shared by both sides"), ("against", "also in the other file")):
         part = report.get(key)
         if part is None:
@@ -227,7 +225,12 @@ def to_text(report: dict[str, Any]) -> str:
             rows.append((f"held out {part['fraction']:g}, seed {part['seed']}", "; ".join(sides)))
         alike = part["shared_but_for_case_and_space"]
         rows.append((title, f"{part['shared_prompts']} prompts ({alike} but for case and white space)"))
-    lines = ["| what | found |", "|:---|:---|", *(f"| {what} | {found} |" for what, found in rows)]
+    return rows
+
+
+def _worth_a_look(report: dict[str, Any]) -> list[str]:
+    """Lists of models, each after an empty line."""
+    lines = []
     few = report["few_votes"]
     if few["models"]:
         named = ", ".join(f"{name} ({count})" for name, count in few["models"].items())
@@ -241,4 +244,4 @@ def to_text(report: dict[str, Any]) -> str:
     unseen = report.get("held_out", {}).get("models_only_in_test")
     if unseen:
         lines.append(f"\nonly in held-out prompts: {', '.join(unseen)}")
-    return "\n".join(lines)
+    return lines

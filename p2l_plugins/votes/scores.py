@@ -17,10 +17,14 @@ from p2l_plugins.errors import DataError
 from p2l_plugins.files.rows import BadRow, Row
 from p2l_plugins.outcomes import Array
 from p2l_plugins.prompts import Turns, clean
-from p2l_plugins.votes.table import VoteTable, label, model_name, turns_of
-from p2l_plugins.votes.tally import Skip, Tally, shown
-from p2l_plugins.votes.votes import DESCRIPTIVE
+from p2l_plugins.votes.tally import Tally, shown
+from p2l_plugins.votes.values import clean_label, model_name, turns_of
+from p2l_plugins.votes.votes import Votes, outcome_of_scores
 
+#: Columns of a score matrix that describe a row; every other numeric column is a model.
+DESCRIPTIVE = frozenset(
+    "prompt id question_id doc_id index benchmark category language subset source metric weight timestamp".split()
+)
 #: Names that a reader of a score matrix does not take for a model.
 _RESERVED = DESCRIPTIVE | {"model_a", "model_b", "winner"}
 
@@ -43,10 +47,36 @@ class ScoreMatrix:
     scores: Array
     lower: NDArray[np.bool_]
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, int]:
         """Counts of prompts, models and scores."""
         scores = int((~np.isnan(self.scores)).sum())
         return {"prompts": len(self.prompts), "models": len(self.models), "scores": scores}
+
+    def votes(self, margin: float = 0.0, usable: float = 0.5) -> Votes:
+        """Every pair of models on every prompt where both were run: the better score wins.
+
+        Args:
+            margin: scores that differ by no more are a tie.
+            usable: two equal scores are a tie where the better one reaches this, else "tie (bothbad)".
+        """
+        first, second = np.triu_indices(len(self.models), 1)
+        sign = np.where(self.lower, -1.0, 1.0)
+        scores = sign[:, None] * self.scores
+        prompt, pair = np.nonzero(~np.isnan(scores[:, first] + scores[:, second]))
+        a, b = first[pair], second[pair]
+        category = np.array(self.category, np.object_)
+        return Votes(
+            models=self.models,
+            prompts=self.prompts,
+            groups=[name or "" for name in self.category],
+            prompt=prompt,
+            a=a,
+            b=b,
+            outcome=outcome_of_scores(scores[prompt, a], scores[prompt, b], margin, (sign * usable)[prompt]),
+            weight=np.ones(len(prompt)),
+            scores=scores,
+            labels={"category": category[prompt]} if any(self.category) else {},
+        )
 
     def only(self, keep: Sequence[str], drop: Sequence[str]) -> ScoreMatrix:
         """The matrix with only the models in `keep` (all, if empty) and without those in `drop`.
@@ -135,53 +165,78 @@ def read_matrix(rows: Iterable[tuple[str, Row]], tally: Tally, *, lower_is_bette
         DataError: the first score that is not a number, unless the tally drops them (rule "bad-score").
     """
     builder = MatrixBuilder()
-    numbers: Counter[str] = Counter()
-    odd: dict[str, tuple[str, Any]] = {}
-    odd_count: Counter[str] = Counter()
+    wide = _WideRows(builder)
     long: bool | None = None
     for place, row in rows:
         if long is None:
             long = "model" in row and "score" in row
         try:
-            turns = turns_of(row.get("prompt"), "prompt") if "prompt" in row else _no_prompt(row)
-            index = builder.row(turns, label(row.get("category") or row.get("benchmark")), lower_is_better)
-            cells = {model_name(row.get("model"), "model"): row.get("score")} if long else row
-            for name, value in cells.items():
-                if name in DESCRIPTIVE and not long:
-                    continue
-                builder.model(clean(name))
-                if value is None or value == "":
-                    continue
-                score = _number(value)
-                if score is None and long:
-                    raise BadRow("bad-score", f"score is {shown(value)}, but must be a number or empty")
-                if score is None:
-                    odd.setdefault(name, (place, value))
-                    odd_count[name] += 1
-                elif not math.isnan(score):
-                    numbers[name] += 1
-                    builder.add(index, clean(name), score)
-        except Skip as skip:
-            tally.drop(skip.rule)
+            if "prompt" not in row:
+                raise BadRow("bad-prompt", f"column 'prompt' is missing; the row has {shown(list(row))}")
+            turns = turns_of(row["prompt"], "prompt")
+            index = builder.row(turns, clean_label(row.get("category") or row.get("benchmark")), lower_is_better)
+            if long:
+                _add_long(builder, index, row)
+            else:
+                wide.add(index, place, row)
         except BadRow as error:
             tally.bad(place, error)
-    text = [name for name in odd if numbers[name] < odd_count[name]]
-    if text:
-        tally.note(f"columns of text are no models: {', '.join(text)}")
-    for name, (place, value) in odd.items():
-        if name not in text:
-            problem = BadRow("bad-score", f"the score of {name!r} is {shown(value)}, but must be a number or empty")
-            tally.bad(place, problem)
-            tally.drop("bad-score", odd_count[name] - 1)
-    return builder.matrix(tally, without=text)
+    return builder.matrix(tally, without=wide.columns_of_text(tally))
 
 
-def _no_prompt(row: Row) -> Turns:
-    raise BadRow("bad-prompt", f"column 'prompt' is missing; the row has {shown(list(row))}")
+def _add_long(builder: MatrixBuilder, index: int, row: Row) -> None:
+    model, value = model_name(row.get("model"), "model"), row.get("score")
+    builder.model(model)
+    score = _number(value)
+    if score is None:
+        raise BadRow("bad-score", f"score is {shown(value)}, but must be a number or empty")
+    if not math.isnan(score):
+        builder.add(index, model, score)
+
+
+class _WideRows:
+    """Rows with a column per model; only at the end it is known which columns are text."""
+
+    def __init__(self, builder: MatrixBuilder) -> None:
+        self._builder = builder
+        self._names: dict[str, str] = {}
+        self._numbers: Counter[str] = Counter()
+        self._odd: Counter[str] = Counter()
+        self._first: dict[str, tuple[str, Any]] = {}
+
+    def add(self, index: int, place: str, row: Row) -> None:
+        for column, value in row.items():
+            if column in DESCRIPTIVE:
+                continue
+            if column not in self._names:
+                self._names[column] = clean(column)
+                self._builder.model(self._names[column])
+            score = _number(value)
+            if score is None:
+                self._odd[column] += 1
+                self._first.setdefault(column, (place, value))
+            elif not math.isnan(score):
+                self._numbers[column] += 1
+                self._builder.add(index, self._names[column], score)
+
+    def columns_of_text(self, tally: Tally) -> list[str]:
+        """Columns that are no models; a value that is no number in the others is a bad row."""
+        text = [name for name, odd in self._odd.items() if self._numbers[name] < odd]
+        if text:
+            tally.note(f"columns of text are no models: {', '.join(text)}")
+        for name, odd in self._odd.items():
+            if name not in text:
+                place, value = self._first[name]
+                problem = f"the score of {name!r} is {shown(value)}, but must be a number or empty"
+                tally.bad(place, BadRow("bad-score", problem))
+                tally.drop("bad-score", odd - 1)
+        return text
 
 
 def _number(value: Any) -> float | None:
     """A score; NaN is "not run"; None is no score (text, or infinite)."""
+    if value is None or value == "":
+        return math.nan
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -201,34 +256,3 @@ def check_matrix(matrix: ScoreMatrix, source: str) -> None:
     reserved = [name for name in matrix.models if name in _RESERVED]
     if reserved:
         raise DataError(f"{source}: a model can't be named {reserved[0]!r}: the name stands for a column of its own")
-
-
-def votes_of(matrix: ScoreMatrix, margin: float = 0.0, usable: float = 0.5) -> VoteTable:
-    """Every pair of models on every prompt where both were run: the better score wins.
-
-    Args:
-        matrix: the scores.
-        margin: scores that differ by no more are a tie.
-        usable: two equal scores are a tie where the better one reaches this, else "tie (bothbad)".
-    """
-    first, second = np.triu_indices(len(matrix.models), 1)
-    sign = np.where(matrix.lower, -1.0, 1.0)[:, None]
-    scores = sign * matrix.scores
-    difference = scores[:, first] - scores[:, second]
-    known = ~np.isnan(difference)
-    prompt, pair = np.nonzero(known)
-    best = np.fmax(scores[:, first], scores[:, second])[known]
-    limit = (sign[:, 0] * usable)[prompt]
-    d = difference[known]
-    outcome = np.where(d > margin, 0, np.where(d < -margin, 1, np.where(best >= limit, 2, 3))).astype(np.int64)
-    category = np.array(matrix.category, np.object_)
-    return VoteTable(
-        models=matrix.models,
-        prompts=matrix.prompts,
-        prompt=prompt,
-        a=first[pair],
-        b=second[pair],
-        outcome=outcome,
-        weight=np.ones(len(prompt)),
-        labels={"category": category[prompt]} if any(matrix.category) else {},
-    )

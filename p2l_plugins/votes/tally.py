@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from p2l_plugins.errors import DataError
-from p2l_plugins.files.rows import BadRow
+from p2l_plugins.files.rows import BadRow, Row, read_rows
 
 OnError = Literal["refuse", "drop"]
 
 
-class Skip(Exception):
-    """A row that a named rule leaves out, although nothing in it is wrong.
+class Skip(BadRow):
+    """A row that a named rule leaves out, although nothing in it is wrong."""
 
-    Attributes:
-        rule: the rule's name.
-    """
-
-    def __init__(self, rule: str) -> None:
-        super().__init__(rule)
-        self.rule = rule
+    def __init__(self, rule: str, message: str = "") -> None:
+        super().__init__(rule, message or rule)
 
 
 @dataclass
@@ -32,6 +28,7 @@ class Tally:
     Attributes:
         on_error: whether a bad row ends the import or is dropped.
         progress: called with a number of rows read, now and then.
+        strict: a row that a rule leaves out ends the import, too.
         rows: rows read.
         dropped: per rule, what it dropped: rows while reading, votes while cleaning.
         notes: sentences for the user, each once.
@@ -39,15 +36,23 @@ class Tally:
 
     on_error: OnError = "refuse"
     progress: Callable[[int], object] | None = None
+    strict: bool = False
     rows: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
 
-    def read(self) -> None:
-        """Counts a row."""
-        self.rows += 1
-        if self.progress is not None and self.rows % 1000 == 0:
-            self.progress(1000)
+    def read(self, path: Path, columns: Collection[str] | None = None) -> Iterator[tuple[str, Row]]:
+        """The rows of a file, counted; those that can't be read too. See `read_rows`."""
+
+        def bad(place: str, error: BadRow) -> None:
+            self.rows += 1
+            self.bad(place, error)
+
+        for row in read_rows(path, bad, columns=columns):
+            self.rows += 1
+            if self.progress is not None and self.rows % 1000 == 0:
+                self.progress(1000)
+            yield row
 
     def drop(self, rule: str, count: int = 1) -> None:
         """Counts what a rule dropped."""
@@ -55,15 +60,16 @@ class Tally:
             self.dropped[rule] += count
 
     def bad(self, place: str, error: BadRow) -> None:
-        """Drops a bad row or refuses the file.
+        """Drops a row or refuses the file.
 
         Args:
             place: the file and the row.
+            error: what is wrong with the row, or the rule that leaves it out.
 
         Raises:
-            DataError: unless `on_error` is "drop".
+            DataError: unless `on_error` is "drop", or it is a `Skip` and the tally is not strict.
         """
-        if self.on_error == "refuse":
+        if self.strict if isinstance(error, Skip) else self.on_error == "refuse":
             raise DataError(f"{place}: {error}")
         self.drop(error.rule)
 

@@ -1,43 +1,40 @@
-"""Votes from files: votes files, score matrices, splits by prompt. No torch here."""
+"""The one table of votes, and what is done to it: splits by prompt, merging, the families' rules. No torch here."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from p2l_plugins.errors import DataError, PromptError
-from p2l_plugins.files.tables import Column, need_columns, read_table
-from p2l_plugins.outcomes import BAD, OUTCOMES, TIE, Array, Family
-from p2l_plugins.prompts import Turns, as_turns, canonical_bytes
+from p2l_plugins.errors import DataError
+from p2l_plugins.outcomes import BAD, OUTCOMES, TIE, A, Array, B, Family
+from p2l_plugins.prompts import Turns, canonical_bytes
 
-#: Columns of a score matrix that describe a row; every other numeric column is a model.
-DESCRIPTIVE = frozenset(
-    "prompt id question_id doc_id index benchmark category language subset source metric weight timestamp".split()
-)
+Index = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Votes:
-    """Votes grouped by distinct prompt.
+    """V votes on P distinct prompts.
 
     Attributes:
-        models: names; `a` and `b` index them.
-        prompts: P distinct prompts.
+        models: names; `a` and `b` index them. Some may have no vote.
+        prompts: P distinct prompts. Some may have no vote.
         groups: (P,) a label of each prompt (category, or benchmark, or empty).
-        prompt: (V,) index into `prompts`, not decreasing.
+        prompt: (V,) index into `prompts`; not decreasing, except in an import, which keeps the order of the rows.
         a, b: (V,) the two sides.
         outcome: (V,) index into `outcomes.OUTCOMES`.
         weight: (V,) weight of each vote.
         scores: (P, M) scores of a score matrix, NaN where not run; None for a votes file.
-        times: (P,) time of each prompt's first vote, in seconds; None for files without time stamps.
+        labels: of "language" and "category" those that some row has, each (V,) strings or None.
+        timestamp: (V,) seconds since 1970 (UTC), NaN where a row has none; None where no row has one.
 
     Raises:
         DataError: an index, an outcome or a weight out of range.
@@ -46,13 +43,14 @@ class Votes:
     models: tuple[str, ...]
     prompts: list[Turns]
     groups: list[str]
-    prompt: NDArray[np.int64]
-    a: NDArray[np.int64]
-    b: NDArray[np.int64]
-    outcome: NDArray[np.int64]
+    prompt: Index
+    a: Index
+    b: Index
+    outcome: Index
     weight: Array
     scores: Array | None = None
-    times: Array | None = None
+    labels: dict[str, NDArray[np.object_]] = field(default_factory=dict)
+    timestamp: Array | None = None
 
     def __post_init__(self) -> None:
         limits = {"prompt": len(self.prompts), "a": len(self.models), "b": len(self.models), "outcome": len(OUTCOMES)}
@@ -67,22 +65,46 @@ class Votes:
     def __len__(self) -> int:
         return len(self.prompt)
 
-    def select(self, keep: NDArray[np.bool_]) -> Votes:
-        """The prompts where `keep` (P,) is true, with their votes."""
-        new_index = np.cumsum(keep) - 1
-        vote = keep[self.prompt]
+    @property
+    def times(self) -> Array | None:
+        """(P,) time of each prompt's first vote, in seconds; None where a vote has no time stamp."""
+        if self.timestamp is None or np.isnan(self.timestamp).any():
+            return None
+        times = np.full(len(self.prompts), np.inf)
+        np.minimum.at(times, self.prompt, self.timestamp)
+        return times
+
+    def take(self, which: NDArray[np.bool_] | Index) -> Votes:
+        """The votes that a mask (V,) or indices choose; all prompts stay."""
         return replace(
             self,
+            prompt=self.prompt[which],
+            a=self.a[which],
+            b=self.b[which],
+            outcome=self.outcome[which],
+            weight=self.weight[which],
+            labels={name: column[which] for name, column in self.labels.items()},
+            timestamp=None if self.timestamp is None else self.timestamp[which],
+        )
+
+    def select(self, keep: NDArray[np.bool_]) -> Votes:
+        """The prompts where `keep` (P,) is true, with their votes."""
+        kept = self.take(keep[self.prompt])
+        return replace(
+            kept,
             prompts=[p for p, k in zip(self.prompts, keep, strict=True) if k],
             groups=[g for g, k in zip(self.groups, keep, strict=True) if k],
-            prompt=new_index[self.prompt[vote]],
-            a=self.a[vote],
-            b=self.b[vote],
-            outcome=self.outcome[vote],
-            weight=self.weight[vote],
+            prompt=(np.cumsum(keep) - 1)[kept.prompt],
             scores=None if self.scores is None else self.scores[keep],
-            times=None if self.times is None else self.times[keep],
         )
+
+    def with_votes(self) -> Votes:
+        """The prompts that have a vote."""
+        return self.select(np.bincount(self.prompt, minlength=len(self.prompts)) > 0)
+
+    def by_prompt(self) -> Votes:
+        """The votes in the order of their prompts."""
+        return self.take(np.argsort(self.prompt, kind="stable"))
 
     def decisive(self) -> NDArray[np.bool_]:
         """(V,) votes with a winner."""
@@ -105,192 +127,90 @@ class Votes:
             scores[:, index] = self.scores
         return replace(self, models=tuple(models), a=index[self.a], b=index[self.b], scores=scores)
 
+    def summary(self) -> dict[str, Any]:
+        """Counts of votes, of the prompts and models that have one, and of outcomes."""
+        counts = np.bincount(self.outcome, minlength=len(OUTCOMES)).tolist()
+        return {
+            "votes": len(self),
+            "prompts": len(np.unique(self.prompt)),
+            "models": len(np.unique(np.concatenate([self.a, self.b]))),
+            "outcomes": dict(zip(OUTCOMES, counts, strict=True)),
+        }
 
-def read_votes(path: Path, aliases: Mapping[str, str] | None = None, usable: float = 0.5, margin: float = 0.0) -> Votes:
-    """A votes file or a score matrix, told apart by the column `winner`.
+
+class VoteBuilder:
+    """Collects votes row by row; equal prompts are kept once."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, int] = {}
+        self._prompts: dict[Turns, int] = {}
+        self._groups: list[str] = []
+        self._columns = array("q"), array("q"), array("q"), array("q")  # prompt, a, b, outcome
+        self._weight, self._time = array("d"), array("d")
+        self._labels: dict[str, list[str | None]] = {"language": [], "category": []}
+
+    def add(
+        self,
+        turns: Turns,
+        models: tuple[str, str],
+        outcome: int,
+        *,
+        weight: float = 1.0,
+        language: str | None = None,
+        category: str | None = None,
+        timestamp: float = math.nan,
+    ) -> None:
+        """Adds a vote; the two models must differ."""
+        if turns not in self._prompts:
+            self._prompts[turns] = len(self._prompts)
+            self._groups.append(category or "")
+        values = (self._prompts[turns], *(self._models.setdefault(name, len(self._models)) for name in models), outcome)
+        for column, value in zip(self._columns, values, strict=True):
+            column.append(value)
+        self._weight.append(weight)
+        self._time.append(timestamp)
+        self._labels["language"].append(language)
+        self._labels["category"].append(category)
+
+    def votes(self) -> Votes:
+        """The votes so far, in the order of their rows."""
+        time = np.array(self._time, np.float64)
+        prompt, a, b, outcome = (np.array(column, np.int64) for column in self._columns)
+        return Votes(
+            models=tuple(self._models),
+            prompts=list(self._prompts),
+            groups=self._groups,
+            prompt=prompt,
+            a=a,
+            b=b,
+            outcome=outcome,
+            weight=np.array(self._weight, np.float64),
+            labels={name: np.array(column, np.object_) for name, column in self._labels.items() if any(column)},
+            timestamp=None if np.isnan(time).all() else time,
+        )
+
+
+def flipped(outcome: Index) -> Index:
+    """The outcomes with the two sides exchanged."""
+    return np.array([B, A, TIE, BAD], np.int64)[outcome]
+
+
+def outcome_of_scores(a: Array | float, b: Array | float, margin: float, usable: Array | float) -> Index:
+    """Outcomes of two sides by their scores, of which the higher wins.
 
     Args:
-        path: Parquet, JSONL or CSV.
-        aliases: canonical name of each model name in the file; names that are not listed stay.
-        usable: a score below this is not usable: two equal ones are "tie (bothbad)".
-        margin: scores that differ by no more than this are a tie.
-
-    Raises:
-        DataError: what is wrong with the file: column, row, value, and what is valid.
+        a, b: scores of the sides.
+        margin: scores that differ by no more are a tie.
+        usable: two equal scores are a tie where the better one reaches this, else "tie (bothbad)".
     """
-    table = read_table(path)
-    need_columns(table, ["prompt"], path)
-    names = aliases or {}
-    if {"model_a", "model_b", "winner"} & set(table):
-        return _from_votes(table, path, names)
-    return _from_matrix(table, path, names, usable, margin)
-
-
-def _from_votes(table: dict[str, Column], path: Path, aliases: Mapping[str, str]) -> Votes:
-    need_columns(table, ["model_a", "model_b", "winner"], path)
-    prompts, groups, prompt = _distinct(table, path)
-    for column in ("model_a", "model_b"):
-        for row, name in enumerate(table[column]):
-            if not isinstance(name, str) or not name:
-                raise DataError(f"{path}: row {row + 1}: {column} is {name!r}, but must be a model's name")
-    side_a = [aliases.get(name, name) for name in table["model_a"]]
-    side_b = [aliases.get(name, name) for name in table["model_b"]]
-    models = tuple(sorted({*side_a, *side_b}))
-    position = {name: i for i, name in enumerate(models)}
-    code = {name: i for i, name in enumerate(OUTCOMES)}
-    for row, winner in enumerate(table["winner"]):
-        if winner not in code:
-            valid = ", ".join(map(repr, OUTCOMES))
-            raise DataError(f"{path}: row {row + 1}: winner is {winner!r}; valid: {valid}")
-        if side_a[row] == side_b[row]:
-            raise DataError(f"{path}: row {row + 1}: model_a and model_b are both {side_a[row]!r}")
-    weight = np.ones(len(prompt))
-    if "weight" in table:
-        weight = np.array(
-            [1.0 if w is None else _number(w, path, row, "weight") for row, w in enumerate(table["weight"])]
-        )
-        if not (weight > 0).all():
-            row = int(np.flatnonzero(~(weight > 0))[0])
-            raise DataError(f"{path}: row {row + 1}: weight is {weight[row]:g}, but must be above 0")
-    order = np.argsort(prompt, kind="stable")
-    times = None
-    if "timestamp" in table and not any(value in (None, "") for value in table["timestamp"]):
-        stamps = np.array([_seconds(value, path, row) for row, value in enumerate(table["timestamp"])])
-        times = np.full(len(prompts), np.inf)
-        np.minimum.at(times, prompt, stamps)
-    return Votes(
-        models=models,
-        prompts=prompts,
-        groups=groups,
-        prompt=prompt[order],
-        a=np.array([position[m] for m in side_a], np.int64)[order],
-        b=np.array([position[m] for m in side_b], np.int64)[order],
-        outcome=np.array([code[w] for w in table["winner"]], np.int64)[order],
-        weight=weight[order],
-        times=times,
-    )
-
-
-def _seconds(value: Any, path: Path, row: int) -> float:
-    """A time stamp in seconds: a number, a datetime, or ISO 8601 text; without a time zone it is UTC."""
-    try:
-        if isinstance(value, str):
-            value = float(value) if value.replace(".", "", 1).isdigit() else datetime.fromisoformat(value)
-        if isinstance(value, datetime):
-            value = (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
-        seconds = float(value)
-    except (TypeError, ValueError):
-        seconds = math.nan
-    if not math.isfinite(seconds):
-        raise DataError(f"{path}: row {row + 1}: timestamp is {value!r}; valid: seconds, or ISO 8601 text")
-    return seconds
-
-
-def _from_matrix(
-    table: dict[str, Column], path: Path, aliases: Mapping[str, str], usable: float, margin: float
-) -> Votes:
-    columns = _model_columns(table, path)
-    if len(columns) < 2:
-        raise DataError(
-            f"{path}: neither a votes file (prompt, model_a, model_b, winner) nor a score matrix (prompt and one "
-            f"numeric column per model, two at least); the file has {', '.join(map(repr, table))}"
-        )
-    models = tuple(aliases.get(name, name) for name in columns)
-    if len(set(models)) < len(models):
-        twice = next(name for name in models if models.count(name) > 1)
-        raise DataError(f"{path}: two columns are both the model {twice!r}")
-    prompts, groups, row_prompt = _distinct(table, path)
-    raw = np.stack(list(columns.values()), axis=1)
-    total = np.zeros((len(prompts), len(models)))
-    count = np.zeros_like(total)
-    np.add.at(total, row_prompt, np.nan_to_num(raw))
-    np.add.at(count, row_prompt, ~np.isnan(raw))
-    with np.errstate(invalid="ignore"):
-        scores = total / count
-    first, second = np.triu_indices(len(models), 1)
-    difference = scores[:, first] - scores[:, second]
-    known = ~np.isnan(difference)
-    prompt, pair = np.nonzero(known)
-    d, top = difference[known], np.fmax(scores[:, first], scores[:, second])[known]
-    outcome = np.where(d > margin, 0, np.where(d < -margin, 1, np.where(top >= usable, 2, 3)))
-    return Votes(
-        models=models,
-        prompts=prompts,
-        groups=groups,
-        prompt=prompt,
-        a=first[pair],
-        b=second[pair],
-        outcome=outcome,
-        weight=np.ones(len(prompt)),
-        scores=scores,
-    )
-
-
-def _distinct(table: dict[str, Column], path: Path) -> tuple[list[Turns], list[str], NDArray[np.int64]]:
-    """Distinct prompts, their labels, and each row's index into them."""
-    labels = table.get("category") or table.get("benchmark") or [""] * len(table["prompt"])
-    index: dict[Turns, int] = {}
-    groups: list[str] = []
-    rows = np.empty(len(table["prompt"]), np.int64)
-    for row, prompt in enumerate(table["prompt"]):
-        try:
-            turns = as_turns(prompt)
-        except PromptError as error:
-            raise DataError(f"{path}: row {row + 1}: {error}") from None
-        if turns not in index:
-            index[turns] = len(index)
-            groups.append(str(labels[row] or ""))
-        rows[row] = index[turns]
-    return list(index), groups, rows
-
-
-def _model_columns(table: dict[str, Column], path: Path) -> dict[str, Array]:
-    """The columns of a score matrix that are models: those of numbers (N,), NaN where not run.
-
-    Raises:
-        DataError: an empty column, or one of numbers with a value that is none.
-    """
-    columns = {}
-    for name, column in table.items():
-        if name in DESCRIPTIVE:
-            continue
-        there = [(row, x) for row, x in enumerate(column) if x not in (None, "")]
-        numbers = {row: y for row, x in there if (y := _as_float(x)) is not None}
-        if there and len(numbers) < len(there) / 2:
-            continue  # text
-        odd = next(((row, x) for row, x in there if row not in numbers or math.isinf(numbers[row])), None)
-        if odd is not None:
-            raise DataError(
-                f"{path}: row {odd[0] + 1}: the score of {name!r} is {odd[1]!r}, but must be a number or empty"
-            )
-        values = np.array([numbers.get(row, math.nan) for row in range(len(column))], np.float64)
-        if np.isnan(values).all():
-            raise DataError(f"{path}: the model {name!r} has no votes: its column holds no score; drop the column")
-        columns[name] = values
-    return columns
-
-
-def _as_float(value: Any) -> float | None:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
-
-
-def _number(value: Any, path: Path, row: int, name: str) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise DataError(f"{path}: row {row + 1}: {name} is {value!r}, but must be a number")
-    return number
+    tied = np.where(np.fmax(a, b) >= usable, TIE, BAD)
+    return np.where(np.subtract(a, b) > margin, A, np.where(np.subtract(b, a) > margin, B, tied)).astype(np.int64)
 
 
 def held_out(prompts: Sequence[Turns], fraction: float, seed: int = 0) -> NDArray[np.bool_]:
-    """(P,) True for about `fraction` of the prompts. The side depends on the text and the seed alone,
+    """(P,) True for about `fraction` of the prompts.
 
-    so a prompt that occurs in several files never stands on both sides.
+    The side depends on the text and the seed alone, so a prompt that occurs in several files never stands on both.
     """
     limit = int(fraction * 2**64)
     salt = seed.to_bytes(8, "little", signed=True)
@@ -310,7 +230,7 @@ def ungrounded(parts: Sequence[Votes], family: Family) -> list[str]:
 
 
 def merge(parts: Sequence[Votes], prompt_weights: Sequence[float | None]) -> Votes:
-    """One set of votes over the union of the models.
+    """One set of votes over the union of the models, without scores and labels.
 
     Args:
         prompt_weights: per part, the total weight of one prompt's votes, shared among them; None keeps the votes'
@@ -323,6 +243,7 @@ def merge(parts: Sequence[Votes], prompt_weights: Sequence[float | None]) -> Vot
         per_prompt = np.bincount(part.prompt, part.weight, minlength=len(part.prompts))
         weights.append(part.weight if total is None else part.weight * total / per_prompt[part.prompt])
     offsets = np.cumsum([0, *(len(part.prompts) for part in renamed[:-1])])
+    stamps = [part.timestamp for part in renamed if part.timestamp is not None]
     return Votes(
         models=models,
         prompts=[p for part in renamed for p in part.prompts],
@@ -332,27 +253,18 @@ def merge(parts: Sequence[Votes], prompt_weights: Sequence[float | None]) -> Vot
         b=np.concatenate([part.b for part in renamed]),
         outcome=np.concatenate([part.outcome for part in renamed]),
         weight=np.concatenate(weights),
-        times=None if any(part.times is None for part in renamed) else np.concatenate([p.times for p in renamed]),
+        timestamp=np.concatenate(stamps) if len(stamps) == len(renamed) else None,
     )
 
 
 def check_family(votes: Votes, family: Family, ties: str, path: Path) -> Votes:
     """Applies the rule for ties of a family without them: `ties="drop"` drops, `"refuse"` raises a DataError."""
-    tied = ~votes.decisive()
-    if family != "bt" or not tied.any():
+    decisive = votes.decisive()
+    if family != "bt" or decisive.all():
         return votes
     if ties != "drop":
         raise DataError(
-            f"{path}: {int(tied.sum())} of {len(votes)} votes are ties, which the family 'bt' does not allow; "
+            f"{path}: {int((~decisive).sum())} of {len(votes)} votes are ties, which the family 'bt' does not allow; "
             "choose bt-tie, rk or grk, or set 'ties: drop'"
         )
-    keep = ~tied
-    kept = replace(
-        votes,
-        prompt=votes.prompt[keep],
-        a=votes.a[keep],
-        b=votes.b[keep],
-        outcome=votes.outcome[keep],
-        weight=votes.weight[keep],
-    )
-    return kept.select(np.bincount(kept.prompt, minlength=len(votes.prompts)) > 0)
+    return votes.take(decisive).with_votes()

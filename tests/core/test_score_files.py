@@ -14,8 +14,7 @@ import pytest
 
 from p2l_plugins import P2L
 from p2l_plugins.errors import ConfigError, DataError, PromptError
-from p2l_plugins.files.prompts import PromptFile, label
-from p2l_plugins.files.tables import read_prompts
+from p2l_plugins.files.prompts import PromptFile, label, read_prompts
 from p2l_plugins.scoring.to_file import FORMATS, check_output, score_to_file
 
 TEXTS = {

@@ -13,7 +13,8 @@ from p2l_plugins.evaluation.quality import clustered_mean, log_losses, targets, 
 from p2l_plugins.outcomes import log_probabilities, negative_log_likelihood
 from p2l_plugins.scoring.scorer import Scores
 from p2l_plugins.training.marginal import fit_marginal
-from p2l_plugins.votes.votes import Votes, read_votes
+from p2l_plugins.votes.read import read_votes
+from p2l_plugins.votes.votes import Votes
 
 MODELS = ("w", "x", "y", "z")
 FAMILIES = ["bt", "bt-tie", "rk", "grk"]

@@ -13,7 +13,7 @@ from lmeval_task.preference import P2LPreference, P2LPreferenceChoice
 from p2l_plugins.errors import ConfigError, DataError
 from p2l_plugins.evaluation.evaluate import evaluate_votes
 from p2l_plugins.outcomes import OUTCOMES
-from p2l_plugins.votes.votes import read_votes
+from p2l_plugins.votes.read import read_votes
 
 MODELS = ("alpha/one", "the-beta", "gamma, third", "delta")
 

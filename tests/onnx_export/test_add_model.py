@@ -11,7 +11,7 @@ from p2l_plugins import P2L, BundleError, ConfigError, DataError
 from p2l_plugins.outcomes import negative_log_likelihood
 from p2l_plugins.prompts import as_turns
 from p2l_plugins.scoring.bundle import Bundle, Manifest, sha256
-from p2l_plugins.votes.votes import read_votes
+from p2l_plugins.votes.read import read_votes
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("scipy")

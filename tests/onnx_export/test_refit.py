@@ -13,7 +13,7 @@ from p2l_plugins.errors import ConfigError, DataError
 from p2l_plugins.evaluation.quality import vote_log_probabilities, vote_quality
 from p2l_plugins.scoring.bundle import Bundle
 from p2l_plugins.training.config import read_config
-from p2l_plugins.training.train import load_sources, split
+from p2l_plugins.training.split import load_sources, split
 
 
 @pytest.fixture

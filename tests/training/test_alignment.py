@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from p2l_plugins.training.marginal import align
-from p2l_plugins.votes.votes import read_votes
+from p2l_plugins.votes.read import read_votes
 
 torch = pytest.importorskip("torch")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from p2l_plugins.training.marginal import fit_marginal
-from p2l_plugins.votes.votes import read_votes
+from p2l_plugins.votes.read import read_votes
 
 torch = pytest.importorskip("torch")
 
@@ -17,7 +17,8 @@ from p2l_plugins.training.checkpoint import text_encoder  # noqa: E402
 from p2l_plugins.training.config import Source, TrainConfig  # noqa: E402
 from p2l_plugins.training.learner import Learner  # noqa: E402
 from p2l_plugins.training.model import P2LNetwork  # noqa: E402
-from p2l_plugins.training.train import load_sources, split, train  # noqa: E402
+from p2l_plugins.training.split import load_sources, split  # noqa: E402
+from p2l_plugins.training.train import train  # noqa: E402
 
 
 @pytest.fixture

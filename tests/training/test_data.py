@@ -7,7 +7,8 @@ import pytest
 
 from p2l_plugins.errors import DataError
 from p2l_plugins.prompts import as_turns
-from p2l_plugins.votes.votes import check_family, held_out, merge, read_votes, ungrounded
+from p2l_plugins.votes.read import read_votes
+from p2l_plugins.votes.votes import check_family, held_out, merge, ungrounded
 
 VOTE = {"prompt": "a", "model_a": "x", "model_b": "y", "winner": "model_a"}
 
@@ -63,7 +64,7 @@ def test_csv_and_parquet_read_the_same(tmp_path):
         ([VOTE, {**VOTE, "prompt": " "}], "row 2: the prompt is empty"),
         ([{**VOTE, "model_b": "x"}], "model_a and model_b are both 'x'"),
         ([{**VOTE, "model_b": None}], "model_b is None"),
-        ([{**VOTE, "weight": -1}], "weight is -1, but must be above 0"),
+        ([{**VOTE, "weight": -1}], "weight is -1, but must be a number above 0"),
         ([{**VOTE, "weight": "heavy"}], "weight is 'heavy', but must be a number"),
         ([{"question": "a"}], "column 'prompt' is missing"),
         ([{"prompt": "a", "x": 1.0}], "neither a votes file .* nor a score matrix"),
@@ -83,7 +84,7 @@ def test_bad_paths_are_a_sentence(tmp_path):
         "empty.jsonl": "the file holds no rows",
         "broken.jsonl": "line 1 is not valid JSON",
         "no.parquet": "not a readable Parquet file",
-        "v.xlsx": "the ending '.xlsx' is not one of .parquet, .jsonl, .csv",
+        "v.xlsx": "the ending '.xlsx' is not one of .jsonl, .ndjson, .json, .parquet, .csv",
         "none.jsonl": "there is no such file",
     }.items():
         with pytest.raises(DataError, match=message):

@@ -6,7 +6,8 @@ import pytest
 
 from p2l_plugins import P2L
 from p2l_plugins.evaluation.evaluate import evaluate_votes
-from p2l_plugins.votes.votes import held_out, read_votes
+from p2l_plugins.votes.read import read_votes
+from p2l_plugins.votes.votes import held_out
 
 pytest.importorskip("torch")
 

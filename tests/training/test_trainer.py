@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from p2l_plugins.errors import ConfigError, DataError
-from p2l_plugins.votes.votes import read_votes
+from p2l_plugins.votes.read import read_votes
 
 torch = pytest.importorskip("torch")
 
@@ -27,7 +27,8 @@ from p2l_plugins.training.batches import PromptSampler  # noqa: E402
 from p2l_plugins.training.checkpoint import Checkpoint  # noqa: E402
 from p2l_plugins.training.config import TrainConfig, read_config  # noqa: E402
 from p2l_plugins.training.model import Head  # noqa: E402
-from p2l_plugins.training.train import load_sources, split, train  # noqa: E402
+from p2l_plugins.training.split import load_sources, split  # noqa: E402
+from p2l_plugins.training.train import train  # noqa: E402
 
 
 def varied(train_config: Path, folder: Path, **changes) -> Path:

@@ -10,7 +10,8 @@ from p2l_plugins.errors import BundleError, ConfigError, DataError
 from p2l_plugins.evaluation.evaluate import evaluate_votes
 from p2l_plugins.outcomes import negative_log_likelihood
 from p2l_plugins.training.marginal import fit_marginal
-from p2l_plugins.votes.votes import held_out, read_votes
+from p2l_plugins.votes.read import read_votes
+from p2l_plugins.votes.votes import held_out
 
 torch = pytest.importorskip("torch")
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from p2l_plugins.errors import DataError
-from p2l_plugins.files.rows import read_rows
 from p2l_plugins.outcomes import BAD, TIE, A, B
 from p2l_plugins.votes.arena import arena_votes
 from p2l_plugins.votes.tally import Tally
@@ -33,7 +32,7 @@ def imported(*rows, on_error="refuse", **options):
 
 def read(path: Path, **options):
     tally = Tally()
-    return arena_votes(read_rows(path, tally), tally, **options), tally
+    return arena_votes(tally.read(path), tally, **options), tally
 
 
 def test_our_own_columns():
@@ -168,7 +167,7 @@ def test_kaggle_rows(tmp_path):
     ]
     with (tmp_path / "train.csv").open("w", newline="") as stream:
         csv.writer(stream).writerows([header, *rows])
-    votes, _ = read(tmp_path / "train.csv", json_prompts=True)
+    votes, _ = read(tmp_path / "train.csv")
     assert votes.prompts == [("one", "two"), ("one",), ("[not JSON",)]
     assert votes.outcome.tolist() == [A, B, TIE]
     dicts = [dict(zip(header, row, strict=True)) for row in rows]
@@ -281,12 +280,12 @@ def test_bad_files_are_a_sentence(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_text(content)
     with pytest.raises(DataError) as error:
-        list(read_rows(tmp_path / name, Tally()))
+        list(Tally().read(tmp_path / name))
     assert message in str(error.value)
 
 
 def test_broken_lines_can_be_dropped(tmp_path):
     (tmp_path / "v.jsonl").write_bytes(json.dumps(VOTE).encode() + b'\n{"cut": "of\n\xff\n')
     tally = Tally("drop")
-    assert len(arena_votes(read_rows(tmp_path / "v.jsonl", tally), tally)) == 1
+    assert len(arena_votes(tally.read(tmp_path / "v.jsonl"), tally)) == 1
     assert (tally.rows, tally.dropped) == (3, {"bad-line": 2})

@@ -12,8 +12,8 @@ from p2l_plugins.outcomes import OUTCOMES
 from p2l_plugins.votes.arena import arena_votes
 from p2l_plugins.votes.cleaning import Cleaning, clean_votes
 from p2l_plugins.votes.output import write_votes
+from p2l_plugins.votes.read import read_votes
 from p2l_plugins.votes.tally import Tally
-from p2l_plugins.votes.votes import read_votes
 
 
 def table(*rows):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from p2l_plugins.votes.votes import read_votes
+from p2l_plugins.votes.read import read_votes
 
 VOTE = {"prompt": "p", "model_a": "x", "model_b": "y", "winner": "model_a"}
 

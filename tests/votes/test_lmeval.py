@@ -12,7 +12,6 @@ import pytest
 from p2l_plugins.errors import ConfigError, DataError
 from p2l_plugins.votes.lmeval_logs import Selection, find_samples, lm_eval_matrix
 from p2l_plugins.votes.lmeval_prompts import PromptRule, compiled
-from p2l_plugins.votes.scores import votes_of
 from p2l_plugins.votes.tally import Tally
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "lmeval"
@@ -63,7 +62,7 @@ def test_models_share_rows_by_document(two):
     assert matrix.prompts == [("Q: question 0\nA:",), ("Q: question 1\nA:",)]
     assert matrix.category == ["quiz", "quiz"]
     assert matrix.scores.tolist() == [[1.0, 1.0], [0.0, 1.0]]
-    assert votes_of(matrix).outcome.tolist() == [2, 1]
+    assert matrix.votes().outcome.tolist() == [2, 1]
     assert tally.rows == 4
     assert not tally.dropped
 
@@ -138,7 +137,7 @@ def test_lower_is_better_comes_from_the_results(tmp_path):
         write(tmp_path / name, [sample(0, score=score)], results=results)
     matrix, tally = imported(tmp_path)
     assert matrix.lower.tolist() == [True]
-    assert votes_of(matrix).outcome.tolist() == [0]
+    assert matrix.votes().outcome.tolist() == [0]
     assert tally.notes == ["task quiz: a lower acc is better"]
 
 
@@ -227,7 +226,7 @@ def test_folders_without_samples_are_refused(tmp_path):
 
 def test_what_lm_eval_itself_writes_becomes_a_votes_file(tmp_path):
     pytest.importorskip("lm_eval")
-    from p2l_plugins.votes.votes import read_votes
+    from p2l_plugins.votes.read import read_votes
 
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     script = (  # two models in one process: starting lm-eval takes longer than the task

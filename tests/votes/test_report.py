@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from p2l_plugins.votes.read import read_votes
 from p2l_plugins.votes.report import check, combined, to_text, wilson
-from p2l_plugins.votes.votes import read_votes
 
 scipy = pytest.importorskip("scipy")
 

@@ -8,12 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2l_plugins.errors import DataError
-from p2l_plugins.files.rows import read_rows
 from p2l_plugins.outcomes import BAD, TIE, A, B
 from p2l_plugins.votes.output import write_matrix, write_votes
-from p2l_plugins.votes.scores import check_matrix, read_matrix, votes_of
+from p2l_plugins.votes.read import read_votes
+from p2l_plugins.votes.scores import check_matrix, read_matrix
 from p2l_plugins.votes.tally import Tally
-from p2l_plugins.votes.votes import read_votes
 
 
 def matrix_of(*rows, on_error="refuse", **options):
@@ -40,10 +39,10 @@ def test_wide_and_long_rows_give_the_same_matrix():
 
 def test_margin_and_usable():
     matrix, _ = matrix_of({"prompt": "p", "x": 0.9, "y": 0.8, "z": 0.1}, {"prompt": "q", "x": 0.2, "y": 0.2, "z": None})
-    assert votes_of(matrix).outcome.tolist() == [A, A, A, BAD]
-    assert votes_of(matrix, margin=0.2).outcome.tolist() == [TIE, A, A, BAD]
-    assert votes_of(matrix, margin=0.2, usable=0.95).outcome.tolist() == [BAD, A, A, BAD]
-    assert votes_of(matrix, usable=0.2).outcome.tolist() == [A, A, A, TIE]
+    assert matrix.votes().outcome.tolist() == [A, A, A, BAD]
+    assert matrix.votes(margin=0.2).outcome.tolist() == [TIE, A, A, BAD]
+    assert matrix.votes(margin=0.2, usable=0.95).outcome.tolist() == [BAD, A, A, BAD]
+    assert matrix.votes(usable=0.2).outcome.tolist() == [A, A, A, TIE]
 
 
 def test_lower_is_better_turns_the_order_and_the_threshold():
@@ -53,9 +52,9 @@ def test_lower_is_better_turns_the_order_and_the_threshold():
         {"prompt": "r", "x": 1.0, "y": 1.0},
     ]
     matrix, _ = matrix_of(*rows, lower_is_better=True)
-    assert votes_of(matrix, usable=2.0).outcome.tolist() == [A, BAD, TIE]
+    assert matrix.votes(usable=2.0).outcome.tolist() == [A, BAD, TIE]
     higher, _ = matrix_of(*rows)
-    assert votes_of(higher, usable=2.0).outcome.tolist() == [B, TIE, BAD]
+    assert higher.votes(usable=2.0).outcome.tolist() == [B, TIE, BAD]
 
 
 def test_repeated_scores_become_their_mean_and_are_told():
@@ -130,7 +129,7 @@ def test_what_is_written_is_what_training_reads(tmp_path, kind):
     ]
     matrix, tally = matrix_of(*rows)
     write_matrix(tmp_path / f"m.{kind}", matrix)
-    write_votes(tmp_path / f"v.{kind}", votes_of(matrix), tally)
+    write_votes(tmp_path / f"v.{kind}", matrix.votes(), tally)
     direct, through = read_votes(tmp_path / f"m.{kind}"), read_votes(tmp_path / f"v.{kind}")
     np.testing.assert_array_equal(direct.scores, matrix.scores)
     for votes in (direct, through):
@@ -144,7 +143,7 @@ def test_a_written_matrix_has_the_higher_score_better(tmp_path):
     matrix, _ = matrix_of({"prompt": "p", "x": 2.0, "y": 3.0}, lower_is_better=True)
     write_matrix(tmp_path / "m.jsonl", matrix)
     assert json.loads((tmp_path / "m.jsonl").read_text()) == {"prompt": "p", "x": -2.0, "y": -3.0}
-    assert read_votes(tmp_path / "m.jsonl").outcome.tolist() == votes_of(matrix).outcome.tolist() == [A]
+    assert read_votes(tmp_path / "m.jsonl").outcome.tolist() == matrix.votes().outcome.tolist() == [A]
 
 
 scores = st.one_of(st.none(), st.sampled_from([0, 0.25, 0.5, 1]))
@@ -164,7 +163,7 @@ def test_votes_equal_those_that_training_makes_of_the_matrix(tmp_path_factory, r
     path = tmp_path_factory.mktemp("m") / "m.jsonl"
     path.write_text("\n".join(map(json.dumps, records)))
     tally = Tally()
-    ours = votes_of(read_matrix(read_rows(path, tally), tally), margin, usable)
+    ours = read_matrix(tally.read(path), tally).votes(margin, usable)
     theirs = read_votes(path, usable=usable, margin=margin)
     for name in ("prompt", "a", "b", "outcome"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
@@ -175,8 +174,8 @@ def test_votes_equal_those_that_training_makes_of_the_matrix(tmp_path_factory, r
 def test_public_matrices_give_the_votes_that_training_makes_of_them(data_dir, name):
     path = data_dir / f"{name}.parquet"
     tally = Tally()
-    matrix = read_matrix(read_rows(path, tally), tally)
+    matrix = read_matrix(tally.read(path), tally)
     theirs = read_votes(path)
     assert matrix.models == theirs.models
     np.testing.assert_allclose(matrix.scores, theirs.scores)
-    np.testing.assert_array_equal(votes_of(matrix).outcome, theirs.outcome)
+    np.testing.assert_array_equal(matrix.votes().outcome, theirs.outcome)

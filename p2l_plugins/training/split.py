@@ -1,0 +1,78 @@
+"""The data of a training: the votes of every source, split by prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from p2l_plugins.errors import DataError
+from p2l_plugins.training.config import Source, TrainConfig
+from p2l_plugins.votes.read import read_votes
+from p2l_plugins.votes.votes import Votes, check_family, held_out, merge
+
+
+@dataclass(frozen=True)
+class Split:
+    """The votes of a training, by side; every side has all the models.
+
+    Attributes:
+        training: votes to learn from; validation: to watch the training on; held_out: not used in training.
+        sources: training votes of each source, over its own models.
+        sizes: per source, prompts in all, held out and in validation.
+    """
+
+    training: Votes
+    validation: Votes
+    held_out: Votes
+    sources: list[Votes]
+    sizes: list[tuple[int, int, int]]
+
+
+def load_sources(config: TrainConfig, data_dir: Path) -> list[tuple[Source, Votes]]:
+    """Reads every source of a configuration.
+
+    Raises:
+        DataError: what is wrong with a file.
+    """
+    parts = []
+    for source in config.data:
+        path = data_dir / source.path
+        votes = read_votes(path, config.aliases, source.usable, source.margin)
+        parts.append((source, check_family(votes, config.family, config.ties, path)))
+    return parts
+
+
+def split(config: TrainConfig, parts: Sequence[tuple[Source, Votes]]) -> Split:
+    """Splits by prompt: no prompt stands on two sides, whatever file it comes from.
+
+    Raises:
+        DataError: nothing is left for training, or a model has no votes there.
+    """
+    weights = [source.prompt_weight for source, _ in parts]
+    sides: list[list[Votes]] = [[], [], []]
+    sizes = []
+    for _, votes in parts:
+        out = held_out(votes.prompts, config.held_out, config.seed)
+        check = ~out & held_out(votes.prompts, config.validation, config.seed + 1)
+        # by prompt too, so that a smaller fraction is part of a larger one
+        used = held_out(votes.prompts, config.train_fraction, config.seed + 2)
+        for side, keep in zip(sides, (~out & ~check & used, check, out), strict=True):
+            side.append(votes.select(keep))
+        sizes.append((len(votes.prompts), int(out.sum()), int(check.sum())))
+    if not sum(len(votes) for votes in sides[0]):
+        raise DataError("no votes are left for training; lower 'held_out' or add data")
+    merged = [merge(side, weights) for side in sides]
+    training = merged[0]
+    with_votes = np.bincount(np.concatenate([training.a, training.b]), minlength=len(training.models))
+    if (with_votes == 0).any():
+        name = training.models[int((with_votes == 0).argmax())]
+        raise DataError(
+            f"the model {name!r} has no votes in the training part; add votes on it, drop it, or lower 'held_out'"
+        )
+    scale = len(training.prompts) / training.weight.sum()
+    for votes in merged:
+        votes.weight[:] *= scale
+    return Split(merged[0], merged[1], merged[2], sides[0], sizes)
