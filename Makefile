@@ -2,6 +2,7 @@
 #   make demo      a LiteLLM proxy that routes 15 prompts, with mock answers (no keys, no torch)
 #   make proxy     the same proxy, kept running
 #   make test      linters, types and all tests
+#   make quick     the tests that need no server, no training and no browser: under a minute
 #   make matrix    the router's tests on each LiteLLM version of tests/versions/, in an environment of its own, and the
 #                  table in docs/litellm-versions.md; make matrix-1.110.2 is one version, make newest the newest, and
 #                  make demo-1.110.2 the demo on it
@@ -20,7 +21,7 @@ VERSIONS := $(shell ls tests/versions | grep -E '^[0-9.]+\.txt$$' | sed 's/\.txt
 MATRIX ?= .matrix
 ON_VERSIONS := tests/litellm_router tests/e2e/test_proxy.py tests/e2e/test_proxy_failover.py tests/e2e/test_proxy_cache.py
 
-.PHONY: demo proxy test lint types unit matrix newest starter wheel clean
+.PHONY: demo proxy test quick lint types unit matrix newest starter wheel clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -37,9 +38,15 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
+# whole files go to a process, in the order of tests/conftest.py
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder -m 'not alone'
+
 unit: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not alone'
-	$(BIN)/python -m pytest -m alone
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL)
+	$(BIN)/python -m pytest -m alone $(shell grep -rl 'mark\.alone' tests --include='test_*.py')
+
+quick: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) --quick
 
 matrix: $(VERSIONS:%=matrix-%)
 	python3 tests/versions/table.py --write $(VERSIONS:%=$(MATRIX)/%/bin/python)
@@ -47,7 +54,7 @@ matrix: $(VERSIONS:%=matrix-%)
 newest: matrix-$(lastword $(VERSIONS))
 
 matrix-%: $(MATRIX)/%/.ready
-	$(MATRIX)/$*/bin/python -m pytest $(ON_VERSIONS) -n 2 --dist loadfile -m 'not alone'
+	$(MATRIX)/$*/bin/python -m pytest $(ON_VERSIONS) $(PARALLEL)
 
 .PRECIOUS: $(MATRIX)/%/.ready
 $(MATRIX)/%/.ready: tests/versions/%.txt tests/versions/proxy.txt tests/versions/tests.txt constraints.txt pyproject.toml

@@ -16,6 +16,57 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("P2L_SHARED", ROOT.parent / "shared"))
 
+#: Folders and files that need a server, a training, a browser or seconds of another process: `--quick` leaves them out.
+SLOW = (
+    "cache/test_backends.py",
+    "cache/test_redis.py",
+    "cache/test_users.py",
+    "core/test_engine.py",
+    "core/test_prompts.py",
+    "core/test_scorer.py",
+    "e2e",
+    "evaluation/test_command.py",
+    "faults",
+    "litellm_router/test_check.py",
+    "litellm_router/test_endpoint.py",
+    "litellm_router/test_fuzz.py",
+    "litellm_router/test_offline.py",
+    "litellm_router/test_personal.py",
+    "litellm_router/test_redis_client.py",
+    "litellm_router/test_settings.py",
+    "litellm_router/test_shared.py",
+    "litellm_router/test_startup.py",
+    "litellm_router/test_versions.py",
+    "lmeval_task/test_harness.py",
+    "lmeval_task/test_index.py",
+    "onnx_export",
+    "service",
+    "test_cli.py",
+    "test_cli_leaderboard.py",
+    "test_docs.py",
+    "test_wheel.py",
+    "training",
+    "votes/test_command.py",
+    "votes/test_lmeval.py",
+)
+
+
+def is_slow(path: Path) -> bool:
+    return any(path.is_relative_to(ROOT / "tests" / name) for name in SLOW)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="only tests without servers, trainings and slow processes")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return True if config.getoption("quick") and is_slow(collection_path) else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow ones first: a long file at the end would leave the other processes without work."""
+    items.sort(key=lambda item: not is_slow(item.path))
+
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
