@@ -2,13 +2,51 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
+
+_SCHEME = r"(?:[A-Za-z][A-Za-z0-9+.-]*)?"
+
+#: An address in a text: in quotes as `repr` writes them, up to the closing one or to where the text was cut; else up to
+#: a space.
+_ADDRESS = re.compile(
+    rf"""(?P<quote>['"])(?P<quoted>{_SCHEME})://"""
+    r"""(?P<inside>(?:\\.|(?!(?P=quote)|\.\.\.(?:$|\ is\ not\ |,\ but\ |:\ ))[^\\])*)(?P<cut>\.\.\.)?"""
+    rf"""|(?P<bare>{_SCHEME})://(?P<rest>\S*)""",
+    re.DOTALL,
+)
+
+#: What stands after `://` where it can hold neither user nor password; `PORT` is how messages write a port.
+_PLAIN = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.~,-]*)(:([0-9]{1,5}|PORT))?([/?][^@#]*)?[:;,.)\]}]*")
+
+
+def without_credentials(text: str) -> str:
+    """A text without what stands between scheme and host of the addresses in it.
+
+    Of an address that has a user, a password or an option with one, or that can't be told to have none, the scheme
+    remains: where its password is not percent-encoded, or the text was cut, nobody can say where its host begins.
+    """
+    return _ADDRESS.sub(_masked, text)
+
+
+def _masked(found: re.Match[str]) -> str:
+    rest = found["inside"] if found["bare"] is None else found["rest"]
+    cut = found["cut"] or rest.endswith("...")
+    if _PLAIN.fullmatch(rest) and not cut and "pass" not in rest.lower():
+        return found[0]
+    return f"{found['quote'] or ''}{found['quoted'] or found['bare']}://…"
 
 
 class P2LError(Exception):
-    """Base of all errors raised on purpose; the command line prints its message without a traceback."""
+    """Base of all errors raised on purpose; the command line prints its message without a traceback.
+
+    The message never holds the user or the password of an address: `without_credentials`.
+    """
+
+    def __init__(self, *parts: object) -> None:
+        super().__init__(*(without_credentials(part) if isinstance(part, str) else part for part in parts))
 
 
 class PromptError(P2LError):
@@ -51,9 +89,26 @@ def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
         return f"the key {key!r} is not known; valid keys: {', '.join(owner.model_fields)}"
     if first["type"] == "missing":
         return f"the key {key!r} is missing"
+    problem = f"{message[0].lower()}{message[1:]}"
+    if _is_secret(model, first["loc"]):
+        return f"{key} is not valid: {problem}"
     value = repr(first["input"])
     shown = value if len(value) <= 80 else f"{value[:77]}..."
-    return f"{key} is {shown}: {message[0].lower()}{message[1:]}"
+    return without_credentials(f"{key} is {shown}: {problem}")
+
+
+def _is_secret(model: type[BaseModel], location: tuple[int | str, ...]) -> bool:
+    """Whether a place in a model is kept as a secret."""
+    owner, annotation = model, None
+    for part in location:
+        if isinstance(part, str) and part in owner.model_fields:
+            annotation = owner.model_fields[part].annotation
+            owner = _model_inside(annotation) or owner
+    return SecretStr in _kinds_inside(annotation)
+
+
+def _kinds_inside(annotation: Any) -> list[Any]:
+    return [annotation, *(kind for argument in get_args(annotation) for kind in _kinds_inside(argument))]
 
 
 def _model_inside(annotation: Any) -> type[BaseModel] | None:

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
+from p2l_plugins.errors import without_credentials
+
 log = logging.getLogger("p2l_plugins.cache")
 
 State = Literal["closed", "open", "half-open"]
@@ -49,7 +51,7 @@ class Breaker:
         topic: str = "p2l cache",
     ) -> None:
         self.state: State = "closed"
-        self._what, self._topic = what, topic
+        self._what, self._topic = without_credentials(what), topic
         self._limit = failures
         self._first_s, self._longest_s = first_s, longest_s
         self._clock = clock

@@ -35,11 +35,11 @@ class Leases:
         """Whether this process is to score the prompt: it took the lease, or the store did not answer."""
         if self._cache.writes.state != "closed" or not self._cache.reads.allows():
             return True
-        client = self._cache.client()
-        if client is None:
-            return True
-        taking = client.execute_command("SET", key + SUFFIX, b"1", "NX", "PX", max(1, round(1e3 * self._lease_s)))
         try:
+            client = self._cache.client()
+            if client is None:
+                return True
+            taking = client.execute_command("SET", key + SUFFIX, b"1", "NX", "PX", max(1, round(1e3 * self._lease_s)))
             async with asyncio.timeout(self._cache.deadline_s):
                 taken = await taking is not None
         except Exception as error:  # whatever redis-py raises

@@ -140,11 +140,14 @@ class RedisCache:
             await self._write(batch)
 
     async def _write(self, values: Mapping[str, bytes]) -> None:
-        client = self.client()
-        if client is None or not self.writes.allows():
+        if not self.writes.allows():
             self.stats.count("lost", n=len(values))
             return
         try:
+            client = self.client()
+            if client is None:
+                self.stats.count("lost", n=len(values))
+                return
             async with asyncio.timeout(WRITE_S):
                 pipe = client.pipeline() if is_cluster(client) else client.pipeline(transaction=False)
                 for key, value in values.items():

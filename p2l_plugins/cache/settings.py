@@ -78,7 +78,7 @@ class CacheSettings(BaseModel):
         """
         if not self.shared:
             return None
-        return fallback if self.url is None else Clients(self.text_of(self.url, "cache.url"))
+        return fallback if self.url is None else Clients(self.text_of(self.url, "cache.url"), "cache.url")
 
     def text_of(self, value: SecretStr, key: str) -> str:
         """The text of a setting; an adapter whose settings may name a place that has it says how it is found.

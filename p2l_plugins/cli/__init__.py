@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from p2l_plugins.cli import cache, evaluate, leaderboard, score, serve, training, votes
 from p2l_plugins.cli import route as prompts
 from p2l_plugins.console import stderr
-from p2l_plugins.errors import ConfigError, P2LError
+from p2l_plugins.errors import ConfigError, P2LError, without_credentials
 
 
 def _adapters() -> dict[str, EntryPoint]:
@@ -75,5 +75,5 @@ def main() -> None:
             raise
         known = isinstance(error, P2LError | OSError)
         message = str(error) if known else f"unexpected {type(error).__name__}: {error} (--debug shows where)"
-        stderr.print(f"p2l: {message}", style="red", markup=False, soft_wrap=True)
+        stderr.print(f"p2l: {without_credentials(message)}", style="red", markup=False, soft_wrap=True)
         sys.exit(2 if isinstance(error, ConfigError) else 1)

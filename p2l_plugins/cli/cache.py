@@ -94,7 +94,8 @@ def warm(
     from p2l_plugins.scoring.scorer import P2L
 
     _check_namespace(namespace)
-    clients = Clients(address := _address(url))
+    address, key = cache_address(url)
+    clients = Clients(address, key)
     secret = os.environ.get(SECRET)
     texts, _ = read_prompts(prompts)
     turns = [as_turns(text) for text in texts]
@@ -145,11 +146,19 @@ def own_key(user: str, namespace: str) -> str:
     return user_key(user, derive_secret(secret), namespace)
 
 
-def _address(url: str | None) -> str:
-    address = url or os.environ.get(URL)
+def cache_address(url: str | None, option: str = "--url") -> tuple[str, str]:
+    """The cache's address, of an option or the environment, and the name of what it comes from.
+
+    Raises:
+        ConfigError: neither has one, or it can't be used.
+    """
+    from p2l_plugins.cache.address import check
+
+    address, key = (url, option) if url else (os.environ.get(URL), URL)
     if not address:
-        raise ConfigError(f"no address of the cache: give --url, or set {URL}")
-    return address
+        raise ConfigError(f"no address of the cache: give {option}, or set {URL}")
+    check(address, key)
+    return address, key
 
 
 def _check_namespace(namespace: str) -> None:
@@ -166,7 +175,8 @@ def in_cache(work: Callable[[Any], Coroutine[Any, Any, T]], url: str | None, nam
     from p2l_plugins.cache.redis import kind_of
 
     _check_namespace(namespace)
-    clients = Clients(address := _address(url))
+    address, key = cache_address(url)
+    clients = Clients(address, key)
 
     async def main() -> T:
         try:
@@ -180,7 +190,7 @@ def in_cache(work: Callable[[Any], Coroutine[Any, Any, T]], url: str | None, nam
         raise
     except Exception as error:  # whatever redis-py raises; its message may hold what the address holds
         kind = kind_of(error)
-        if kind == "other":
+        if kind == "other" and type(error).__module__.partition(".")[0] != "redis":
             raise
         advice = f"; {REMEDIES[kind]}" if kind in REMEDIES else ""
         raise DataError(f"{shown(address)}: {kind} error ({type(error).__name__}){advice}") from None

@@ -107,11 +107,12 @@ def _keys(variable: str | None, path: Path | None) -> tuple[str, ...]:
 
 
 def _cache(url: str | None, namespace: str) -> dict[str, Any]:
+    from p2l_plugins.cli.cache import cache_address
     from p2l_plugins.scoring.cached import SECRET, URL
 
     cache: dict[str, Any] = {"namespace": namespace}
-    if address := url or os.environ.get(URL):
-        cache["url"] = address
+    if url or os.environ.get(URL):
+        cache["url"], _ = cache_address(url, "--cache-url")
     if secret := os.environ.get(SECRET):
         cache["secret"] = secret
     return cache
