@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from litellm_router.deployments import column_of, p2l_model
+from litellm_router.names import SEES_WILDCARDS, NamedGroup, Names
 from litellm_router.prices import INPUT, OUTPUT, Price, price_of
-from litellm_router.settings import KEY, P2LSettings
+from litellm_router.settings import ENVIRON, KEY, P2LSettings
+from p2l_plugins.cache.address import Malformed, check, split
+from p2l_plugins.errors import ConfigError
 from p2l_plugins.scoring.engine import Scorer
 
 CALLBACK = "litellm_router.p2l_router"
@@ -38,30 +41,61 @@ def candidates(deployments: Iterable[Mapping[str, Any]], bundle: Scorer) -> list
     return found
 
 
-def problems(settings: P2LSettings, deployments: Sequence[Mapping[str, Any]], bundle: Scorer) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """Whether P2L decides the requests for a name.
+
+    Attributes:
+        name: of a group, a wildcard or an alias.
+        team: whose requests the name means this for; None for all.
+        routed: whether it does.
+        reason: why, or why not.
+    """
+
+    name: str
+    team: str | None
+    routed: bool
+    reason: str
+
+
+def problems(
+    settings: P2LSettings, deployments: Sequence[Mapping[str, Any]], bundle: Scorer, aliases: object = None
+) -> list[str]:
     """What keeps P2L from doing what the configuration asks for.
 
     Args:
+        settings: of P2L.
         deployments: LiteLLM's `model_list`.
         bundle: the models that deployments may name.
+        aliases: `model_group_alias` of LiteLLM's router.
     """
     known = f"valid: {', '.join(bundle.models)}"
-    by_group: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for deployment in deployments:
-        by_group[_group(deployment)].append(deployment)
-    says = [one for group in by_group for one in group_problems(settings, group, by_group[group], bundle)]
-    models = {group: {one.model for one in candidates(found, bundle)} for group, found in by_group.items()}
-    for group, named in models.items():
-        if len(named) == 1:
+    names = Names(deployments, aliases)
+    says = [
+        sentence
+        for group in names.groups
+        for sentence in group_problems(settings, group.name, group.deployments, bundle)
+    ]
+    models = [_models(group, bundle) for group in names.groups]
+    # what one team has a choice of needs none for the others
+    chosen = {
+        id(one)
+        for group, named in zip(names.groups, models, strict=True)
+        if len(named) > 1
+        for one in group.deployments
+    }
+    for group, named in zip(names.groups, models, strict=True):
+        alone = len(named) == 1 and not names.hidden(group) and settings.rule_of(group.name) is not None
+        if alone and not any(id(one) in chosen for one in group.deployments):
             says.append(
-                f"model_list: group {group!r} has one model of the bundle, so there is nothing to choose; name another "
-                "in model_info.p2l_model of a deployment of this group"
+                f"model_list: group {group.title} has one model of the bundle, so there is nothing to choose; name "
+                "another in model_info.p2l_model of a deployment of this group"
             )
-    if not any(models.values()):
+    if not any(models):
         says.append(f"model_list: no deployment names a model of the bundle in model_info.p2l_model; {known}")
-    for group in settings.groups:
-        if group not in by_group:
-            says.append(f"{KEY}.groups.{group} is not a model group; valid: {', '.join(sorted(by_group))}")
+    for key in settings.groups:
+        if (wrong := names.wrong_key(key)) is not None:
+            says.append(f"{KEY}.groups.{key} {wrong}")
     if isinstance(settings.output_tokens, dict):
         says += [
             f"{KEY}.output_tokens.{name} is not a model of the bundle; {known}"
@@ -69,6 +103,91 @@ def problems(settings: P2LSettings, deployments: Sequence[Mapping[str, Any]], bu
             if name not in bundle.models
         ]
     return list(dict.fromkeys(says))
+
+
+def routed_groups(
+    settings: P2LSettings, deployments: Sequence[Mapping[str, Any]], bundle: Scorer, aliases: object = None
+) -> list[Routed]:
+    """Which groups P2L decides, each with the reason; aliases come after the groups. Arguments as of `problems`."""
+    names = Names(deployments, aliases)
+    found = [Routed(group.name, group.team, *_routed(settings, names, group, bundle)) for group in names.groups]
+    for alias, target in names.aliases.items():
+        for group in names.reached(alias):
+            routed, reason = _decided(settings, group, bundle)
+            found.append(Routed(alias, group.team, routed, f"an alias of {target!r}: {reason}"))
+    return found
+
+
+def _routed(settings: P2LSettings, names: Names, group: NamedGroup, bundle: Scorer) -> tuple[bool, str]:
+    if names.hidden(group):
+        return False, f"an alias of this name leads to {names.aliases[group.name]!r}"
+    return _decided(settings, group, bundle)
+
+
+def _decided(settings: P2LSettings, group: NamedGroup, bundle: Scorer) -> tuple[bool, str]:
+    rule = settings.rule_of(group.name)
+    models = _models(group, bundle)
+    if rule is None:
+        return False, f"{KEY}.groups.{group.name}.mode is 'off'"
+    if not models:
+        return False, "no deployment names a model of the bundle"
+    if len(models) == 1:
+        return False, f"one model of the bundle: {models[0]}"
+    if rule.mode == "shadow":
+        return False, "mode is 'shadow': decisions are recorded, and LiteLLM's own strategy decides"
+    return True, f"{len(models)} models of the bundle: {', '.join(models)}"
+
+
+def _models(group: NamedGroup, bundle: Scorer) -> list[str]:
+    return list(dict.fromkeys(one.model for one in candidates(group.deployments, bundle)))
+
+
+#: Where LiteLLM's configuration has the address of a Redis that the cache falls back to.
+_REDIS_URLS = (
+    ("litellm_settings", "cache_params", "url"),
+    ("litellm_settings", "cache_params", "redis_url"),
+    ("general_settings", "coordination_redis", "url"),
+    ("router_settings", "redis_url"),
+)
+
+
+def address_problems(settings: P2LSettings, config: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the addresses of a configuration, by key: never with a word of the address.
+
+    Args:
+        settings: P2L's part of it.
+        config: all of it.
+    """
+    says = []
+    if settings.endpoint is not None:
+        try:
+            split(settings.endpoint)
+        except Malformed:
+            says.append(f"{KEY}.endpoint is malformed: it must be http://HOST:PORT, without user and password")
+    for key, url in _addresses(settings, config):
+        try:
+            check(url, key)
+        except ConfigError as error:
+            says.append(str(error))
+    return says
+
+
+def _addresses(settings: P2LSettings, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Key and text of each address of a Redis that P2L would use, so far as it can be known here."""
+    given = settings.cache.url
+    found: list[tuple[str, object]] = [(f"{KEY}.cache.url", given.get_secret_value())] if given is not None else []
+    if given is None:
+        for path in _REDIS_URLS:
+            value: object = config
+            for part in path:
+                value = value.get(part) if isinstance(value, Mapping) else None
+            found.append((".".join(path), value))
+    for key, value in found:
+        text = value if isinstance(value, str) else None
+        if text is not None and text.startswith(ENVIRON):  # which another machine may have
+            text = os.environ.get(text.removeprefix(ENVIRON))
+        if text and settings.cache.shared:
+            yield key, text
 
 
 def group_problems(
@@ -108,7 +227,8 @@ def _rule(settings: P2LSettings, group: str, found: Sequence[Candidate], bundle:
             says.append(f"{key('opponents')}: {name!r} is not in the bundle; valid: {', '.join(bundle.models)}")
     if rule.rule != "best" or rule.max_cost is not None:
         for one in found:
-            if one.price is None:
+            # a wildcard's price is that of the model that a request asks for, where LiteLLM puts it there first
+            if one.price is None and (SEES_WILDCARDS or "*" not in one.deployment):
                 says.append(
                     f"model_list: {one.deployment} of group {group!r} has no known price, so the limit of "
                     f"{key('rule' if rule.rule != 'best' else 'max_cost')} ranks it last; set {INPUT} and {OUTPUT}"

@@ -44,10 +44,11 @@ def check(
 def _live(url: str, key: str | None, groups: list[str] | None, requests: int, as_json: bool) -> dict[str, Any]:
     import httpx
 
-    from litellm_router.live import TIMEOUT_S, groups_of, observe
+    from litellm_router.live import TIMEOUT_S, checked_address, groups_of, observe
 
+    url = checked_address(url)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    with httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=TIMEOUT_S) as client:
+    with httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S) as client:
         seen = [observe(client, name, requests) for name in groups or groups_of(client)]
     if not as_json:
         typer.echo("| group | requests | answered by the first of the ranking |\n|:---|---:|---:|")
@@ -64,26 +65,32 @@ def _offline(config: Path, as_json: bool) -> dict[str, Any]:
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # offline: the prices that LiteLLM ships
 
     content = read_yaml_object(config)  # before what takes seconds to import
-    from litellm_router.check import CALLBACK, candidates, problems
+    from litellm_router.check import CALLBACK, address_problems, candidates, problems, routed_groups
     from litellm_router.scoring import load_scorer, sentence_of
     from litellm_router.settings import KEY, P2LSettings
-    from p2l_plugins.errors import P2LError
+    from p2l_plugins.errors import P2LError, without_credentials
 
     settings_part = content.get("litellm_settings") or {}
+    router_part = content.get("router_settings") or {}
+    aliases = router_part.get("model_group_alias") if isinstance(router_part, dict) else None
     deployments = content.get("model_list") or []
     if not isinstance(settings_part, dict) or not isinstance(deployments, list):
         raise DataError(f"{config}: litellm_settings must be a mapping and model_list a list")
     deployments = [one for one in deployments if isinstance(one, dict)]
     says: list[str] = []
     callbacks = settings_part.get("callbacks")
-    if CALLBACK not in (callbacks if isinstance(callbacks, list) else [callbacks]):
+    turned_on = CALLBACK in (callbacks if isinstance(callbacks, list) else [callbacks])
+    if not turned_on:
         says.append(f"litellm_settings.callbacks does not name {CALLBACK}, so P2L is not turned on")
     rows: list[dict[str, Any]] = []
+    groups: list[dict[str, Any]] = []
     settings = None
     try:
         settings = P2LSettings.read(settings_part.get(KEY))
+        says += address_problems(settings, content)
         scorer = load_scorer(settings)
-        says += problems(settings, deployments, scorer)
+        says += problems(settings, deployments, scorer, aliases)
+        groups = [asdict(one) for one in routed_groups(settings, deployments, scorer, aliases)]
         rows = [
             {
                 "group": one.group,
@@ -98,6 +105,9 @@ def _offline(config: Path, as_json: bool) -> dict[str, Any]:
         says.append(str(error))
     except P2LError as error:
         says.append(f"{settings.scored_by}: {sentence_of(error)}" if settings else sentence_of(error))
+    if not turned_on:
+        groups = [one | {"routed": False, "reason": "P2L is not turned on"} for one in groups]
+    says = [without_credentials(sentence) for sentence in says]
     if not as_json:
         typer.echo(
             "| group | deployment | model | USD per million tokens: input | output |\n|:---|:---|:---|---:|---:|"
@@ -105,10 +115,14 @@ def _offline(config: Path, as_json: bool) -> dict[str, Any]:
         for row in rows:
             prices = [_price(row[key]) for key in ("input_price", "output_price")]
             typer.echo(f"| {row['group']} | {row['deployment']} | {row['model']} | {' | '.join(prices)} |")
+        typer.echo("\n| requests for | routed | why |\n|:---|:---|:---|")
+        for one in groups:
+            team = "" if one["team"] is None else f" of team {one['team']}"
+            typer.echo(f"| {one['name']}{team} | {'yes' if one['routed'] else 'no'} | {one['reason']} |")
         for sentence in says:
             stderr.print(f"p2l: {config}: {sentence}", style="red", markup=False, soft_wrap=True)
         typer.echo(f"\n{len(says)} problems" if says else "\nno problems")
-    return {"config": str(config), "candidates": rows, "problems": says}
+    return {"config": str(config), "candidates": rows, "groups": groups, "problems": says}
 
 
 def replay(

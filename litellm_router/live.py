@@ -9,7 +9,9 @@ from typing import Any
 import httpx
 
 from litellm_router.deployments import p2l_model
-from p2l_plugins.errors import DataError
+from litellm_router.names import Names
+from p2l_plugins.cache.address import Malformed, split
+from p2l_plugins.errors import ConfigError, DataError
 
 PROMPT = "Are you there? Answer with one word."
 TIMEOUT_S = 60.0
@@ -32,8 +34,24 @@ class Observed:
     problems: list[str]
 
 
+def checked_address(url: str) -> str:
+    """The address of a proxy, without a last `/`.
+
+    Raises:
+        ConfigError: not an address that can be named in messages; this one's never holds it.
+    """
+    try:
+        parts = split(url)
+        valid = parts.scheme in ("http", "https") and len(parts.hosts) == 1 and not parts.user and not parts.query
+    except Malformed:
+        valid = False
+    if not valid:
+        raise ConfigError("--live must be http://HOST:PORT or https://HOST:PORT, without user and password")
+    return url.strip().rstrip("/")
+
+
 def groups_of(client: httpx.Client) -> list[str]:
-    """The model groups of a proxy with deployments that name two models.
+    """The model groups of a proxy with deployments that name two models: those that a request of no team can ask for.
 
     Raises:
         DataError: the proxy does not answer, refuses the key, or has no such group.
@@ -44,14 +62,19 @@ def groups_of(client: httpx.Client) -> list[str]:
             f"{client.base_url}/model/info answers with status {answer.status_code}; give a key that may list the "
             "models with --key"
         )
-    models: dict[str, set[str]] = {}
     content = answer.json()
-    for deployment in content.get("data") or [] if isinstance(content, dict) else []:
-        if (name := p2l_model(deployment)) is not None:
-            models.setdefault(str(deployment.get("model_name")), set()).add(name)
-    groups = [group for group, names in models.items() if len(names) > 1]
+    listed = content.get("data") or [] if isinstance(content, dict) else []
+    several = [
+        group
+        for group in Names(one for one in listed if isinstance(one, dict)).groups
+        if len({p2l_model(one) for one in group.deployments} - {None}) > 1
+    ]
+    groups = [group.name for group in several if group.team is None and not group.wildcard]
     if not groups:
-        raise DataError(f"{client.base_url}: no model group has deployments that name two models in p2l_model")
+        of_others = f"; name a model of {several[0].title} with --group" if several else ""
+        raise DataError(
+            f"{client.base_url}: no model group has deployments that name two models in p2l_model{of_others}"
+        )
     return groups
 
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import re
 import time
 from collections.abc import Callable
 from typing import Any
 
 from litellm_router.traffic import NEWEST, PRIOR_ANSWERS, Traffic
 from p2l_plugins.cache.address import Clients
+from p2l_plugins.cache.breaker import REMEDIES
+from p2l_plugins.cache.redis import kind_of
 from p2l_plugins.routing.pacing import Pacer
 
 log = logging.getLogger("litellm_router")
@@ -69,7 +72,7 @@ class SharedTraffic:
         self.errors = 0
         self._client, self._namespace, self._clock = client, namespace, clock
         self._next = 0.0
-        self._away = False
+        self._trouble: str | None = None
         self._task: asyncio.Task[None] | None = None
 
     def soon(self, traffic: Traffic) -> None:
@@ -99,13 +102,25 @@ class SharedTraffic:
                     await self._multiplier(client, key, pacer)
         except Exception as error:  # whatever a client raises, requests go on
             self.errors += 1
-            if not self._away:
-                log.warning("p2l: shared budgets: Redis is away (%s); this proxy goes on alone", type(error).__name__)
-            self._away = True
+            self._say(error)
         else:
-            if self._away:
-                log.info("p2l: shared budgets: Redis is back")
-            self._away = False
+            if self._trouble is not None:
+                log.info("p2l: shared budgets: Redis works again")
+            self._trouble = None
+
+    def _say(self, error: Exception) -> None:
+        """One line for each kind of trouble, until an exchange ends well. No message of redis-py: it names the user."""
+        kind = kind_of(error)
+        refused = kind in REMEDIES
+        trouble = kind if refused else "away"
+        if trouble == self._trouble:
+            return
+        self._trouble = trouble
+        if refused:
+            what = f"Redis refuses ({kind}{_command_in(error)}): {REMEDIES[kind]}"
+        else:
+            what = f"Redis is away ({type(error).__name__})"
+        log.warning("p2l: shared budgets: %s; this proxy goes on alone", what)
 
     async def _multiplier(self, client: Any, name: str, pacer: Pacer) -> None:
         if not pacer.started:
@@ -143,3 +158,9 @@ class SharedTraffic:
     def _key(self, kind: str, name: str) -> str:
         digest = hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
         return f"{self._namespace}:{kind}:{SCHEMA}:{digest}"
+
+
+def _command_in(error: Exception) -> str:
+    """The command that an ACL refuses, as the end of a list, where the server names it."""
+    found = re.search(r"permissions to run the '([a-z|]+)' command", str(error))
+    return f", {found[1].upper()}" if found else ""

@@ -12,9 +12,9 @@ from typing import Any
 
 from litellm_router.check import problems
 from litellm_router.router import P2LRouter
-from litellm_router.routers import TESTED, is_tested, litellm_version
+from litellm_router.routers import TESTED, is_tested, litellm_version, settings_of
 from litellm_router.scoring import Loaded, sentence_of
-from p2l_plugins.errors import ConfigError
+from p2l_plugins.errors import ConfigError, without_credentials
 
 log = logging.getLogger("litellm_router")
 
@@ -39,7 +39,7 @@ def warm_up_in_proxy(router: P2LRouter) -> None:
             if llm_router is not None:
                 _name_litellm()
                 router.set_up_failover(llm_router)
-                warm_up(router, deployments_of(llm_router))
+                warm_up(router, deployments_of(llm_router), aliases_of(llm_router))
                 return
             time.sleep(0.05)
 
@@ -68,13 +68,18 @@ def _name_litellm() -> None:
         )
 
 
-def warm_up(router: P2LRouter, deployments: Sequence[Mapping[str, Any]]) -> None:
+def warm_up(router: P2LRouter, deployments: Sequence[Mapping[str, Any]], aliases: object = None) -> None:
     """Begins to load the bundle, and says what is wrong with the configuration, each problem once.
 
     Args:
+        router: that decides.
         deployments: of all groups.
+        aliases: `model_group_alias` of LiteLLM's router.
     """
-    say = router.health.misconfigured
+
+    def say(sentence: str) -> None:
+        router.health.misconfigured(without_credentials(sentence))
+
     try:
         state = router.state()
     except ConfigError as error:
@@ -89,7 +94,7 @@ def warm_up(router: P2LRouter, deployments: Sequence[Mapping[str, Any]]) -> None
             say(f"{settings.scored_by}: {sentence_of(error)}; LiteLLM's own strategy decides")
             return
         try:
-            found = problems(settings, deployments, loaded.result().scorer)
+            found = problems(settings, deployments, loaded.result().scorer, aliases)
         except Exception as odd:  # deployments of an unknown form, which requests may do without
             found = [f"model_list could not be checked ({type(odd).__name__})"]
         for sentence in found:
@@ -105,6 +110,11 @@ def deployments_of(llm_router: Any) -> list[Mapping[str, Any]]:
     except Exception as error:  # of a LiteLLM that has another router
         log.debug("p2l: model_list could not be read (%s)", type(error).__name__)
         return []
+
+
+def aliases_of(llm_router: Any) -> object:
+    """The aliases of a LiteLLM router; none where it does not say."""
+    return getattr(settings_of(llm_router), "model_group_alias", None) or getattr(llm_router, "model_group_alias", None)
 
 
 #: The callback that `litellm_router.p2l_router` names.

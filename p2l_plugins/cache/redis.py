@@ -236,9 +236,30 @@ def is_cluster(client: Any) -> bool:
     return hasattr(client, "get_nodes")
 
 
+#: What an error only says in its message: Sentinels that refuse a password are a primary that is not found, and a right
+#: that a script lacks is a failure of the script.
+_TOLD = (
+    ("auth", ("AuthenticationError(", "AuthorizationError(")),
+    ("permission", ("NoPermissionError(", "ACL failure in script", "can't run this command or subcommand")),
+)
+
+
+def _told(error: BaseException) -> str | None:
+    from redis.asyncio.sentinel import MasterNotFoundError
+    from redis.exceptions import ResponseError
+
+    if not isinstance(error, MasterNotFoundError | ResponseError):
+        return None
+    message = str(error)
+    return next((kind for kind, signs in _TOLD if any(sign in message for sign in signs)), None)
+
+
 def kind_of(error: BaseException) -> str:
     """One word for an error of redis-py, for counters: its message could hold a key or an address."""
     from redis import exceptions as known
+
+    if (told := _told(error)) is not None:
+        return told
 
     by_kind: tuple[tuple[str, tuple[type[BaseException], ...]], ...] = (
         ("timeout", (TimeoutError, known.TimeoutError)),

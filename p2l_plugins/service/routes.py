@@ -188,12 +188,14 @@ async def feedback(asked: models.FeedbackRequest, request: Request, service: Ser
     return _json({"status": "accepted"}, 202)
 
 
+@probes.head("/healthz", include_in_schema=False)
 @probes.get("/healthz", response_model=models.StatusResponse)
 async def healthz() -> Response:
     """Whether the process lives."""
     return _json({"status": "ok"})
 
 
+@probes.head("/readyz", include_in_schema=False)
 @probes.get(
     "/readyz",
     response_model=models.StatusResponse,
