@@ -239,8 +239,8 @@ def is_cluster(client: Any) -> bool:
 #: What an error only says in its message: Sentinels that refuse a password are a primary that is not found, and a right
 #: that a script lacks is a failure of the script.
 _TOLD = (
-    ("auth", ("AuthenticationError(", "AuthorizationError(")),
-    ("permission", ("NoPermissionError(", "ACL failure in script", "can't run this command or subcommand")),
+    ("auth", ("AuthenticationError", "AuthorizationError")),
+    ("permission", ("NoPermissionError", "ACL failure in script", "can't run this command or subcommand")),
 )
 
 

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import redis as sync_redis
 from helpers.servers import Server, free_port, server, until
+from typer.testing import CliRunner
 
 from p2l_plugins.cache.address import Clients, connect, parse, shown
 from p2l_plugins.cache.entry import cache_key
 from p2l_plugins.cache.lease import SUFFIX, Leases
 from p2l_plugins.cache.redis import RedisCache
 from p2l_plugins.cache.scan import remove, survey
+from p2l_plugins.cli import app
 from p2l_plugins.errors import ConfigError
 
 KEYS = [cache_key("f" * 32, (str(i),)) for i in range(64)]
@@ -259,6 +261,58 @@ async def test_sentinel_leads_to_the_primary_also_after_a_failover(redis_cache, 
             assert [one.coefs[0] for one in await cache.get_many(KEYS[:2])] == [1.0, 2.0]
         finally:
             sentinel.kill()
+
+
+@pytest.fixture(scope="module")
+def guarded_sentinel(valkey, tmp_path_factory):
+    """The port of a Sentinel that asks for a password, and knows a primary."""
+    folder = tmp_path_factory.mktemp("sentinel")
+    config, port = folder / "sentinel.conf", free_port()
+    config.write_text(f"port {port}\nrequirepass right\nsentinel monitor scores 127.0.0.1 {valkey.port} 1\n")
+    sentinel = Server(folder, "--sentinel", port=port, config=config)
+    try:
+        sentinel.start()
+        yield port
+    finally:
+        sentinel.kill()
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ("?sentinel_password=right", None),
+        ("?sentinel_password=mistaken", "auth"),
+        ("?sentinel_username=me&sentinel_password=mistaken", "auth"),
+        ("", "auth"),
+    ],
+)
+async def test_a_sentinel_that_refuses_is_an_error_of_the_password(
+    redis_cache, guarded_sentinel, entry, options, kind, caplog
+):
+    address = f"redis+sentinel://127.0.0.1:{guarded_sentinel}/scores/0{options}"
+    cache = redis_cache(address)
+    await cache.set_many({KEYS[0]: entry()})
+    for _ in range(3):
+        await cache.get_many(KEYS[:1])
+    assert set(cache.snapshot()["errors"]) == ({kind} if kind else set())
+    assert ("(auth); check the user name and password" in caplog.text) == bool(kind)
+    assert "mistaken" not in caplog.text
+    if kind is not None:
+        result = CliRunner().invoke(app, ["cache", "stats", "--url", address])
+        assert "auth error" in str(result.exception)
+        assert "mistaken" not in str(result.exception)
+
+
+async def test_a_sentinel_that_is_away_or_knows_another_service_is_no_error_of_the_password(
+    redis_cache, guarded_sentinel
+):
+    for address in (
+        f"redis+sentinel://127.0.0.1:{free_port()}/scores/0?sentinel_password=right",
+        f"redis+sentinel://127.0.0.1:{guarded_sentinel}/others/0?sentinel_password=right",
+    ):
+        cache = redis_cache(address)
+        await cache.get_many(KEYS[:1])
+        assert cache.snapshot()["errors"] == {"connection": 1}
 
 
 async def test_one_process_of_two_takes_the_lease_and_the_other_gets_its_scores(redis_cache, fresh, entry):

@@ -38,6 +38,26 @@ def test_it_is_ready_when_the_bundle_is_loaded_and_not_before():
         assert client.post("/v1/scores", json={"prompts": ["hi"]}).status_code == 200
 
 
+def test_probes_answer_head_as_get_without_a_body():
+    go = threading.Event()
+
+    def load(settings):
+        go.wait(30)
+        return load_bundle(settings)
+
+    with in_thread(create_app(ServiceSettings(keys=["k"]), load), wait_ready=False) as url:
+        for path, status in (("/healthz", 200), ("/readyz", 503)):
+            probed, read = httpx.head(url + path), httpx.get(url + path)
+            assert (probed.status_code, probed.content) == (read.status_code, b"") == (status, b"")
+            assert {**probed.headers, "date": ""} == {**read.headers, "date": ""}
+            assert int(probed.headers["content-length"]) == len(read.content)
+        go.set()
+        until(lambda: httpx.get(f"{url}/readyz").status_code == 200)
+        assert httpx.head(f"{url}/readyz").status_code == 200
+        assert httpx.post(f"{url}/readyz").status_code == 405
+        assert "head" not in httpx.get(f"{url}/openapi.json").json()["paths"]["/readyz"]
+
+
 def test_told_to_stop_it_says_no_and_finishes_what_it_accepted(tmp_path):
     with served(tmp_path, "starter", "--drain", "1") as service, httpx.Client(base_url=service.url) as probe:
         with ThreadPoolExecutor(6) as pool:
