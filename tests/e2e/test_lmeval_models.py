@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.lmeval_files import write_task
+from helpers.lmeval_files import OWN_TASKS, write_task
 from helpers.topics import TOPICS
 from typer.testing import CliRunner
 
@@ -117,7 +117,7 @@ def outputs(folder):
     runs = [line for line in lines if line[0] == "lm_eval"]
     assert len(runs) == 2
     script = (  # lm-eval's command, twice in one process: its imports take longer than the runs
-        "import json, sys\nfrom lm_eval.__main__ import cli_evaluate\n"
+        f"{OWN_TASKS}import json, sys\nfrom lm_eval.__main__ import cli_evaluate\n"
         "for sys.argv in json.loads(sys.argv[1]):\n    cli_evaluate()\n"
     )
     run = subprocess.run(

@@ -6,6 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+#: Begins a script that runs lm-eval's own command on tasks of its include path: the thousands that ship are not read.
+OWN_TASKS = """
+import functools
+from lm_eval.tasks import TaskManager
+TaskManager.__init__ = functools.partialmethod(TaskManager.__init__, include_defaults=False)
+"""
+
 
 def write_task(folder: Path, name: str, rows: list[dict[str, Any]], **config: Any) -> None:
     """Writes a task over rows with `question` and `answer`; `config` adds keys or takes their place."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.lmeval_files import OWN_TASKS
 
 from p2l_plugins.errors import ConfigError, DataError
 from p2l_plugins.votes.lmeval_logs import Selection, find_samples, lm_eval_matrix
@@ -230,9 +231,7 @@ def test_what_lm_eval_itself_writes_becomes_a_votes_file(tmp_path):
 
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     script = (  # two models in one process: starting lm-eval takes longer than the task
-        "import functools, sys\nfrom lm_eval.__main__ import cli_evaluate\nfrom lm_eval.tasks import TaskManager\n"
-        # the thousands of tasks that ship with lm-eval are not asked for, and reading them takes as long for each model
-        "TaskManager.__init__ = functools.partialmethod(TaskManager.__init__, include_defaults=False)\n"
+        f"{OWN_TASKS}import sys\nfrom lm_eval.__main__ import cli_evaluate\n"
         "for name in ('acme/one', 'two'):\n"
         "    sys.argv = ['lm_eval', 'run', '--model', 'dummy', '--model_args', f'pretrained={name}', '--tasks', "
         f"'pocket_quiz', '--include_path', {str(EXAMPLES)!r}, '--log_samples', '--output_path', 'out']\n"
