@@ -34,8 +34,8 @@ class Scores:
         family: outcome model.
         aliases: other names of models.
         ungrounded: models that compare among themselves only.
-        truncated: (N,) whether each prompt was longer than the bundle's maximum and so cut on the left; None where the
-            scores were not made from prompts.
+        truncated: (N,) whether each prompt was longer than the bundle's maximum and so cut; None where the scores were
+            not made from prompts.
     """
 
     models: tuple[str, ...]
@@ -152,7 +152,7 @@ class P2L:
 
     @property
     def max_length(self) -> int:
-        """Most tokens of a prompt; a longer one is cut on the left."""
+        """Most tokens of a prompt; a longer one is cut."""
         return self.bundle.manifest.text.max_length
 
     @property
@@ -176,7 +176,7 @@ class P2L:
         """Coefficients of prompts, in their order.
 
         Args:
-            prompts: strings, or lists of user turns. A prompt longer than the bundle's maximum is cut on the left.
+            prompts: strings, or lists of user turns. A prompt longer than the bundle's maximum is cut.
             progress: called with the number of prompts that each run finished.
 
         Raises:

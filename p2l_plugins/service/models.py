@@ -59,7 +59,7 @@ class ScoresResponse(BaseModel):
     coefs: list[list[float]] = Field(description="N × M")
     raw_eta: list[float] | None = Field(description="N, for the families rk and grk; null for bt and bt-tie")
     truncated: list[bool] = Field(
-        description="N: whether the prompt was longer than max_length, so that its end counts"
+        description="N: whether the prompt was longer than max_length, so that only a part of it counts"
     )
     cached: list[bool] = Field(description="N: whether the scores were in the cache")
 

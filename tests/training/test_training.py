@@ -208,6 +208,7 @@ def test_backbones_load_from_their_packages():
     backbone = load_backbone("minilm", 9999)
     assert backbone.pooling == "mean"
     assert backbone.form.max_length == 512
+    assert backbone.form.cut == "middle"
     assert backbone.model.config.num_hidden_layers == 6
 
 
