@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from p2l_plugins.errors import BundleError, PromptError
 from p2l_plugins.prompts import Cut, TextEncoder, TextForm, as_turns, canonical_bytes, pad, user_turns
@@ -296,6 +296,65 @@ def test_a_form_that_cuts_on_the_left_is_written_as_before_there_was_a_choice():
     middle = form.model_copy(update={"cut": "middle"})
     assert TextForm.model_validate(middle.model_dump(mode="json")) == middle
     assert TextForm.model_validate(form.model_dump(mode="json")) == form
+
+
+@pytest.mark.parametrize(
+    ("text", "least", "most"),
+    [
+        ("សូមពន្យល់ពីរបៀបដែលវ៉ាក់សាំងដំណើរការ។", 1, 1),  # Khmer
+        ("តើរដ្ឋធានីរបស់ប្រទេសបារាំងគឺជាអ្វី? សូមឆ្លើយជាភាសាខ្មែរ។", 0.7, 1),
+        ("ช่วยอธิบายวิธีการทำงานของวัคซีนให้เด็กอายุสิบขวบฟังหน่อย", 1, 1),  # Thai
+        ("ကာကွယ်ဆေးများ မည်သို့အလုပ်လုပ်သည်ကို ရှင်းပြပါ။", 1, 1),  # Burmese
+        ("ክትባቶች እንዴት እንደሚሠሩ ለአሥር ዓመት ልጅ አስረዳ።", 1, 1),  # Amharic
+        ("😀😃😄 🎉🎂", 1, 1),
+        ("👩‍👩‍👧 🚀", 1, 1),
+        ("\u200b \u00ad", 1, 1),  # nothing of it is left
+        (
+            "请向一个十岁的孩子解释疫苗是如何起作用的。",
+            0.6,
+            0.8,
+        ),  # most simplified Chinese signs are not in the vocabulary
+        ("Explain vaccines 😀 to me.", 0.1, 0.2),
+        ("ワクチンがどのように働くかを10歳の子供に説明してください。", 0.1, 0.2),
+        ("दस साल के बच्चे को समझाइए कि टीके कैसे काम करते हैं।", 0, 0.1),
+        ("Explain vaccines to a ten-year-old.", 0, 0),
+        ("Erkläre einem zehnjährigen Kind, wie Impfungen funktionieren.", 0, 0),
+        ("Объясни десятилетнему ребёнку, как работают вакцины.", 0, 0),
+        ("اشرح لطفل في العاشرة كيف تعمل اللقاحات.", 0, 0),
+    ],
+)
+def test_the_share_of_what_the_starters_tokenizer_does_not_know(text, least, most):
+    folder = find_bundle("starter")
+    encoder = TextEncoder.from_folder(folder, TextForm(form="plain", max_length=512, pad_id=0, cut="middle"))
+    assert least <= encoder.tokens([(text,)])[0].unknown <= most
+
+
+def test_the_share_is_that_of_the_tokens_that_are_kept():
+    tokenizer = Tokenizer.from_file(str(find_bundle("starter") / "tokenizer.json"))
+    encoder = TextEncoder(tokenizer, TextForm(form="plain", max_length=10, pad_id=0, cut="middle"))
+    assert encoder.tokens([("one two three four " + "😀 " * 100 + "five six seven eight",)])[0].unknown == 0
+    assert encoder.tokens([("😀 two three four " + "word " * 100 + "five six seven 🎉",)])[0].unknown == 0.25
+    assert encoder.tokens([("[UNK] is text",)])[0].unknown == 0
+
+
+def test_a_byte_level_tokenizer_knows_everything(published):
+    found = published.encoder.tokens([("ภาษาไทย 😀",), ("hi",)])
+    assert [tokens.unknown for tokens in found] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        models.WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]"),
+        models.Unigram([("<unk>", 0.0), ("a", -1.0)], 0, False),
+        models.BPE({"<unk>": 0, "a": 1}, [], unk_token="<unk>"),
+    ],
+)
+def test_every_kind_of_tokenizer_says_what_it_does_not_know(model):
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    encoder = TextEncoder(tokenizer, TextForm(form="plain", max_length=8, pad_id=0))
+    assert [tokens.unknown for tokens in encoder.tokens([("a",), ("a b",), ("b",)])] == [0, 0.5, 1]
 
 
 def test_a_maximum_without_room_for_tokens_is_refused():

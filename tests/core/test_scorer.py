@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from p2l_plugins import P2L, BundleError, ConfigError, PromptError
+from p2l_plugins.cache.entry import Entry
 from p2l_plugins.prompts import pad
 from p2l_plugins.scoring.bundle import Bundle, Manifest, find_bundle
-from p2l_plugins.scoring.scorer import batches
+from p2l_plugins.scoring.scorer import EVERYDAY, batches
 
 PROMPTS = [
     "hello",
@@ -170,6 +171,37 @@ def test_a_manifest_from_before_there_was_a_choice_of_the_cut_keeps_its_fingerpr
     ours.model_copy(update={"text": ours.text.model_copy(update={"cut": "left"})}).write(broken)
     assert "cut" not in json.loads((broken / "p2l.json").read_text())["text"]
     assert Bundle.open(broken).manifest.text.cut == "left"
+
+
+def test_the_overall_scores_are_the_leaderboard_of_everyday_prompts(starter):
+    prompts = EVERYDAY.read_text(encoding="utf-8").split("\n")[:-1]
+    assert len(prompts) == 32
+    board = starter.score(prompts).leaderboard(intervals=False)
+    np.testing.assert_array_equal(starter.overall.coefs, board.coefs.astype(np.float32))
+    assert starter.overall.raw_eta == board.raw_eta
+    assert starter.overall.coefs.dtype == np.float32
+
+
+def test_a_warm_bundle_scores_nothing_for_them(tiny_bundle, monkeypatch):
+    p2l = P2L.load(tiny_bundle)
+    p2l.warm_up()
+    monkeypatch.setattr(p2l, "score_turns", None)
+    assert p2l.overall is p2l.overall
+    assert p2l.overall.coefs.shape == (3,)
+
+
+def test_entries_give_back_what_was_scored(starter):
+    scores = starter.score(["Why?", "ภาษาไทย", "word " * 1000])
+    entries = [
+        Entry(coefs, float(eta), bool(cut), float(unknown))
+        for coefs, eta, cut, unknown in zip(scores.coefs, scores.raw_eta, scores.truncated, scores.unknown, strict=True)
+    ]
+    again = starter.from_entries(entries)
+    np.testing.assert_array_equal(again.unknown, scores.unknown)
+    np.testing.assert_array_equal(again.truncated, scores.truncated)
+    assert scores.unknown.dtype == again.unknown.dtype == np.float32
+    assert scores.unknown.tolist() == [0, 1, 0]
+    assert starter.from_entries([*entries, entries[0]._replace(unknown=None)]).unknown is None
 
 
 BOILERPLATE = (

@@ -212,6 +212,14 @@ def test_backbones_load_from_their_packages():
     assert backbone.model.config.num_hidden_layers == 6
 
 
+def test_a_published_checkpoint_is_cut_on_the_left_and_so_is_what_trains_on_it(public_checkpoint, tiny_checkpoint):
+    assert Checkpoint.load(public_checkpoint).form.cut == "left"
+    assert load_backbone(str(public_checkpoint), 64).form.cut == "left"
+    assert load_backbone(str(public_checkpoint), 64, cut="middle").form.cut == "middle"
+    assert load_backbone(str(tiny_checkpoint), 64).form.cut == "middle"
+    assert load_backbone(str(tiny_checkpoint), 64, cut="left").form.cut == "left"
+
+
 def test_a_missing_backbone_is_a_sentence():
     with pytest.raises(ConfigError, match="'nobody/nothing' does not load"):
         load_backbone("nobody/nothing", 128)
@@ -222,6 +230,7 @@ def test_a_missing_backbone_is_a_sentence():
     [
         ("model_list.json", '["a", "b"]', "the head has 3 rows, but model_list.json names 2 models"),
         ("training_config.json", '{"head_type": "elo"}', "head_type 'elo' is not known"),
+        ("training_config.json", '{"head_type": "grk", "cut": "top"}', "cut 'top' is not known; valid: left, middle"),
         ("model_list.json", None, "model_list.json is missing"),
         ("model.safetensors", None, "no .safetensors file"),
     ],
