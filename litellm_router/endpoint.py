@@ -1,7 +1,8 @@
 """Scores from an HTTP scorer, such as `p2l serve`, so that a proxy holds no model.
 
-    GET  /v1/bundle  → {"fingerprint", "family", "models", "aliases", "max_length", …}
-    POST /v1/scores {"prompts": [[turn, …], …]} → {"fingerprint", "coefs": [[…], …], "raw_eta": […] | null, "truncated"}
+    GET  /v1/bundle  → {"fingerprint", "family", "models", "aliases", "max_length", "overall", …}
+    POST /v1/scores {"prompts": [[turn, …], …]} → {"fingerprint", "coefs": [[…], …], "raw_eta": […] | null,
+                                                 "truncated", "unknown"}
 
 with `Authorization: Bearer …` where a key is set, and 429 while the scorer is busy. The calls run in the engine's
 threads, several prompts in one, over connections that stay open. An answer is read up to a bound in bytes and time, and
@@ -13,15 +14,16 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import httpx
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from litellm_router.reasons import NotRoutedError
 from p2l_plugins.cache.breaker import Breaker
-from p2l_plugins.outcomes import Family
+from p2l_plugins.cache.entry import Entry
+from p2l_plugins.outcomes import Family, has_eta
 from p2l_plugins.prompts import Turns
 from p2l_plugins.scoring.bundle import resolve_model
 from p2l_plugins.scoring.scorer import BATCH_TOKENS, Scores
@@ -39,6 +41,15 @@ LEAST_S = 1.0
 PAUSE_S = 0.1
 
 
+class OverallInfo(BaseModel):
+    """What a scorer says of everyday prompts."""
+
+    model_config = ConfigDict(frozen=True)
+
+    coefs: tuple[FiniteFloat, ...]
+    raw_eta: FiniteFloat | None = None
+
+
 class BundleInfo(BaseModel):
     """What a scorer says of its bundle; further keys are left alone."""
 
@@ -49,6 +60,16 @@ class BundleInfo(BaseModel):
     models: tuple[str, ...] = Field(min_length=1)
     aliases: dict[str, str] = {}
     max_length: int = Field(default=2**31, ge=1)
+    overall: OverallInfo | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> BundleInfo:
+        overall = self.overall
+        if overall is not None and len(overall.coefs) != len(self.models):
+            raise ValueError("overall has another number of coefs than there are models")
+        if overall is not None and (overall.raw_eta is not None) != has_eta(self.family):
+            raise ValueError("overall has a raw_eta that the family does not have, or lacks one that it has")
+        return self
 
 
 class Reply(BaseModel):
@@ -58,6 +79,7 @@ class Reply(BaseModel):
     coefs: list[list[float]]
     raw_eta: list[float] | None = None
     truncated: list[bool] | None = None
+    unknown: list[Annotated[float, Field(ge=0, le=1)]] | None = None
 
 
 Form = TypeVar("Form", bound=BaseModel)
@@ -119,6 +141,12 @@ class RemoteScorer:
         """Tokens after which a prompt is cut."""
         return self._info.max_length
 
+    @property
+    def overall(self) -> Entry | None:
+        """The coefficients of everyday prompts; None where the scorer does not say."""
+        said = self._info.overall
+        return None if said is None else Entry(np.array(said.coefs, np.float32), said.raw_eta)
+
     def index(self, model: str) -> int:
         """Column of a model, by its name or an alias.
 
@@ -147,9 +175,11 @@ class RemoteScorer:
         if len(reply.coefs) != n or lengths != {len(self.models)}:
             shape = f"{len(reply.coefs)} rows of {', '.join(map(str, sorted(lengths))) or 'no'} coefficients"
             raise NotRoutedError("scorer", f"{self._url} gave {shape} for {n} prompts and {len(self.models)} models")
-        eta, cut = reply.raw_eta, reply.truncated
-        if (eta is not None and len(eta) != n) or (cut is not None and len(cut) != n):
-            raise NotRoutedError("scorer", f"{self._url} gave raw_eta or truncated of another length than {n} prompts")
+        eta, cut, unknown = reply.raw_eta, reply.truncated, reply.unknown
+        if any(said is not None and len(said) != n for said in (eta, cut, unknown)):
+            raise NotRoutedError(
+                "scorer", f"{self._url} gave raw_eta, truncated or unknown of another length than {n} prompts"
+            )
         return Scores(
             self.models,
             np.array(reply.coefs, np.float32),
@@ -157,6 +187,7 @@ class RemoteScorer:
             self.family,
             self._info.aliases,
             truncated=None if cut is None else np.array(cut, np.bool_),
+            unknown=None if unknown is None else np.array(unknown, np.float32),
         )
 
     def _call(self, method: str, path: str, form: type[Form], body: Any = None) -> Form:

@@ -67,7 +67,7 @@ def _board_notes(board: Board) -> list[str]:
     record = board.record
     notes = [f"Bundle {record['bundle']}, fingerprint {record['fingerprint']}. {INTERVALS}"]
     if record.get("n_truncated"):
-        notes.append(f"Longer than the bundle reads, so cut on the left: {record['n_truncated']} prompts.")
+        notes.append(f"Longer than the bundle reads, so cut: {record['n_truncated']} prompts.")
     if (model := record.get("evaluated_model")) is not None:
         row = next(row for row in board.rows if row["model"] == model)
         place = rank_span(row) if "rank_low" in row else str(row["rank"])

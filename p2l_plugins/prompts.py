@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,7 +19,7 @@ from jinja2 import TemplateError
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 from tokenizers import Tokenizer
 
 from p2l_plugins.errors import BundleError, EmptyPrompt, PromptError
@@ -34,6 +34,12 @@ CHARS_PER_TOKEN = 8
 
 #: Tokens after a cut that are not used: the first ones may be others than in the whole text.
 CUT_SLACK = 64
+
+#: A middle cut reads no more than so many times the text that its first look reads.
+MOST_AGAIN = 16
+
+#: Which part of a long prompt is left out: its beginning, or its middle.
+Cut = Literal["left", "middle"]
 
 #: Every tokenizer that splits text into words first ends a word before a single space.
 _WORD_START = re.compile(r"(?<=\S) (?=\S)")
@@ -153,6 +159,10 @@ class TextForm(BaseModel):
     `chat`: the published form for decoders: the chat template over user turns, then the CLS token, and no other
     special tokens. `plain`: for encoders: turns joined by an empty line, with the tokenizer's own special tokens
     around them; special tokens written out in the text stay text.
+
+    `cut` says what a prompt of more than `max_length` tokens loses. `left`: its beginning; the published form.
+    `middle`: what is between its first and its last tokens, half of the room each. `left` is not written out, so that
+    manifests from before there was a choice keep their fingerprint.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -162,22 +172,47 @@ class TextForm(BaseModel):
     pad_id: int
     cls_token: str | None = None
     special_tokens: dict[str, str] = {}
+    cut: Cut = "left"
+
+    @model_serializer(mode="wrap")
+    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = handler(self)
+        if self.cut == "left":
+            del fields["cut"]
+        return fields
 
 
 class Tokens(NamedTuple):
-    """Token ids of a prompt, at most the form's `max_length`, and whether it had more."""
+    """Tokens of a prompt.
+
+    Attributes:
+        ids: at most the form's `max_length`.
+        truncated: whether the prompt had more.
+        unknown: share, 0 to 1, of the text's tokens in `ids` that stand for what the tokenizer does not know; 1 where
+            nothing of the text is left. Always 0 for byte-level tokenizers.
+    """
 
     ids: list[int]
     truncated: bool
+    unknown: float
+
+
+class _Part(NamedTuple):
+    """Token ids of the end or the beginning of a text, and how many characters were not read."""
+
+    ids: list[int]
+    unread: int
 
 
 class TextEncoder:
     """Turns → token ids, without transformers. Safe to call from several threads.
 
-    Of a prompt of megabytes only the end is tokenised. The text is cut at a space between words, some tokens more than
-    needed are read after the cut, and where that gives too few, a longer end is read; so the ids are those of the whole
-    text. The exception is a text without such a space for hundreds of characters around the cut, which is made where it
-    falls: one run of the same letters or spaces for all that length may then be divided otherwise than in the whole.
+    Of a prompt of megabytes only the end is tokenised, and with `cut="middle"` the beginning. The text is cut at a
+    space between words, some tokens more than needed are read beyond the cut, and where that gives too few, a longer
+    piece is read; so the ids are those of the whole text. The exception is a text without such a space for hundreds of
+    characters around the cut, which is made where it falls: one run of the same letters or spaces for all that length
+    may then be divided otherwise than in the whole. And `cut="middle"` reads longer pieces up to a bound only: where
+    tens of thousands of characters make fewer tokens than there is room for, it keeps those few.
 
     Args:
         tokenizer: a `tokenizers` tokenizer; its truncation, padding and special-token settings are replaced.
@@ -201,6 +236,7 @@ class TextEncoder:
         self._kept = form.max_length - len(self._before) - len(self._after)
         if self._kept < 1:
             raise BundleError(f"max_length is {form.max_length}, which leaves no room for a prompt's tokens")
+        self._unknown = _unknown_id(tokenizer)
 
     def _added(self) -> tuple[list[int], list[int]]:
         """The special tokens that the tokenizer puts before and after a text."""
@@ -246,7 +282,7 @@ class TextEncoder:
         return text + cls_token
 
     def encode(self, prompts: Sequence[Turns]) -> list[list[int]]:
-        """Token ids per prompt, unpadded, at most `max_length` of them, cut on the left.
+        """Token ids per prompt, unpadded, at most `max_length` of them.
 
         Raises:
             PromptError: the chat template refuses a prompt's turns.
@@ -254,34 +290,75 @@ class TextEncoder:
         return [tokens.ids for tokens in self.tokens(prompts)]
 
     def tokens(self, prompts: Sequence[Turns]) -> list[Tokens]:
-        """As `encode`, and whether each prompt was cut."""
+        """As `encode`, and what is known of each prompt's tokens."""
         texts = [self.text(turns) for turns in prompts]
-        size = CHARS_PER_TOKEN * (self._kept + CUT_SLACK)
-        starts = [_cut(text, size) for text in texts]
-        ends = [text[start:] for text, start in zip(texts, starts, strict=True)]
-        encodings = self.tokenizer.encode_batch_fast(ends, add_special_tokens=False)
+        ends = self._read(texts, self._kept, _end)
+        kept = [end.ids[-self._kept :] for end in ends]
+        cut = [i for i, end in enumerate(ends) if end.unread or len(end.ids) > self._kept]
+        if self.form.cut == "middle":
+            head = self._kept // 2
+            # an end of too few tokens shares none of its text with the beginning
+            rest = [texts[i] if len(kept[i]) == self._kept else texts[i][: ends[i].unread] for i in cut]
+            for i, start in zip(cut, self._read(rest, head, _start), strict=True):
+                first = start.ids[:head]
+                kept[i] = [*first, *kept[i][len(first) - self._kept :]]
+        truncated = set(cut)
         return [
-            self._tokens(text, start, encoding.ids, size)
-            for text, start, encoding in zip(texts, starts, encodings, strict=True)
+            Tokens([*self._before, *ids, *self._after], i in truncated, self._share_unknown(ids))
+            for i, ids in enumerate(kept)
         ]
 
-    def _tokens(self, text: str, start: int, ids: list[int], size: int) -> Tokens:
-        """Tokens of a text from the ids of its end, which is read again, longer, while they are too few."""
-        while start and len(ids) < self._kept + CUT_SLACK:
+    def _read(self, texts: Sequence[str], count: int, piece: Callable[[str, int], str]) -> list[_Part]:
+        """Ids of a piece of each text: more than `count` of them, where the text has so many."""
+        size = CHARS_PER_TOKEN * (count + CUT_SLACK)
+        pieces = [piece(text, size) for text in texts]
+        encodings = self.tokenizer.encode_batch_fast(pieces, add_special_tokens=False)
+        return [
+            self._longer(text, _Part(encoding.ids, len(text) - len(part)), count, piece)
+            for text, part, encoding in zip(texts, pieces, encodings, strict=True)
+        ]
+
+    def _longer(self, text: str, part: _Part, count: int, piece: Callable[[str, int], str]) -> _Part:
+        """The part, or that of a piece which is longer while its tokens are too few."""
+        first = size = CHARS_PER_TOKEN * (count + CUT_SLACK)
+        while part.unread and len(part.ids) < count + CUT_SLACK:
             size *= 4
-            start = _cut(text, size)
-            ids = self.tokenizer.encode_batch_fast([text[start:]], add_special_tokens=False)[0].ids
-        truncated = len(ids) > self._kept
-        return Tokens([*self._before, *ids[-self._kept :], *self._after], truncated)
+            if self.form.cut == "middle" and size > MOST_AGAIN * first:
+                break
+            longer = piece(text, size)
+            (encoding,) = self.tokenizer.encode_batch_fast([longer], add_special_tokens=False)
+            part = _Part(encoding.ids, len(text) - len(longer))
+        return part
+
+    def _share_unknown(self, ids: list[int]) -> float:
+        if not ids:
+            return 1.0
+        return 0.0 if self._unknown is None else ids.count(self._unknown) / len(ids)
 
 
-def _cut(text: str, size: int) -> int:
-    """Where the last `size` characters begin, moved to a space between words; 0 where the text is no longer."""
+def _end(text: str, size: int) -> str:
+    """The last `size` characters, less up to a quarter so that they begin at a space between words; or all."""
     start = len(text) - size
     if start <= 0:
-        return 0
+        return text
     found = _WORD_START.search(text, start, start + size // 4)
-    return found.start() if found else start
+    return text[found.start() if found else start :]
+
+
+def _start(text: str, size: int) -> str:
+    """The first `size` characters, and up to a quarter more so that they end at a space between words; or all."""
+    if len(text) <= size:
+        return text
+    found = _WORD_START.search(text, size, size + size // 4)
+    return text[: found.start() if found else size]
+
+
+def _unknown_id(tokenizer: Tokenizer) -> int | None:
+    """Id of the token for what a tokenizer does not know; None where it has none."""
+    model = json.loads(tokenizer.to_str())["model"]
+    if (number := model.get("unk_id")) is not None:
+        return int(number)
+    return None if model.get("unk_token") is None else tokenizer.token_to_id(model["unk_token"])
 
 
 def pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

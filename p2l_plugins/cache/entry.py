@@ -20,11 +20,14 @@ class Entry(NamedTuple):
         coefs: (M,) float32.
         raw_eta: None for families without it.
         truncated: whether the prompt was longer than the bundle's maximum; None where the scorer did not say.
+        unknown: share, 0 to 1, of its tokens that stand for what the tokenizer does not know; None where the scorer did
+            not say.
     """
 
     coefs: Floats
     raw_eta: float | None
     truncated: bool | None = None
+    unknown: float | None = None
 
 
 class ScoreCache(Protocol):

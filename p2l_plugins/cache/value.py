@@ -1,9 +1,11 @@
 """The bytes of a value in a shared store: small, versioned, little-endian, with a checksum.
 
-    magic "P2" | version u8 | flags u8 | M u16 | raw_eta f32 | M × f32 | crc32 u32
+    magic "P2" | version u8 | flags u8 | M u16 | raw_eta f32 | M × f32 | [unknown f32] | crc32 u32
 
-Flags: 1, raw_eta holds a number; 2, the prompt was truncated; 4, it was not; neither of both, the scorer did not say.
-The checksum covers the key as well, so a value is valid under its own key only. 130 models take 534 bytes.
+Flags: 1, raw_eta holds a number; 2, the prompt was truncated; 4, it was not; neither of both, the scorer did not say;
+8, the share of unknown tokens follows the coefficients. A flag that a reader does not know makes the value unreadable
+to it, so a miss. The checksum covers the key as well, so a value is valid under its own key only. 130 models take 538
+bytes, and 534 without the share.
 """
 
 from __future__ import annotations
@@ -18,12 +20,13 @@ from p2l_plugins.cache.entry import Entry
 
 MAGIC = b"P2"
 VERSION = 1
-HAS_ETA, TRUNCATED, WHOLE = 1, 2, 4
+HAS_ETA, TRUNCATED, WHOLE, UNKNOWN = 1, 2, 4, 8
 
 #: Most coefficients that the field M can say.
 MAX_MODELS = 0xFFFF
 
 _HEAD = struct.Struct("<2sBBHf")
+_SHARE = struct.Struct("<f")
 _CRC = struct.Struct("<I")
 
 
@@ -35,7 +38,7 @@ def encode(key: str, entry: Entry) -> bytes:
     """The value of an entry under its key.
 
     Raises:
-        ValueError: scores that are not finite, or too many models.
+        ValueError: scores that are not finite, a share that is none, or too many models.
     """
     coefs = np.asarray(entry.coefs, "<f4")
     eta = entry.raw_eta
@@ -46,7 +49,13 @@ def encode(key: str, entry: Entry) -> bytes:
     flags = 0 if eta is None else HAS_ETA
     if entry.truncated is not None:
         flags |= TRUNCATED if entry.truncated else WHOLE
-    return sealed(key, _HEAD.pack(MAGIC, VERSION, flags, len(coefs), eta or 0.0) + coefs.tobytes())
+    share = b""
+    if entry.unknown is not None:
+        if not 0.0 <= entry.unknown <= 1.0:
+            raise ValueError(f"the share of unknown tokens is {entry.unknown}, but must be between 0 and 1")
+        flags |= UNKNOWN
+        share = _SHARE.pack(entry.unknown)
+    return sealed(key, _HEAD.pack(MAGIC, VERSION, flags, len(coefs), eta or 0.0) + coefs.tobytes() + share)
 
 
 def decode(key: str, value: object, models: int | None = None) -> Entry:
@@ -62,16 +71,20 @@ def decode(key: str, value: object, models: int | None = None) -> Entry:
     """
     body = framed(value, _HEAD, MAGIC)
     _, version, flags, count, eta = _HEAD.unpack_from(body)
-    if version != VERSION or flags & ~(HAS_ETA | TRUNCATED | WHOLE):
+    if version != VERSION or flags & ~(HAS_ETA | TRUNCATED | WHOLE | UNKNOWN):
         raise Unreadable("version")
-    check_sealed(key, body, _HEAD.size + 4 * count)
+    end = _HEAD.size + 4 * count
+    check_sealed(key, body, end + (_SHARE.size if flags & UNKNOWN else 0))
     if models is not None and count != models:
         raise Unreadable("models")
     coefs = np.frombuffer(body, "<f4", count, _HEAD.size).astype(np.float32)
     if not np.isfinite(coefs).all() or not math.isfinite(eta):
         raise Unreadable("numbers")
     truncated = bool(flags & TRUNCATED) if flags & (TRUNCATED | WHOLE) else None
-    return Entry(coefs, eta if flags & HAS_ETA else None, truncated)
+    unknown: float | None = _SHARE.unpack_from(body, end)[0] if flags & UNKNOWN else None
+    if unknown is not None and not 0.0 <= unknown <= 1.0:
+        raise Unreadable("numbers")
+    return Entry(coefs, eta if flags & HAS_ETA else None, truncated, unknown)
 
 
 def sealed(key: str, body: bytes) -> bytes:

@@ -119,13 +119,12 @@ def _cache(url: str | None, namespace: str) -> dict[str, Any]:
 
 
 def _overall(path: Path | None) -> tuple[tuple[str, ...], ...]:
-    from importlib.resources import files
-
     from p2l_plugins.errors import PromptError
     from p2l_plugins.files.prompts import read_prompts
     from p2l_plugins.prompts import as_turns
+    from p2l_plugins.scoring.scorer import EVERYDAY
 
-    source = path or Path(str(files("p2l_plugins.service"))) / "everyday.txt"
+    source = path or EVERYDAY
     texts, _ = read_prompts(source)
     turns = []
     for i, text in enumerate(texts):

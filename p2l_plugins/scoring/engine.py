@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
+from p2l_plugins.cache.entry import Entry
 from p2l_plugins.errors import P2LError
 from p2l_plugins.outcomes import Family
 from p2l_plugins.prompts import Turns
@@ -62,6 +63,13 @@ class Scorer(Protocol):
     @property
     def workers(self) -> int:
         """Runs at the same time."""
+
+    @property
+    def overall(self) -> Entry | None:
+        """The coefficients of everyday prompts' leaderboard, for a prompt that can't be read.
+
+        At hand without scoring anything once the scorer is warm; None where the scorer does not say.
+        """
 
     def index(self, model: str) -> int:
         """Column of a model, by its name or an alias.
@@ -253,6 +261,7 @@ def _row(scores: Scores, i: int) -> Scores:
         coefs=scores.coefs[row].copy(),
         raw_eta=None if scores.raw_eta is None else scores.raw_eta[row].copy(),
         truncated=None if scores.truncated is None else scores.truncated[row].copy(),
+        unknown=None if scores.unknown is None else scores.unknown[row].copy(),
     )
 
 

@@ -67,7 +67,7 @@ class Flights:
         secret: keys the hash of the prompts.
         max_pending: different prompts that may wait or be scored.
         leases: of prompts that other processes score; None scores them here.
-        whole: takes only entries that say whether the prompt was cut.
+        whole: takes only entries that say whether the prompt was cut, and how much of it is unknown.
         count: told, with a number, of prompts that were `cached`, are `scored` or `joined` one that is, and how many
             are `waiting` now.
         ran: as of `Engine`.
@@ -156,7 +156,7 @@ class Flights:
             for key, entry in zip(keys, entries, strict=True)
             if entry is not None
             and (entry.raw_eta is not None) == eta
-            and not (self._whole and entry.truncated is None)
+            and not (self._whole and (entry.truncated is None or entry.unknown is None))
         }
 
     def _take_off(self, missing: Mapping[str, Turns]) -> dict[str, _Flight]:
@@ -228,7 +228,11 @@ def _checked(scores: Scores, scorer: Scorer) -> Entry:
         raise ScoringFailed(f"scores of the family {scorer.family} {'without' if raw_eta is None else 'with'} raw_eta")
     if not np.isfinite(coefs).all() or (raw_eta is not None and not np.isfinite(raw_eta)):
         raise ScoringFailed("scores that are not finite numbers")
-    return Entry(coefs[0].copy(), raw_eta, None if scores.truncated is None else bool(scores.truncated[0]))
+    truncated = None if scores.truncated is None else bool(scores.truncated[0])
+    unknown = None if scores.unknown is None else float(scores.unknown[0])
+    if unknown is not None and not 0.0 <= unknown <= 1.0:
+        raise ScoringFailed(f"a share of unknown tokens of {unknown}")
+    return Entry(coefs[0].copy(), raw_eta, truncated, unknown)
 
 
 async def _landed(flights: Iterable[_Flight], deadline: float | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from p2l_plugins.cache.entry import Entry
 from p2l_plugins.errors import PromptError
+from p2l_plugins.files.prompts import read_prompts
 from p2l_plugins.leaderboards.intervals import opponent_weights
 from p2l_plugins.leaderboards.leaderboard import Leaderboard, aggregate, mean_win_rates
 from p2l_plugins.leaderboards.pair_means import BLOCKS
@@ -21,6 +23,9 @@ from p2l_plugins.scoring.session import Session
 
 #: Padded tokens in one run of the model: bounds its memory, and keeps short prompts from waiting for long ones.
 BATCH_TOKENS = 4096
+
+#: Prompts of many kinds, one a line: what a bundle says of them is its overall leaderboard.
+EVERYDAY = Path(__file__).with_name("everyday.txt")
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,10 @@ class Scores:
         family: outcome model.
         aliases: other names of models.
         ungrounded: models that compare among themselves only.
-        truncated: (N,) whether each prompt was longer than the bundle's maximum and so cut on the left; None where the
-            scores were not made from prompts.
+        truncated: (N,) whether each prompt was longer than the bundle's maximum and so cut; None where the scores were
+            not made from prompts.
+        unknown: (N,) float32, share of each prompt's tokens that stand for what the tokenizer does not know, 0 to 1;
+            None where it is not known of every prompt.
     """
 
     models: tuple[str, ...]
@@ -45,6 +52,7 @@ class Scores:
     aliases: dict[str, str] = field(default_factory=dict, repr=False)
     ungrounded: frozenset[str] = field(default=frozenset(), repr=False)
     truncated: NDArray[np.bool_] | None = field(default=None, repr=False)
+    unknown: Floats | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.coefs)
@@ -152,7 +160,7 @@ class P2L:
 
     @property
     def max_length(self) -> int:
-        """Most tokens of a prompt; a longer one is cut on the left."""
+        """Most tokens of a prompt; a longer one is cut."""
         return self.bundle.manifest.text.max_length
 
     @property
@@ -160,9 +168,19 @@ class P2L:
         """Padded tokens of one run; 1 where each prompt runs alone."""
         return batch_tokens(self.bundle.manifest.precision)
 
+    @cached_property
+    def overall(self) -> Entry:
+        """Coefficients and raw_eta of the leaderboard of 32 everyday prompts, for a prompt that can't be read.
+
+        Scores them at the first use, which `warm_up` is.
+        """
+        prompts, _ = read_prompts(EVERYDAY)
+        board = self.score(prompts).leaderboard(intervals=False)
+        return Entry(board.coefs.astype(np.float32), board.raw_eta)
+
     def warm_up(self) -> None:
-        """Scores one word, so that the first request does not pay for what is done once."""
-        self.score_turns([("word",)])
+        """Scores the prompts of `overall`, so that the first request does not pay for what is done once."""
+        _ = self.overall
 
     def index(self, model: str) -> int:
         """Column of a model, by its name or an alias.
@@ -176,7 +194,7 @@ class P2L:
         """Coefficients of prompts, in their order.
 
         Args:
-            prompts: strings, or lists of user turns. A prompt longer than the bundle's maximum is cut on the left.
+            prompts: strings, or lists of user turns. A prompt longer than the bundle's maximum is cut.
             progress: called with the number of prompts that each run finished.
 
         Raises:
@@ -206,7 +224,8 @@ class P2L:
             if progress is not None:
                 progress(len(rows))
         truncated = np.array([row.truncated for row in tokens], np.bool_)
-        return self._scores(coefs, raw_eta, truncated)
+        unknown = np.array([row.unknown for row in tokens], np.float32)
+        return self._scores(coefs, raw_eta, truncated, unknown)
 
     def run(self, input_ids: Ids, attention_mask: Ids) -> Scores:
         """One run over token ids of the bundle's tokenizer, (N, L) int64, padded on the right.
@@ -221,17 +240,27 @@ class P2L:
         """Scores of prompts, from what was kept of them."""
         raw_eta = np.array([entry.raw_eta for entry in entries], np.float32) if has_eta(self.family) else None
         truncated = np.array([bool(entry.truncated) for entry in entries], np.bool_)
+        shares = [entry.unknown for entry in entries if entry.unknown is not None]
+        unknown = np.array(shares, np.float32) if len(shares) == len(entries) else None
         coefs = np.empty((len(entries), len(self.models)), np.float32)
         for row, entry in zip(coefs, entries, strict=True):
             row[:] = entry.coefs
-        return self._scores(coefs, raw_eta, truncated)
+        return self._scores(coefs, raw_eta, truncated, unknown)
 
     def close(self) -> None:
         """Nothing is held open: the model's memory goes with the last reference."""
 
-    def _scores(self, coefs: Floats, raw_eta: Floats | None, truncated: NDArray[np.bool_] | None = None) -> Scores:
+    def _scores(
+        self,
+        coefs: Floats,
+        raw_eta: Floats | None,
+        truncated: NDArray[np.bool_] | None = None,
+        unknown: Floats | None = None,
+    ) -> Scores:
         manifest = self.bundle.manifest
-        return Scores(manifest.models, coefs, raw_eta, manifest.family, manifest.aliases, self.ungrounded, truncated)
+        return Scores(
+            manifest.models, coefs, raw_eta, manifest.family, manifest.aliases, self.ungrounded, truncated, unknown
+        )
 
 
 def batch_tokens(precision: str, tokens: int = BATCH_TOKENS) -> int:

@@ -59,9 +59,19 @@ class ScoresResponse(BaseModel):
     coefs: list[list[float]] = Field(description="N × M")
     raw_eta: list[float] | None = Field(description="N, for the families rk and grk; null for bt and bt-tie")
     truncated: list[bool] = Field(
-        description="N: whether the prompt was longer than max_length, so that its end counts"
+        description="N: whether the prompt was longer than max_length, so that only a part of it counts"
+    )
+    unknown: list[float] = Field(
+        description="N: share of the prompt's tokens that stand for what the tokenizer does not know"
     )
     cached: list[bool] = Field(description="N: whether the scores were in the cache")
+
+
+class Overall(BaseModel):
+    """Coefficients of the leaderboard of everyday prompts, for a prompt that can't be read."""
+
+    coefs: list[float] = Field(description="M")
+    raw_eta: float | None = Field(description="for the families rk and grk; null for bt and bt-tie")
 
 
 class BundleResponse(BaseModel):
@@ -74,6 +84,7 @@ class BundleResponse(BaseModel):
     aliases: dict[str, str] = Field(description="other names of models")
     ungrounded: list[str] = Field(description="models that compare among themselves only")
     max_length: int = Field(description="tokens of a prompt that count")
+    overall: Overall
 
 
 class PredictRequest(BaseModel):

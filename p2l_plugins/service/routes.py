@@ -68,6 +68,7 @@ async def scores(asked: models.ScoresRequest, request: Request, service: Serving
             "coefs": [entry.coefs.tolist() for entry in entries],
             "raw_eta": None if entries[0].raw_eta is None else [entry.raw_eta for entry in entries],
             "truncated": [entry.truncated for entry in entries],
+            "unknown": [entry.unknown for entry in entries],
             "cached": [one.cached for one in scored],
         }
     )
@@ -76,7 +77,7 @@ async def scores(asked: models.ScoresRequest, request: Request, service: Serving
 @api.get("/v1/bundle", response_model=models.BundleResponse)
 async def bundle(service: Serving) -> Response:
     """The bundle that is served."""
-    manifest = service.p2l.bundle.manifest
+    manifest, everyday = service.p2l.bundle.manifest, service.p2l.overall
     return _json(
         {
             "name": manifest.name,
@@ -86,6 +87,7 @@ async def bundle(service: Serving) -> Response:
             "aliases": manifest.aliases,
             "ungrounded": manifest.ungrounded,
             "max_length": manifest.text.max_length,
+            "overall": {"coefs": everyday.coefs.tolist(), "raw_eta": everyday.raw_eta},
         }
     )
 

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoModel, PreTrainedTokenizerBase
 
 from p2l_plugins.errors import BundleError, ConfigError
-from p2l_plugins.prompts import TextForm
+from p2l_plugins.prompts import Cut, TextForm
 from p2l_plugins.training.checkpoint import Checkpoint, checkpoint_folder, load_tokenizer, text_form
 from p2l_plugins.training.model import ENCODERS, Pooling
 
@@ -43,7 +43,9 @@ class Backbone:
     checkpoint: Checkpoint | None = None
 
 
-def load_backbone(spec: str, max_length: int, dropout: float = 0.0, pooling: Pooling | None = None) -> Backbone:
+def load_backbone(
+    spec: str, max_length: int, dropout: float = 0.0, pooling: Pooling | None = None, cut: Cut | None = None
+) -> Backbone:
     """Loads what a training starts from.
 
     Args:
@@ -51,6 +53,7 @@ def load_backbone(spec: str, max_length: int, dropout: float = 0.0, pooling: Poo
         max_length: most tokens of a prompt; lowered to what the backbone can take.
         dropout: dropout probability in training; above 0 it rules out the fast attention kernels on the CPU.
         pooling: `cls` or `mean`; None: that of the checkpoint, else `mean` for encoders and `cls` for decoders.
+        cut: what a long prompt loses; None: as in the checkpoint, else its middle.
 
     Raises:
         ConfigError: the package is missing, nothing loads from the folder or id, or the tokenizer lacks what it needs.
@@ -84,7 +87,8 @@ def load_backbone(spec: str, max_length: int, dropout: float = 0.0, pooling: Poo
     if pooling == "mean" and not encoder:
         raise ConfigError(f"pooling 'mean' is for encoders; {spec!r} is a decoder, which is read at its CLS token")
     try:
-        form = text_form(tokenizer, encoder, min(max_length, longest))
+        found_cut = "middle" if checkpoint is None else checkpoint.form.cut
+        form = text_form(tokenizer, encoder, min(max_length, longest), cut or found_cut)
     except BundleError as error:
         raise ConfigError(f"the backbone {spec!r} can't be used: {error}") from None
     return Backbone(model, tokenizer, pooling or found_pooling, form, checkpoint)

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import torch
 from accelerate import init_empty_weights
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -21,7 +22,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokeniz
 from p2l_plugins.errors import BundleError
 from p2l_plugins.files.tables import read_json_object
 from p2l_plugins.outcomes import FAMILIES
-from p2l_plugins.prompts import TextEncoder, TextForm
+from p2l_plugins.prompts import Cut, TextEncoder, TextForm
 from p2l_plugins.training.model import ENCODERS, P2LNetwork
 
 
@@ -36,7 +37,7 @@ def load_tokenizer(folder: Path, **options: Any) -> PreTrainedTokenizerBase:
     return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options))
 
 
-def text_form(tokenizer: PreTrainedTokenizerBase, encoder: bool, max_length: int) -> TextForm:
+def text_form(tokenizer: PreTrainedTokenizerBase, encoder: bool, max_length: int, cut: Cut = "left") -> TextForm:
     """The text form that this tokenizer's checkpoints are read with.
 
     Raises:
@@ -47,7 +48,7 @@ def text_form(tokenizer: PreTrainedTokenizerBase, encoder: bool, max_length: int
             "its tokenizer has no pad token; set pad_token in tokenizer_config.json (the end token will do)"
         )
     if encoder:
-        return TextForm(form="plain", max_length=max_length, pad_id=tokenizer.pad_token_id)
+        return TextForm(form="plain", max_length=max_length, pad_id=tokenizer.pad_token_id, cut=cut)
     if tokenizer.cls_token is None:
         raise BundleError("its tokenizer has no CLS token, which the published text form needs")
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
@@ -57,6 +58,7 @@ def text_form(tokenizer: PreTrainedTokenizerBase, encoder: bool, max_length: int
         pad_id=tokenizer.pad_token_id,
         cls_token=tokenizer.cls_token,
         special_tokens=special,
+        cut=cut,
     )
 
 
@@ -130,7 +132,13 @@ class Checkpoint:
         tokenizer = load_tokenizer(folder)
         limit = int(getattr(config, "max_position_embeddings", 8192))
         length = min(int(training.get("max_length", limit)), limit)
-        return cls(model.eval(), tokenizer, models, text_form(tokenizer, encoder, length), training)
+        try:
+            form = text_form(tokenizer, encoder, length, training.get("cut", "left"))
+        except ValidationError:
+            raise BundleError(
+                f"{folder}/training_config.json: cut {training['cut']!r} is not known; valid: left, middle"
+            ) from None
+        return cls(model.eval(), tokenizer, models, form, training)
 
     def save(self, folder: Path) -> None:
         """Writes the checkpoint's files into an existing folder."""

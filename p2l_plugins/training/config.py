@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from p2l_plugins.errors import ConfigError, DataError, first_problem
 from p2l_plugins.files.tables import read_yaml_object
 from p2l_plugins.outcomes import Family
+from p2l_plugins.prompts import Cut
 
 Schedule = Literal["linear", "cosine", "constant"]
 
@@ -50,6 +51,7 @@ class TrainConfig(BaseModel):
     head_rank: int | None = Field(default=None, ge=1)
     ties: Literal["refuse", "drop"] = "refuse"
     max_length: int = Field(default=256, ge=8)
+    cut: Cut | None = None
     held_out: float = Field(default=0.2, ge=0, lt=1)
     validation: float = Field(default=0.0, ge=0, lt=1)
     train_fraction: float = Field(default=1.0, gt=0, le=1)

@@ -86,7 +86,7 @@ def _train(config: TrainConfig, data_dir: Path, partial: Path, state: PartialSta
         )
     parts = load_sources(config, data_dir)
     votes = split(config, parts)
-    start = load_backbone(config.backbone, config.max_length, config.dropout, config.pooling)
+    start = load_backbone(config.backbone, config.max_length, config.dropout, config.pooling, config.cut)
     model, models = start_head(start, votes.sources, votes.training.models, config)
     training = votes.training.renamed(models)
     priors = [config.category_prior if s.category_prior is None else s.category_prior for s in config.data]
@@ -203,6 +203,7 @@ def _save(
         "pooling": checkpoint.model.pooling,
         "head_rank": config.head_rank,
         "max_length": checkpoint.form.max_length,
+        "cut": checkpoint.form.cut,
         "aliases": config.aliases,
         "ungrounded": ungrounded([part for _, part in parts], config.family),
         "config": config.model_dump(mode="json"),

@@ -169,7 +169,7 @@ def test_a_loop_that_closed_meanwhile_loses_the_shared_write_only(key, entry):
 def test_a_cached_scorer_gives_what_the_bundle_gives_and_scores_each_prompt_once(valkey):
     valkey.client().flushall()
     p2l = P2L.load()
-    prompts = [("Prove that 2 + 2 = 4",), ("hi", "and in French?"), ("long " * 5000,), ("hi", "and in French?")]
+    prompts = [("Prove that 2 + 2 = 4",), ("hi 🎉", "in French"), ("long " * 5000,), ("hi 🎉", "in French")]
     expected = p2l.score_turns(prompts)
     for hits in (0, 4):
         with BlockingCache(RedisCache(Clients(valkey.url), deadline_s=5)) as cache:
@@ -179,6 +179,7 @@ def test_a_cached_scorer_gives_what_the_bundle_gives_and_scores_each_prompt_once
         np.testing.assert_array_equal(scores.coefs, expected.coefs)
         np.testing.assert_array_equal(scores.raw_eta, expected.raw_eta)
         np.testing.assert_array_equal(scores.truncated, [False, False, True, False])
+        np.testing.assert_array_equal(scores.unknown, [0, 0.25, 0, 0.25])
         assert scores.models == expected.models
     assert valkey.client().dbsize() == 3
 

@@ -1,6 +1,7 @@
 """The bytes of a value: small, and unreadable rather than wrong."""
 
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -21,18 +22,20 @@ def reason(value, key=KEY, models=None):
 
 def test_130_models_take_at_most_600_bytes():
     assert len(encode(KEY, Entry(np.zeros(130, np.float32), 1.0))) == 534
+    assert len(encode(KEY, Entry(np.zeros(130, np.float32), 1.0, False, 0.5))) == 538
 
 
 @given(
     st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32), min_size=1, max_size=200),
     st.none() | st.floats(allow_nan=False, allow_infinity=False, width=32),
     st.none() | st.booleans(),
+    st.none() | st.floats(0, 1, width=32),
 )
-def test_what_was_encoded_is_decoded_bit_by_bit(coefs, raw_eta, truncated):
-    entry = Entry(np.array(coefs, np.float32), raw_eta, truncated)
+def test_what_was_encoded_is_decoded_bit_by_bit(coefs, raw_eta, truncated, unknown):
+    entry = Entry(np.array(coefs, np.float32), raw_eta, truncated, unknown)
     back = decode(KEY, encode(KEY, entry), len(coefs))
     assert back.coefs.tobytes() == entry.coefs.tobytes()
-    assert back[1:] == (raw_eta, truncated)
+    assert back[1:] == (raw_eta, truncated, unknown)
 
 
 @given(st.binary(max_size=700))
@@ -40,9 +43,9 @@ def test_garbage_is_unreadable(garbage):
     assert reason(garbage)
 
 
-@given(st.integers(0, 533 * 8 + 7))
-def test_any_flipped_bit_is_noticed(bit):
-    value = bytearray(encode(KEY, Entry(np.linspace(-3, 3, 130, dtype=np.float32), 0.5)))
+@given(st.integers(0, 533 * 8 + 7), st.none() | st.just(0.5))
+def test_any_flipped_bit_is_noticed(bit, unknown):
+    value = bytearray(encode(KEY, Entry(np.linspace(-3, 3, 130, dtype=np.float32), 0.5, False, unknown)))
     value[bit // 8] ^= 1 << bit % 8
     assert reason(bytes(value))
 
@@ -62,6 +65,26 @@ def test_each_fault_has_a_name():
     assert reason(good, models=4) == "models"
 
 
+def test_a_value_from_before_the_share_of_unknown_tokens_is_read_as_one_that_does_not_say_it():
+    body = struct.pack("<2sBBHf", b"P2", 1, 1 | 4, 2, 0.5) + np.array([1.0, -2.0], "<f4").tobytes()
+    entry = decode(KEY, body + struct.pack("<I", zlib.crc32(body, zlib.crc32(KEY.encode()))), 2)
+    assert entry.coefs.tolist() == [1.0, -2.0]
+    assert entry[1:] == (0.5, False, None)
+
+
+@pytest.mark.parametrize(("flags", "share"), [(8, 1.5), (8, -0.1), (8, float("nan")), (16, 0.5)])
+def test_a_share_that_is_none_and_a_flag_that_nobody_knows_are_unreadable(flags, share):
+    body = struct.pack("<2sBBHf", b"P2", 1, flags, 1, 0.0) + np.array([1.0, share], "<f4").tobytes()
+    value = body + struct.pack("<I", zlib.crc32(body, zlib.crc32(KEY.encode())))
+    assert reason(value) == ("version" if flags == 16 else "numbers")
+
+
+@pytest.mark.parametrize("share", [-0.01, 1.01, float("nan")])
+def test_a_share_that_is_none_is_not_written(share):
+    with pytest.raises(ValueError, match="share of unknown tokens"):
+        encode(KEY, Entry(np.ones(2, np.float32), None, False, share))
+
+
 def test_the_other_byte_order_is_unreadable():
     coefs = np.ones(3, ">f4")
     assert (
@@ -73,8 +96,6 @@ def test_the_other_byte_order_is_unreadable():
 
 
 def test_numbers_that_are_not_finite_are_unreadable_even_under_a_good_checksum():
-    import zlib
-
     body = struct.pack("<2sBBHf", b"P2", VERSION, 0, 2, 0.0) + np.array([1.0, np.nan], "<f4").tobytes()
     assert reason(body + struct.pack("<I", zlib.crc32(body, zlib.crc32(KEY.encode())))) == "numbers"
 

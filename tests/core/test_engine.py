@@ -23,6 +23,7 @@ class Gate:
     """A scorer whose runs wait until they are let through; a prompt's coefficient is its length."""
 
     workers, batch_tokens, max_length = 2, 1, 2**31
+    overall = None
 
     def __init__(self):
         self.runs = []
@@ -44,7 +45,8 @@ class Gate:
         if self.bad & set(prompts):
             raise PromptError("not this one")
         coefs = np.array([[len(turns[0])] for turns in prompts], np.float32)
-        return Scores(("m",), coefs, None, "bt", truncated=np.zeros(len(prompts), np.bool_))
+        zeros = np.zeros(len(prompts), np.float32)
+        return Scores(("m",), coefs, None, "bt", truncated=zeros > 0, unknown=zeros)
 
     def wait_started(self, count=1):
         for _ in range(count):
@@ -80,6 +82,7 @@ def test_requests_gather_while_the_model_is_busy_and_run_together(gate):
     assert [future.result(10).coefs[0, 0] for future in futures] == [1, 2, 3, 4, 5]
     assert first.result(10).coefs.shape == (1, 1)
     assert first.result(10).truncated.shape == (1,)
+    assert first.result(10).unknown.shape == (1,)
     assert gate.runs[0] == [("first",)]
     assert sorted(gate.runs[1]) == numbered(5)
     assert len(gate.runs) == 2

@@ -1,6 +1,7 @@
 """The one path to scores: each prompt once, all of a request or none, and nobody waits past the deadline."""
 
 import asyncio
+import dataclasses
 import threading
 import time
 
@@ -20,6 +21,7 @@ class Gate:
 
     fingerprint, models, family = "f" * 32, ("m",), "bt"
     workers, batch_tokens, max_length = 1, 1, 2**31
+    overall = None
 
     def __init__(self, allowed=1000):
         self.prompts = []
@@ -148,13 +150,30 @@ async def test_closed_it_is_busy():
     assert flights.waiting == 0
 
 
-@pytest.mark.parametrize(("whole", "cached"), [(False, True), (True, False)])
-async def test_an_entry_that_does_not_say_whether_the_prompt_was_cut_is_half_an_answer(whole, cached):
+@pytest.mark.parametrize("said", [(), (False,), (None, 0.5), (False, 0.5)])
+@pytest.mark.parametrize("whole", [False, True])
+async def test_an_entry_that_does_not_say_what_of_the_prompt_was_read_is_half_an_answer(whole, said):
     flights = flights_of(Gate(), whole=whole)
     key = cache_key("f" * 32, ("a",))
-    await flights.cache.set_many({key: Entry(np.ones(1, np.float32), None)})
+    await flights.cache.set_many({key: Entry(np.ones(1, np.float32), None, *said)})
     (scored,) = await flights.score(turns("a"))
-    assert (scored.key, scored.cached) == (key, cached)
+    assert (scored.key, scored.cached) == (key, not whole or said == (False, 0.5))
+
+
+@pytest.mark.parametrize(("share", "expected"), [(None, None), (0.25, 0.25), (1.5, ScoringFailed)])
+async def test_the_share_of_unknown_tokens_goes_into_the_entry(share, expected):
+    class Sharing(Gate):
+        def score_turns(self, prompts):
+            unknown = None if share is None else np.full(len(prompts), share, np.float32)
+            return dataclasses.replace(super().score_turns(prompts), unknown=unknown)
+
+    flights = flights_of(Sharing())
+    if expected is ScoringFailed:
+        with pytest.raises(ScoringFailed, match="a share of unknown tokens"):
+            await flights.score(turns("a"))
+        return
+    (scored,) = await flights.score(turns("a"))
+    assert scored.entry.unknown == expected
 
 
 async def test_an_entry_of_another_form_is_scored_anew():

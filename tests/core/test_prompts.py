@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from p2l_plugins.errors import BundleError, PromptError
-from p2l_plugins.prompts import TextEncoder, TextForm, as_turns, canonical_bytes, pad, user_turns
+from p2l_plugins.prompts import Cut, TextEncoder, TextForm, as_turns, canonical_bytes, pad, user_turns
 from p2l_plugins.scoring.bundle import find_bundle
 
 
@@ -147,11 +147,11 @@ def limited(request):
         source, form, template = smollm2_tokenizer(), "chat", CHAT
 
     @functools.cache
-    def make(max_length: int) -> TextEncoder:
+    def make(max_length: int, cut: Cut = "left") -> TextEncoder:
         cls_token = "<|cls|>" if form == "chat" else None
         tokenizer = Tokenizer.from_str(source.to_str())
         return TextEncoder(
-            tokenizer, TextForm(form=form, max_length=max_length, pad_id=0, cls_token=cls_token), template
+            tokenizer, TextForm(form=form, max_length=max_length, pad_id=0, cls_token=cls_token, cut=cut), template
         )
 
     return make
@@ -178,7 +178,15 @@ def truncating(encoder: TextEncoder) -> Tokenizer:
 
 
 def whole(encoder: TextEncoder, turns) -> list[int]:
-    """The ids by the library's own truncation of the whole text."""
+    """The ids by the library's own truncation of the whole text, or by cutting the middle out of the whole's ids."""
+    if encoder.form.cut == "middle":
+        tokenizer = encoder.tokenizer
+        ids = tokenizer.encode(encoder.text(turns), add_special_tokens=False).ids
+        around = tokenizer.encode("", add_special_tokens=True).ids if encoder.form.form == "plain" else []
+        room = encoder.form.max_length - len(around)
+        if len(ids) > room:
+            ids = ids[: room // 2] + ids[len(ids) - (room - room // 2) :]
+        return [*around[:1], *ids, *around[1:]]
     return truncating(encoder).encode(encoder.text(turns), add_special_tokens=encoder.form.form == "plain").ids
 
 
@@ -192,12 +200,16 @@ PIECES = (
 
 @settings(max_examples=100, deadline=None)
 @given(
-    st.integers(0, 2**32), st.sampled_from([1, 40, 1500]), st.sampled_from([0.3, 0.7, 1.0]), st.sampled_from([8, 40])
+    st.integers(0, 2**32),
+    st.sampled_from([1, 40, 1500]),
+    st.sampled_from([0.3, 0.7, 1.0]),
+    st.sampled_from([8, 9, 40]),
+    st.sampled_from(["left", "middle"]),
 )
-def test_a_prompt_cut_before_tokenising_has_the_ids_of_the_whole(limited, seed, count, spaced, max_length):
+def test_a_prompt_cut_before_tokenising_has_the_ids_of_the_whole(limited, seed, count, spaced, max_length, cut):
     draw = random.Random(seed)
     text = "".join(draw.choice(PIECES) + " " * (draw.random() < spaced) for _ in range(count)) + "end"
-    encoder = limited(max_length)
+    encoder = limited(max_length, cut)
     found = encoder.tokens([(text,)])[0]
     assert found.ids == whole(encoder, (text,))
     unlimited = limited(10**6).encode([(text,)])[0]
@@ -206,8 +218,9 @@ def test_a_prompt_cut_before_tokenising_has_the_ids_of_the_whole(limited, seed, 
 
 
 @pytest.mark.alone
-def test_a_prompt_of_a_megabyte_is_encoded_in_milliseconds(limited):
-    encoder = limited(512)
+@pytest.mark.parametrize("cut", ["left", "middle"])
+def test_a_prompt_of_a_megabyte_is_encoded_in_milliseconds(limited, cut):
+    encoder = limited(512, cut)
     text = "It was the best of times, it was the worst of times. " * 20_000
     encoder.encode([("warm",)])
     started = time.process_time()
@@ -225,6 +238,123 @@ def test_a_text_without_words_gives_all_the_tokens_that_fit(limited, text):
     assert len(found.ids) == len(expected)
     assert found.ids[-2:] == expected[-2:]
     assert found == encoder.tokens([(text,)])[0]
+
+
+@pytest.mark.parametrize("text", ["ab1" * 300_000, "a" * 900_000, " " * 900_000, "end " * 9 + "\n" * 900_000])
+def test_a_middle_cut_reads_no_more_than_a_bound(limited, text):
+    """The tokenizer is never given the whole, however few tokens there are in what it reads."""
+    encoder, asked = limited(64, "middle"), []
+    real = encoder.tokenizer
+
+    class Watched:
+        def encode_batch_fast(self, texts, **options):
+            asked.extend(map(len, texts))
+            return real.encode_batch_fast(texts, **options)
+
+    encoder.tokenizer = Watched()
+    try:
+        found = encoder.tokens([("start of it " + text + " and its end",)])[0]
+    finally:
+        encoder.tokenizer = real
+    assert sum(asked) < 4 * 16 * 8 * (64 + 64)
+    assert len(found.ids) <= 64
+    assert found.truncated
+    kept = real.decode(found.ids)
+    assert "start of it" in kept
+    assert "and its end" in kept
+
+
+@pytest.mark.parametrize("max_length", [3, 4, 5, 8, 63, 64])
+def test_a_middle_cut_at_the_edge_of_what_fits(max_length):
+    tokenizer = Tokenizer.from_file(str(find_bundle("starter") / "tokenizer.json"))
+    encoder = TextEncoder(tokenizer, TextForm(form="plain", max_length=max_length, pad_id=0, cut="middle"))
+    room, words = max_length - 2, "one two three four five six seven eight nine ten".split() * 10
+    first, last = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+    for count in (1, room - 1, room, room + 1, room + 2, 100):
+        ids = [tokenizer.token_to_id(word) for word in words[: max(count, 1)]]
+        found = encoder.tokens([(" ".join(words[: max(count, 1)]),)])[0]
+        assert found.truncated == (len(ids) > room)
+        head = room // 2
+        expected = ids if len(ids) <= room else ids[:head] + ids[len(ids) - (room - head) :]
+        assert found.ids == [first, *expected, last]
+
+
+def test_a_middle_cut_keeps_the_cls_token_of_a_chat(published):
+    for max_length in (1, 2, 3, 10):
+        form = published.form.model_copy(update={"max_length": max_length, "cut": "middle"})
+        encoder = TextEncoder(published.encoder.tokenizer, form, published.encoder.chat_template)
+        ids = encoder.encode([("word " * 500,)])[0]
+        assert len(ids) == max_length
+        assert ids[-1] == published.tokenizer.cls_token_id
+        assert ids[: max_length // 2] == published.encoder.encode([("word word",)])[0][: max_length // 2]
+
+
+def test_a_form_that_cuts_on_the_left_is_written_as_before_there_was_a_choice():
+    form = TextForm(form="plain", max_length=16, pad_id=0)
+    assert "cut" not in form.model_dump(mode="json")
+    assert "cut" not in form.model_dump_json()
+    middle = form.model_copy(update={"cut": "middle"})
+    assert TextForm.model_validate(middle.model_dump(mode="json")) == middle
+    assert TextForm.model_validate(form.model_dump(mode="json")) == form
+
+
+@pytest.mark.parametrize(
+    ("text", "least", "most"),
+    [
+        ("សូមពន្យល់ពីរបៀបដែលវ៉ាក់សាំងដំណើរការ។", 1, 1),  # Khmer
+        ("តើរដ្ឋធានីរបស់ប្រទេសបារាំងគឺជាអ្វី? សូមឆ្លើយជាភាសាខ្មែរ។", 0.7, 1),
+        ("ช่วยอธิบายวิธีการทำงานของวัคซีนให้เด็กอายุสิบขวบฟังหน่อย", 1, 1),  # Thai
+        ("ကာကွယ်ဆေးများ မည်သို့အလုပ်လုပ်သည်ကို ရှင်းပြပါ။", 1, 1),  # Burmese
+        ("ክትባቶች እንዴት እንደሚሠሩ ለአሥር ዓመት ልጅ አስረዳ።", 1, 1),  # Amharic
+        ("😀😃😄 🎉🎂", 1, 1),
+        ("👩‍👩‍👧 🚀", 1, 1),
+        ("\u200b \u00ad", 1, 1),  # nothing of it is left
+        (
+            "请向一个十岁的孩子解释疫苗是如何起作用的。",
+            0.6,
+            0.8,
+        ),  # most simplified Chinese signs are not in the vocabulary
+        ("Explain vaccines 😀 to me.", 0.1, 0.2),
+        ("ワクチンがどのように働くかを10歳の子供に説明してください。", 0.1, 0.2),
+        ("दस साल के बच्चे को समझाइए कि टीके कैसे काम करते हैं।", 0, 0.1),
+        ("Explain vaccines to a ten-year-old.", 0, 0),
+        ("Erkläre einem zehnjährigen Kind, wie Impfungen funktionieren.", 0, 0),
+        ("Объясни десятилетнему ребёнку, как работают вакцины.", 0, 0),
+        ("اشرح لطفل في العاشرة كيف تعمل اللقاحات.", 0, 0),
+    ],
+)
+def test_the_share_of_what_the_starters_tokenizer_does_not_know(text, least, most):
+    folder = find_bundle("starter")
+    encoder = TextEncoder.from_folder(folder, TextForm(form="plain", max_length=512, pad_id=0, cut="middle"))
+    assert least <= encoder.tokens([(text,)])[0].unknown <= most
+
+
+def test_the_share_is_that_of_the_tokens_that_are_kept():
+    tokenizer = Tokenizer.from_file(str(find_bundle("starter") / "tokenizer.json"))
+    encoder = TextEncoder(tokenizer, TextForm(form="plain", max_length=10, pad_id=0, cut="middle"))
+    assert encoder.tokens([("one two three four " + "😀 " * 100 + "five six seven eight",)])[0].unknown == 0
+    assert encoder.tokens([("😀 two three four " + "word " * 100 + "five six seven 🎉",)])[0].unknown == 0.25
+    assert encoder.tokens([("[UNK] is text",)])[0].unknown == 0
+
+
+def test_a_byte_level_tokenizer_knows_everything(published):
+    found = published.encoder.tokens([("ภาษาไทย 😀",), ("hi",)])
+    assert [tokens.unknown for tokens in found] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        models.WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]"),
+        models.Unigram([("<unk>", 0.0), ("a", -1.0)], 0, False),
+        models.BPE({"<unk>": 0, "a": 1}, [], unk_token="<unk>"),
+    ],
+)
+def test_every_kind_of_tokenizer_says_what_it_does_not_know(model):
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    encoder = TextEncoder(tokenizer, TextForm(form="plain", max_length=8, pad_id=0))
+    assert [tokens.unknown for tokens in encoder.tokens([("a",), ("a b",), ("b",)])] == [0, 0.5, 1]
 
 
 def test_a_maximum_without_room_for_tokens_is_refused():

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from p2l_plugins import P2L, BundleError, ConfigError, PromptError
-from p2l_plugins.scoring.bundle import Bundle, find_bundle
-from p2l_plugins.scoring.scorer import batches
+from p2l_plugins.cache.entry import Entry
+from p2l_plugins.prompts import pad
+from p2l_plugins.scoring.bundle import Bundle, Manifest, find_bundle
+from p2l_plugins.scoring.scorer import EVERYDAY, batches
 
 PROMPTS = [
     "hello",
@@ -148,10 +150,104 @@ def test_the_fingerprint_covers_what_changes_a_score(tiny_bundle):
         {"models": manifest.models[::-1]},
         {"family": "rk"},
         {"text": manifest.text.model_copy(update={"max_length": 31})},
+        {"text": manifest.text.model_copy(update={"cut": "left"})},
         {"files": {**manifest.files, "model.onnx": "0"}},
         {"files": {**manifest.files, "tokenizer.json": "0"}},
     ):
         assert manifest.model_copy(update=update).expected_fingerprint() != manifest.fingerprint
+
+
+def test_a_manifest_from_before_there_was_a_choice_of_the_cut_keeps_its_fingerprint(broken):
+    form = {"form": "plain", "max_length": 16, "pad_id": 0, "cls_token": None, "special_tokens": {}}
+    manifest = Manifest.model_validate(
+        {"name": "x", "family": "bt", "models": ["a", "b"], "text": form, "opset": 20}
+        | {"files": {"model.onnx": "0", "tokenizer.json": "1"}}
+    )
+    assert manifest.text.cut == "left"
+    assert manifest.expected_fingerprint() == "0bb05e50812fb1a55e837e6329d97e86"
+    ours = Bundle.open(broken).manifest
+    assert ours.text.cut == "middle"
+    assert json.loads((broken / "p2l.json").read_text())["text"]["cut"] == "middle"
+    ours.model_copy(update={"text": ours.text.model_copy(update={"cut": "left"})}).write(broken)
+    assert "cut" not in json.loads((broken / "p2l.json").read_text())["text"]
+    assert Bundle.open(broken).manifest.text.cut == "left"
+
+
+def test_the_overall_scores_are_the_leaderboard_of_everyday_prompts(starter):
+    prompts = EVERYDAY.read_text(encoding="utf-8").split("\n")[:-1]
+    assert len(prompts) == 32
+    board = starter.score(prompts).leaderboard(intervals=False)
+    np.testing.assert_array_equal(starter.overall.coefs, board.coefs.astype(np.float32))
+    assert starter.overall.raw_eta == board.raw_eta
+    assert starter.overall.coefs.dtype == np.float32
+
+
+def test_a_warm_bundle_scores_nothing_for_them(tiny_bundle, monkeypatch):
+    p2l = P2L.load(tiny_bundle)
+    p2l.warm_up()
+    monkeypatch.setattr(p2l, "score_turns", None)
+    assert p2l.overall is p2l.overall
+    assert p2l.overall.coefs.shape == (3,)
+
+
+def test_entries_give_back_what_was_scored(starter):
+    scores = starter.score(["Why?", "ภาษาไทย", "word " * 1000])
+    entries = [
+        Entry(coefs, float(eta), bool(cut), float(unknown))
+        for coefs, eta, cut, unknown in zip(scores.coefs, scores.raw_eta, scores.truncated, scores.unknown, strict=True)
+    ]
+    again = starter.from_entries(entries)
+    np.testing.assert_array_equal(again.unknown, scores.unknown)
+    np.testing.assert_array_equal(again.truncated, scores.truncated)
+    assert scores.unknown.dtype == again.unknown.dtype == np.float32
+    assert scores.unknown.tolist() == [0, 1, 0]
+    assert starter.from_entries([*entries, entries[0]._replace(unknown=None)]).unknown is None
+
+
+BOILERPLATE = (
+    "<system-reminder> Follow the rules of the project. Keep functions short, write a test for each change, and never "
+    "commit to the main branch. Answer in the language of the question. Files that were read before may have changed. "
+    "Ask before you delete anything, and say what you did not do. </system-reminder>\n"
+)
+ASKS = (
+    "Prove that the square root of 2 is irrational.",
+    "Write a poem about autumn in the style of Keats.",
+    "Fix the failing test in the parser of this repository.",
+    "Which drugs interact with warfarin?",
+    "Summarise the contract below and list who owes what.",
+)
+HEADS = ("Translate the text below into French:", "Find the bugs in what follows.", "Write a haiku about this:")
+
+
+@pytest.mark.parametrize(
+    ("heads", "tail"), [(ASKS, BOILERPLATE * 60), (HEADS, (BOILERPLATE * 20)[:4900])], ids=["asks", "instructions"]
+)
+def test_what_is_asked_before_a_long_tail_counts(starter, heads, tail):
+    scores = starter.score([f"{head}\n\n{tail}" for head in heads])
+    assert scores.truncated.all()
+    assert len({row.tobytes() for row in scores.coefs}) == len(heads)
+    for i, head in enumerate(heads):
+        assert all(np.abs(scores.coefs[i] - scores.coefs[j]).max() > 0.01 for j in range(i)), head
+    in_turns = starter.score([[head, *[tail] * 2] for head in heads])
+    assert len({row.tobytes() for row in in_turns.coefs}) == len(heads)
+
+
+def test_the_checkpoint_and_its_bundle_cut_the_middle_alike(tiny_checkpoint, tiny_bundle):
+    torch = pytest.importorskip("torch")
+    from p2l_plugins.training.checkpoint import Checkpoint
+
+    checkpoint, p2l = Checkpoint.load(tiny_checkpoint), P2L.load(tiny_bundle)
+    assert checkpoint.form == p2l.bundle.manifest.text
+    assert checkpoint.training["cut"] == "middle"
+    prompts = [("code loop " + "apple pear " * 200 + end,) for end in ("sum", "stack")] + [("sum apple " * 200, "fig")]
+    ids, mask = pad(checkpoint.encoder.encode(prompts), checkpoint.form.pad_id)
+    assert ids.shape == (3, 32)
+    with torch.inference_mode():
+        coefs, eta = checkpoint.model.scores(torch.from_numpy(ids), torch.from_numpy(mask))
+    scores = p2l.score_turns(prompts)
+    np.testing.assert_allclose(scores.coefs, coefs.numpy(), atol=1e-4)
+    np.testing.assert_allclose(scores.raw_eta, eta.numpy(), atol=1e-4)
+    assert scores.truncated.all()
 
 
 def test_a_missing_device_is_said(tiny_bundle):

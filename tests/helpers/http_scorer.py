@@ -13,7 +13,9 @@ class HttpScorer(Loopback):
     """Scores with a `P2L`.
 
     Attributes:
-        mode: `ok`, `busy`, `raise`, `hang` (until `released`), `nan`, `short`, `no_eta`, `odd`, `huge`, `other`.
+        mode: `ok`, `busy`, `raise`, `hang` (until `released`), `nan`, `short`, `no_eta`, `odd`, `huge`, `other`,
+            `share` (one that is none), `old` (says nothing of unknown tokens), `narrow` (overall scores of too few
+            models).
         asked: prompts of each call; connections: how many were opened.
     """
 
@@ -35,19 +37,21 @@ class Handler(Answering):
     server: HttpScorer
 
     def do_GET(self):  # noqa: N802 - the name that http.server calls
-        p2l = self.server.p2l
-        self._answer(
-            self._status("/v1/bundle"),
-            {
-                "name": "tiny",
-                "fingerprint": p2l.fingerprint,
-                "family": p2l.family,
-                "models": p2l.models,
-                "aliases": p2l.bundle.manifest.aliases,
-                "ungrounded": [],
-                "max_length": p2l.bundle.manifest.text.max_length,
-            },
-        )
+        p2l, mode = self.server.p2l, self.server.mode
+        coefs = p2l.overall.coefs.tolist()
+        said = {
+            "name": "tiny",
+            "fingerprint": p2l.fingerprint,
+            "family": p2l.family,
+            "models": p2l.models,
+            "aliases": p2l.bundle.manifest.aliases,
+            "ungrounded": [],
+            "max_length": p2l.bundle.manifest.text.max_length,
+            "overall": {"coefs": coefs[1:] if mode == "narrow" else coefs, "raw_eta": p2l.overall.raw_eta},
+        }
+        if mode == "old":
+            del said["overall"]
+        self._answer(self._status("/v1/bundle"), said)
 
     def do_POST(self):  # noqa: N802 - the name that http.server calls
         body = self.body()
@@ -69,7 +73,12 @@ class Handler(Answering):
             "coefs": [[float("nan")] * len(row) for row in coefs] if mode == "nan" else coefs,
             "raw_eta": None if mode == "no_eta" else eta,
             "truncated": scores.truncated.tolist(),
+            "unknown": scores.unknown.tolist(),
         }
+        if mode == "share":
+            reply["unknown"] = [1.5] * len(prompts)
+        if mode == "old":
+            del reply["unknown"]
         if mode == "short":
             reply["coefs"] = [row[:-1] for row in coefs]
         return self._answer(self._status("/v1/scores"), reply)

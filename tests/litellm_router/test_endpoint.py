@@ -52,6 +52,10 @@ def test_scores_are_those_of_the_bundle(scorer, tiny):
     np.testing.assert_array_equal(ours.coefs, theirs.coefs)
     np.testing.assert_array_equal(ours.raw_eta, theirs.raw_eta)
     np.testing.assert_array_equal(ours.truncated, theirs.truncated)
+    np.testing.assert_array_equal(ours.unknown, theirs.unknown)
+    assert theirs.unknown[2] == 1
+    np.testing.assert_array_equal(remote.overall.coefs, tiny.overall.coefs)
+    assert remote.overall.raw_eta == tiny.overall.raw_eta
     remote.close()
 
 
@@ -89,6 +93,7 @@ async def test_many_identical_prompts_are_one_question(scorer, router, group):
         ("short", "scorer"),
         ("no_eta", "scorer"),
         ("odd", "scorer"),
+        ("share", "scorer"),
         ("huge", "endpoint"),
     ],
 )
@@ -166,6 +171,22 @@ async def test_a_wrong_key_is_said(scorer, group, caplog):
     assert (await decided(router, group, "math"))["error"] == "endpoint"
     assert "p2l_settings.endpoint_key" in caplog.text
     assert "another" not in caplog.text
+
+
+async def test_a_scorer_that_says_nothing_of_unknown_tokens_is_used(scorer, router, group):
+    scorer.mode = "old"
+    remote = RemoteScorer(scorer.url, KEY)
+    assert remote.overall is None
+    assert remote.score_turns([("math",)]).unknown is None
+    remote.close()
+    assert (await decided(router, group, "math"))["model"] == "alpha"
+
+
+def test_overall_scores_of_another_number_of_models_are_refused(scorer):
+    scorer.mode = "narrow"
+    with pytest.raises(NotRoutedError) as caught:
+        RemoteScorer(scorer.url, KEY)
+    assert "not of the form of a P2L scorer" in caught.value.detail
 
 
 def test_what_is_no_scorer_is_refused(scorer):

@@ -20,12 +20,15 @@ SECRET = "xylophone-confidential"
 def test_scores_are_those_of_the_bundle_in_the_order_of_the_prompts(client, p2l):
     answer = client.post("/v1/scores", json={"prompts": PROMPTS}).json()
     expected = p2l.score(PROMPTS)
-    assert set(answer) == {"bundle", "fingerprint", "family", "models", "coefs", "raw_eta", "truncated", "cached"}
+    assert set(answer) == {
+        *("bundle", "fingerprint", "family", "models", "coefs", "raw_eta", "truncated", "unknown", "cached")
+    }
     assert (answer["bundle"], answer["fingerprint"], answer["family"]) == ("starter", p2l.fingerprint, "grk")
     assert tuple(answer["models"]) == p2l.models
     np.testing.assert_array_equal(np.float32(answer["coefs"]), expected.coefs)
     np.testing.assert_array_equal(np.float32(answer["raw_eta"]), expected.raw_eta)
     assert answer["truncated"] == expected.truncated.tolist() == [False, False, False, True]
+    np.testing.assert_array_equal(np.float32(answer["unknown"]), expected.unknown)
 
 
 def test_the_second_time_they_come_from_the_cache_and_are_the_same(client):
@@ -46,7 +49,16 @@ def test_the_bundle_says_what_a_client_needs(client, p2l):
         "aliases": manifest.aliases,
         "ungrounded": list(manifest.ungrounded),
         "max_length": 512,
+        "overall": {"coefs": p2l.overall.coefs.tolist(), "raw_eta": p2l.overall.raw_eta},
     }
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_the_share_of_what_the_bundle_cannot_read_is_said(client, cached):
+    prompts = ["ช่วยอธิบายวิธีการทำงานของวัคซีน", "Why is the sky blue?", "Translate ក្រុង into English"]
+    answer = client.post("/v1/scores", json={"prompts": prompts}).json()
+    assert answer["unknown"] == [1.0, 0.0, 0.25]
+    assert answer["cached"] == [cached] * 3
 
 
 def test_the_research_endpoints_form(client, p2l):

@@ -208,7 +208,16 @@ def test_backbones_load_from_their_packages():
     backbone = load_backbone("minilm", 9999)
     assert backbone.pooling == "mean"
     assert backbone.form.max_length == 512
+    assert backbone.form.cut == "middle"
     assert backbone.model.config.num_hidden_layers == 6
+
+
+def test_a_published_checkpoint_is_cut_on_the_left_and_so_is_what_trains_on_it(public_checkpoint, tiny_checkpoint):
+    assert Checkpoint.load(public_checkpoint).form.cut == "left"
+    assert load_backbone(str(public_checkpoint), 64).form.cut == "left"
+    assert load_backbone(str(public_checkpoint), 64, cut="middle").form.cut == "middle"
+    assert load_backbone(str(tiny_checkpoint), 64).form.cut == "middle"
+    assert load_backbone(str(tiny_checkpoint), 64, cut="left").form.cut == "left"
 
 
 def test_a_missing_backbone_is_a_sentence():
@@ -221,6 +230,7 @@ def test_a_missing_backbone_is_a_sentence():
     [
         ("model_list.json", '["a", "b"]', "the head has 3 rows, but model_list.json names 2 models"),
         ("training_config.json", '{"head_type": "elo"}', "head_type 'elo' is not known"),
+        ("training_config.json", '{"head_type": "grk", "cut": "top"}', "cut 'top' is not known; valid: left, middle"),
         ("model_list.json", None, "model_list.json is missing"),
         ("model.safetensors", None, "no .safetensors file"),
     ],
