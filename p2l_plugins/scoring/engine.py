@@ -10,6 +10,9 @@ from __future__ import annotations
 import asyncio
 import atexit
 import dataclasses
+import heapq
+import os
+import sys
 import threading
 import time
 import weakref
@@ -29,6 +32,16 @@ SHORT_TOKENS = 256
 #: Seconds that the end of the process waits for batches that run: a thread that is stopped inside ONNX Runtime aborts
 #: the process.
 EXIT_S = 10.0
+
+#: How far the threads that score stand back behind others of the process and the machine (`nice`): a server that scores
+#: beside its event loop has to answer first.
+NICE = 5
+
+#: Weight of the newest run in what a run of such a length takes.
+NEWEST = 0.2
+
+#: Mean deviations above its mean that a run is expected to take at most.
+DEVIATIONS = 1.0
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
@@ -90,6 +103,7 @@ class _Request:
     turns: Turns
     tokens: int
     future: Future[Scores]
+    started: float = 0.0
 
 
 class Engine:
@@ -115,6 +129,7 @@ class Engine:
         self._changed = threading.Condition()
         self._waiting: list[_Request] = []  # oldest first
         self._running: list[list[_Request]] = []
+        self._pace = Pace()
         self._threads: list[threading.Thread] = []
         self._closed = False
 
@@ -129,8 +144,12 @@ class Engine:
         """
         return self.submit_all([turns])[0]
 
-    def submit_all(self, prompts: Sequence[Turns]) -> list[Future[Scores]]:
-        """As `submit`, of several prompts: all are taken, or none."""
+    def submit_all(self, prompts: Sequence[Turns], deadline: float | None = None) -> list[Future[Scores]]:
+        """As `submit`, of several prompts: all are taken, or none.
+
+        Args:
+            deadline: on the clock `time.monotonic`; what can't be expected to be ready by then is refused.
+        """
         longest = self._scorer.max_length
         requests = [_Request(turns, min(estimated_tokens(turns), longest), Future()) for turns in prompts]
         with self._changed:
@@ -140,6 +159,9 @@ class Engine:
                 self._waiting = [waiting for waiting in self._waiting if not waiting.future.cancelled()]
                 if (pending := self._pending()) + len(requests) > self._max_pending:
                     raise Busy(f"{pending} prompts wait for their scores, and no more than {self._max_pending} may")
+            busy = self._running or self._waiting
+            if deadline is not None and busy and self._ready_at(requests) > deadline:
+                raise Busy(f"{self._pending()} prompts wait, and these could not be scored by the deadline")
             self._waiting += requests
             if not self._threads:
                 self._threads = [
@@ -178,10 +200,25 @@ class Engine:
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
+    def _ready_at(self, requests: Sequence[_Request]) -> float:
+        """When these would be scored, after all that wait, one by one: batches are quicker."""
+        now = time.monotonic()
+        running = [batch[0].started + self._pace.seconds(_tokens(batch)) for batch in self._running]
+        free = [max(now, end) for end in running] + [now] * (self._workers - len(running))
+        heapq.heapify(free)
+        waiting = (one for one in self._waiting if not one.future.cancelled())
+        end = now
+        for one in (*waiting, *requests):
+            end = free[0] + self._pace.seconds(one.tokens)
+            heapq.heapreplace(free, end)
+        return end
+
     def _pending(self) -> int:
         return len(self._waiting) + sum(map(len, self._running))
 
     def _work(self) -> None:
+        if sys.platform == "linux":  # where a thread has a priority of its own
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         while batch := self._take():
             outcomes = self._outcomes(batch)
             with self._changed:  # first, so that who has its scores finds the room that they left
@@ -198,6 +235,7 @@ class Engine:
         with self._changed:
             while True:
                 if batch := self._started():
+                    batch[0].started = time.monotonic()
                     self._running.append(batch)
                     return batch
                 if self._closed and not self._waiting:
@@ -222,7 +260,9 @@ class Engine:
         started = time.perf_counter()
         try:
             scores = self._scorer.score_turns([request.turns for request in batch])
-            self._ran(len(batch), time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self._pace.saw(_tokens(batch), seconds)
+            self._ran(len(batch), seconds)
             if len(scores) != len(batch):
                 raise ValueError(f"{len(scores)} rows of scores for {len(batch)} prompts")
             return [_row(scores, i) for i in range(len(batch))]
@@ -230,6 +270,33 @@ class Engine:
             if len(batch) == 1:
                 return [error]
             return [outcome for request in batch for outcome in self._outcomes([request])]
+
+
+class Pace:
+    """Seconds that a run takes at most, as a rule: mean and mean deviation for each power of two of its tokens.
+
+    Both are exponential means, as in the estimate of a TCP connection's time-out (RFC 6298). Safe to use from threads.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[int, tuple[float, float]] = {}
+
+    def saw(self, tokens: int, seconds: float) -> None:
+        """A run ended."""
+        size = tokens.bit_length()
+        mean, deviation = self._seen.get(size, (seconds, 0.0))
+        deviation += NEWEST * (abs(seconds - mean) - deviation)
+        self._seen[size] = (mean + NEWEST * (seconds - mean), deviation)
+
+    def seconds(self, tokens: int) -> float:
+        """Of a run: 0 before any was seen; a size that was not seen takes its share of the nearest."""
+        size = tokens.bit_length()
+        seen = dict(self._seen)
+        if not seen:
+            return 0.0
+        nearest = min(seen, key=lambda known: abs(known - size))
+        mean, deviation = seen[nearest]
+        return (mean + DEVIATIONS * deviation) * 2.0 ** (size - nearest)
 
 
 def choose(tokens: Sequence[int], limit: int) -> list[int]:
@@ -248,6 +315,10 @@ def choose(tokens: Sequence[int], limit: int) -> list[int]:
 def estimated_tokens(turns: Turns) -> int:
     """About how many tokens a prompt has, from its characters: four of English text make one."""
     return 1 + sum(len(turn) // 4 if turn.isascii() else len(turn) for turn in turns)
+
+
+def _tokens(batch: Sequence[_Request]) -> int:
+    return sum(request.tokens for request in batch)
 
 
 def _is_long(batch: list[_Request]) -> bool:

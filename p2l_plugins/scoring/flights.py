@@ -108,7 +108,7 @@ class Flights:
             deadline: on the clock `time.monotonic`; None waits for as long as it takes.
 
         Raises:
-            Busy: more prompts would wait than may; none of these is scored.
+            Busy: more prompts would wait than may, or they would not be scored by the deadline; none of these is.
             Late: no scores by the deadline.
             ScoringFailed: the model failed on one of them.
         """
@@ -119,7 +119,7 @@ class Flights:
         if len(found) == len(missing):
             self._count("cached", len(keys))
             return [Scored(key, found[key], True) for key in keys]
-        flights = self._take_off({key: turns for key, turns in missing.items() if key not in found})
+        flights = self._take_off({key: turns for key, turns in missing.items() if key not in found}, deadline)
         self._count("cached", sum(key in found for key in keys))
         try:
             await _landed(flights.values(), deadline)
@@ -159,7 +159,7 @@ class Flights:
             and not (self._whole and (entry.truncated is None or entry.unknown is None))
         }
 
-    def _take_off(self, missing: Mapping[str, Turns]) -> dict[str, _Flight]:
+    def _take_off(self, missing: Mapping[str, Turns], deadline: float | None) -> dict[str, _Flight]:
         """The flights of prompts, new ones for those that nobody has asked for."""
         loop = asyncio.get_running_loop()
         with self._lock:
@@ -167,7 +167,7 @@ class Flights:
             # a scoring that ended after the look at the cache
             ended = self._usable(list(new), self.cache.memory.get_many(list(new)))
             new = {key: turns for key, turns in new.items() if key not in ended}
-            started = dict(zip(new, map(_Flight, self._engine.submit_all(list(new.values()))), strict=True))
+            started = dict(zip(new, map(_Flight, self._engine.submit_all(list(new.values()), deadline)), strict=True))
             self._flights |= started
             flights = {key: flight for key in missing if (flight := self._flights.get(key)) is not None}
             for flight in flights.values():

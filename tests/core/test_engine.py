@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2l_plugins import P2L, PromptError
-from p2l_plugins.scoring.engine import SHORT_TOKENS, Busy, Engine, choose, estimated_tokens
+from p2l_plugins.scoring.engine import SHORT_TOKENS, Busy, Engine, Pace, choose, estimated_tokens
 from p2l_plugins.scoring.scorer import Scores
 
 LONG = ("word " * 2 * SHORT_TOKENS,)
@@ -287,3 +287,33 @@ def test_a_process_ends_at_once_while_prompts_wait(tiny_bundle):
     )
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "left True", "")
     assert time.perf_counter() - started < 30
+
+
+def test_what_cannot_be_ready_by_its_deadline_is_refused_and_the_rest_goes_on(gate):
+    engine = engine_of(gate, workers=1, batch_tokens=1)
+    gate.let(1)
+    slow = engine.submit(("x",))  # the first run tells how long one takes
+    slow.result(10)
+    for size in list(engine._pace._seen):
+        engine._pace._seen[size] = (2.0, 0.0)
+    now = time.monotonic()
+    running = engine.submit_all([("a",)], now + 3.0)  # nothing is ahead of it
+    gate.wait_started(2)
+    with pytest.raises(Busy, match="could not be scored by the deadline"):
+        engine.submit_all([("b",)], time.monotonic() + 2.5)
+    waiting = engine.submit_all([("c",)], time.monotonic() + 6.0)
+    patient = engine.submit_all([("d",)])  # without a deadline it waits
+    gate.let()
+    assert [one.result(10).coefs[0, 0] for one in (*running, *waiting, *patient)] == [1, 1, 1]
+
+
+def test_the_pace_is_a_mean_with_its_deviation_and_an_unseen_length_takes_its_share():
+    pace = Pace()
+    assert pace.seconds(100) == 0.0
+    pace.saw(100, 1.0)
+    assert pace.seconds(100) == pytest.approx(1.0)
+    assert pace.seconds(400) == pytest.approx(4.0)
+    assert pace.seconds(25) == pytest.approx(0.25)
+    for _ in range(100):
+        pace.saw(100, 2.0)
+    assert pace.seconds(100) == pytest.approx(2.0, abs=0.01)
