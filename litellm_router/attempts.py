@@ -8,16 +8,19 @@ and by a random token in the request's metadata where another task asks: a log, 
 from __future__ import annotations
 
 import contextvars
+import random
 import secrets
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from litellm_router.chat import texts
+from litellm_router.conversations import Conversation, Turn
 from litellm_router.record import Record
-from litellm_router.request import BUCKETS, bucket_of, texts
+from litellm_router.request import BUCKETS, bucket_of
 
 #: Requests that are remembered at the same time; past it the oldest is forgotten, and tried again from its best model.
 MOST_OPEN = 10_000
@@ -77,6 +80,9 @@ class Attempts:
         models: those of this group and order, as far as the bundle knows them.
         offered: ids that were handed to LiteLLM last; empty where it had its own choice.
         done: whether it was answered.
+        uniform: a random number in [0, 1) of our own, the same at all attempts; a conversation's, where one goes on.
+        conversation: that it belongs to; turn: who has had it, or None.
+        worth: gives value and expected USD of a model that was not ranked, by its name and its deployment's id.
     """
 
     token: str
@@ -90,6 +96,10 @@ class Attempts:
     models: set[str] = field(default_factory=set)
     offered: tuple[str, ...] = ()
     done: bool = False
+    uniform: float = field(default_factory=random.random)
+    conversation: Conversation | None = None
+    turn: Turn | None = None
+    worth: Callable[[str, str], tuple[float | None, float | None]] | None = None
     _error: weakref.ref[Exception] | None = None
     _model: str | None = None
     _taken: bool = False
@@ -161,10 +171,26 @@ class Attempts:
         if model is not None:
             self.models.add(model)
         self.record["deployment"], self.record["answered"] = deployment, model
+        attempts = self.record.setdefault("attempts", [])
+        if not attempts or attempts[-1]["deployment"] != deployment or "error" in attempts[-1]:
+            attempts.append({"deployment": deployment, "model": model})
+            self._value(deployment, model)
         return followed
+
+    def _value(self, deployment: str, model: str | None) -> None:
+        """What a model of another group is worth for this prompt."""
+        values = self.record.get("values")
+        if model is None or values is None or model in values or self.worth is None:
+            return
+        value, cost = self.worth(model, deployment)
+        self.record["beside"] = {"model": model, "value": value, "cost": cost}
 
     def fail(self, error: Exception) -> None:
         """Whoever took the request has failed."""
+        attempts = self.record.get("attempts")
+        if attempts:
+            status = getattr(error, "status_code", None)
+            attempts[-1]["error"] = status if isinstance(status, int) else type(error).__name__
         self._error, self._failed = weakref.ref(error), True
         self.record.pop("answered", None)
 

@@ -12,7 +12,7 @@ from litellm_router.deployments import column_of, p2l_model
 from litellm_router.names import SEES_WILDCARDS, NamedGroup, Names
 from litellm_router.prices import INPUT, OUTPUT, Price, price_of
 from litellm_router.settings import ENVIRON, KEY, P2LSettings
-from p2l_plugins.cache.address import Malformed, check, split
+from p2l_plugins.cache.address import check
 from p2l_plugins.errors import ConfigError
 from p2l_plugins.scoring.engine import Scorer
 
@@ -159,11 +159,6 @@ def address_problems(settings: P2LSettings, config: Mapping[str, Any]) -> list[s
         config: all of it.
     """
     says = []
-    if settings.endpoint is not None:
-        try:
-            split(settings.endpoint)
-        except Malformed:
-            says.append(f"{KEY}.endpoint is malformed: it must be http://HOST:PORT, without user and password")
     for key, url in _addresses(settings, config):
         try:
             check(url, key)

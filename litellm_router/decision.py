@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -89,6 +89,7 @@ def decide(
     uniform: float = 0.0,
     multiplier: float = 0.0,
     holder: Holder | None = None,
+    unable: Collection[int] = (),
 ) -> Decision:
     """Ranks the models of a group for one prompt.
 
@@ -99,14 +100,27 @@ def decide(
         rule: and its limits.
         uniform: random number in [0, 1), for the rule `lp`.
         multiplier: λ, for the rule `paced`.
-        holder: comes first unless another one is worth more by over its margin; None: each prompt is on its own.
+        holder: comes first unless another one is worth more by over its margin, it is above the limits that others
+            keep, or it can't take the request; None: each prompt is on its own.
+        unable: positions of models that can't take the request; they come after those that can.
     """
     decision = _ranked(models, values, costs, rule, uniform, multiplier)
-    if holder is None:
-        return decision
-    # an unknown price counts for nothing here: the model has the conversation already
-    worth = values - multiplier * np.nan_to_num(costs)
-    return replace(decision, ranking=kept(decision.ranking, worth, holder.model, holder.margin))
+    ranking = decision.ranking
+    if unable:
+        ranking = [*(i for i in ranking if i not in unable), *(i for i in ranking if i in unable)]
+    if holder is not None and (holder.model not in unable or len(unable) == len(models)):
+        within = [i for i in ranking if i not in unable and _within(costs[i], rule)]
+        if holder.model in within or not within:
+            # an unknown price counts for nothing here: the model has the conversation already
+            worth = values - multiplier * np.nan_to_num(costs)
+            ranking = kept(ranking, worth, holder.model, holder.margin)
+    return replace(decision, ranking=ranking)
+
+
+def _within(cost: float, rule: Rule) -> bool:
+    """Whether a cost keeps the limits of a single request; an unknown one does where there are none."""
+    limit = min(rule.max_cost or math.inf, (rule.budget or math.inf) if rule.rule == "cap" else math.inf)
+    return limit == math.inf or cost <= limit
 
 
 def _ranked(

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from litellm_router.prices import INPUT, OUTPUT, price_of
+from litellm_router.abilities import can_read, lacks
+from litellm_router.prices import CACHED, INPUT, OUTPUT, price_of
 from p2l_plugins.errors import BundleError
 from p2l_plugins.outcomes import Array
 from p2l_plugins.scoring.engine import Scorer
@@ -23,8 +24,28 @@ Deployment = dict[str, Any]
 #: Seconds for which what was read of a group is kept: a change that LiteLLM makes in place shows after that.
 KEEP_S = 10.0
 
-_PARAMS = ("model", "base_model", "order", "rpm", INPUT, OUTPUT)
-_INFO = ("id", "p2l_model", "base_model", "order", "max_input_tokens", "enable_tag_filtering", INPUT, OUTPUT)
+#: What a deployment may say of what it supports.
+SUPPORTS = (
+    "supports_vision",
+    "supports_audio_input",
+    "supports_pdf_input",
+    "supports_function_calling",
+    "supports_response_schema",
+)
+
+_PARAMS = ("model", "base_model", "order", "rpm", INPUT, OUTPUT, CACHED)
+_INFO = (
+    "id",
+    "p2l_model",
+    "base_model",
+    "order",
+    "max_input_tokens",
+    "enable_tag_filtering",
+    INPUT,
+    OUTPUT,
+    CACHED,
+    *SUPPORTS,
+)
 
 
 def p2l_model(deployment: Mapping[str, Any]) -> str | None:
@@ -102,7 +123,26 @@ class Group:
         """The bundle's name of the model of a deployment, by id; None for one that is unranked or of another group."""
         return self._model_of.get(deployment)
 
-    def costs(self, prompt_tokens: int, output_tokens: Sequence[float]) -> Array:
+    def unable(self, needs: Collection[str], tokens: int, maker: str | None = None) -> frozenset[int]:
+        """Positions of the models none of whose deployments can take a request.
+
+        Args:
+            needs: what it takes, see `abilities.lacks`.
+            tokens: of its prompt.
+            maker: of the state that it carries, where that is known; it counts where the group has one of its models.
+        """
+        able, readers = set(), set()
+        for deployment, member in zip(self.deployments, self.members, strict=True):
+            if member.model is None:
+                continue
+            if not lacks(deployment, needs, tokens):
+                able.add(member.model)
+            if maker is not None and can_read(deployment, maker):
+                readers.add(member.model)
+        kept = able & readers if readers else able
+        return frozenset(i for i, model in enumerate(self.models) if model not in kept)
+
+    def costs(self, prompt_tokens: int, output_tokens: Sequence[float], cached: tuple[int, int] | None = None) -> Array:
         """Expected USD of one request to each model, (M,); NaN where its price is unknown.
 
         A model with several deployments costs as much as its dearest one, since LiteLLM chooses among them; if one of
@@ -110,12 +150,15 @@ class Group:
 
         Args:
             output_tokens: (M,) expected tokens of each model's answer.
+            cached: position of the model that has the conversation, and tokens of the prompt that it has read before.
         """
         cost = [0.0] * len(self.models)
         for candidate, price in self._prices:
             if price is None:
                 cost[candidate] = math.nan
-            elif (dear := price.cost(prompt_tokens, output_tokens[candidate])) > cost[candidate]:
+                continue
+            known = cached[1] if cached is not None and cached[0] == candidate else 0
+            if (dear := price.cost(prompt_tokens, output_tokens[candidate], known)) > cost[candidate]:
                 cost[candidate] = dear  # which NaN is never below
         return np.array(cost)
 

@@ -17,7 +17,7 @@ log = logging.getLogger("litellm_router")
 ROUTED = "routed"
 
 #: Reasons that lie in one request or one group and say nothing about the router's own state.
-OF_THE_REQUEST = frozenset({"no_text", "models", "off", "traffic", "sealed"})
+OF_THE_REQUEST = frozenset({"no_text", "models", "off", "traffic", "one_left"})
 
 #: Reasons that an operator has to correct: each sentence is said once, as an error.
 MISCONFIGURED = frozenset({"settings", "bundle"})

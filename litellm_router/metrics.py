@@ -33,6 +33,8 @@ else:
             ["group"],
             multiprocess_mode="mostrecent",
         ),
+        "truncated": Counter("p2l_truncated", "Prompts that were longer than the bundle reads"),
+        "unknown": Counter("p2l_unknown_text", "Prompts decided by the overall scores: their text is unknown"),
         "cost": Counter("p2l_expected_cost_usd", "Expected cost of the models ranked first", ["group"]),
         "hits": Counter("p2l_cache_hits", "Scores that a tier of the cache had", ["tier"]),
         "misses": Counter("p2l_cache_misses", "Scores that no tier had"),
@@ -66,6 +68,10 @@ def observe(group: str, record: Record, seconds: float) -> None:
         return
     _ALL["decisions"].labels(group, record["model"], record["mode"]).inc()
     _ALL["cache"].labels(record["cache"]).inc()
+    if record.get("truncated"):
+        _ALL["truncated"].inc()
+    if "reason" in record:
+        _ALL["unknown"].inc()
     cost = record["costs"].get(record["model"])
     if cost is not None:
         _ALL["cost"].labels(group).inc(cost)

@@ -9,39 +9,57 @@ from typing import Any, NamedTuple
 import litellm
 
 INPUT, OUTPUT = "input_cost_per_token", "output_cost_per_token"
+CACHED = "cache_read_input_token_cost"
+
+#: Prompts below so many tokens are not cached by providers.
+LEAST_CACHED = 1024
 
 
 class Price(NamedTuple):
-    """USD per token of the prompt and of the answer."""
+    """USD per token of the prompt, of the answer, and of what the provider has read before."""
 
     input: float
     output: float
+    cached: float | None = None
 
-    def cost(self, prompt_tokens: int, output_tokens: float) -> float:
-        """Expected USD of one request."""
-        return prompt_tokens * self.input + output_tokens * self.output
+    def cost(self, prompt_tokens: int, output_tokens: float, cached_tokens: int = 0) -> float:
+        """Expected USD of one request.
+
+        Args:
+            cached_tokens: of the prompt, that this deployment has read before.
+        """
+        if self.cached is None or cached_tokens < LEAST_CACHED:
+            cached_tokens = 0
+        known = cached_tokens * (self.cached or 0.0)
+        return (prompt_tokens - cached_tokens) * self.input + known + output_tokens * self.output
 
 
 def price_of(deployment: Mapping[str, Any]) -> Price | None:
     """Prices of a deployment, or None where one of the two is unknown.
 
     Each comes from the first place that has it: `litellm_params`, `model_info`, LiteLLM's table of prices under
-    `base_model` or else the deployment's model. What is not a number of at least 0 counts as unknown.
+    `base_model` or else the deployment's model. What is not a number of at least 0 counts as unknown, and cached tokens
+    cost as much as others where the place of the prompt's price has none for them.
     """
-    params = deployment.get("litellm_params") or {}
-    info = deployment.get("model_info") or {}
-    prices = []
-    for key in (INPUT, OUTPUT):
-        value = params.get(key)
-        if value is None:
-            value = info.get(key)
-        if value is None:
-            value = _listed(info.get("base_model") or params.get("base_model") or params.get("model")).get(key)
-        number = _number(value)
-        if number is None:
-            return None
-        prices.append(number)
-    return Price(*prices)
+    place = _place(deployment, INPUT)
+    read, written = _number(place.get(INPUT)), _number(_place(deployment, OUTPUT).get(OUTPUT))
+    if read is None or written is None:
+        return None
+    return Price(read, written, _number(place.get(CACHED)))
+
+
+def _place(deployment: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """The first place that has a price."""
+    for place in (deployment.get("litellm_params") or {}, deployment.get("model_info") or {}):
+        if place.get(key) is not None:
+            return place
+    return listed(deployment)
+
+
+def listed(deployment: Mapping[str, Any]) -> Mapping[str, Any]:
+    """LiteLLM's own entry of a deployment's model, or nothing."""
+    params, info = deployment.get("litellm_params") or {}, deployment.get("model_info") or {}
+    return _listed(info.get("base_model") or params.get("base_model") or params.get("model"))
 
 
 def _number(value: object) -> float | None:

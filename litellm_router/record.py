@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from litellm_router.request import bucket_key
 
@@ -12,6 +12,27 @@ SPEND_LOGS, RECORD = "spend_logs_metadata", "p2l"
 
 #: Models that `x-p2l-ranking` names: a large group would fill a reverse proxy's buffer for headers.
 RANKING_LENGTH = 20
+
+
+class Attempt(TypedDict, total=False):
+    """One attempt of a request.
+
+    Attributes:
+        deployment: its id; model: the bundle's name of its model, None where the bundle does not know it.
+        error: status of the answer, or the error's name; missing where it answered.
+    """
+
+    deployment: str
+    model: str | None
+    error: int | str
+
+
+class Beside(TypedDict):
+    """A model that answered without having been ranked, such as one of a fallback group."""
+
+    model: str
+    value: float | None
+    cost: float | None
 
 
 class Record(TypedDict, total=False):
@@ -37,6 +58,12 @@ class Record(TypedDict, total=False):
         offered: ids of the deployments that LiteLLM was handed last.
         deployment: the id of the one that took the request last.
         answered: the bundle's name of its model, until it fails; None where the bundle does not know it.
+        attempts: all of them, in their order.
+        beside: value and expected USD of the model that answered, where it was not ranked.
+        cost: USD that the answer cost, as LiteLLM has it.
+        truncated: whether the prompt was longer than the bundle reads; missing where its scorer does not say.
+        unknown: share of the prompt's text that the bundle's tokenizer does not know; missing where that is none.
+        reason: why the overall scores decided in place of the prompt's own: `unknown_text`.
         not_followed: whether LiteLLM took a deployment that was not offered.
     """
 
@@ -61,6 +88,12 @@ class Record(TypedDict, total=False):
     offered: list[str]
     deployment: str
     answered: str | None
+    attempts: list[Attempt]
+    beside: Beside
+    cost: float
+    truncated: bool
+    unknown: float
+    reason: str
     not_followed: bool
 
 
@@ -101,11 +134,21 @@ def headers_of(record: Record, answered: str | None) -> dict[str, str]:
             "x-p2l-cache": record["cache"],
             "x-p2l-ms": _number(record.get("ms"), ".2f"),
             "x-p2l-ranking": ",".join(record["ranking"][:RANKING_LENGTH]),
-            value: _number(record["values"].get(answered or ""), ".4f"),
-            "x-p2l-cost": _number(record["costs"].get(answered or ""), ".6g"),
+            value: _number(_of(record, answered, "value"), ".4f"),
+            "x-p2l-cost": _number(_of(record, answered, "cost"), ".6g"),
+            "x-p2l-truncated": "true" if record.get("truncated") else None,
+            "x-p2l-unknown": _number(record.get("unknown"), ".2f"),
+            "x-p2l-reason": record.get("reason"),
             "x-p2l-error": "not_followed" if record.get("not_followed") else None,
         }
     )
+
+
+def _of(record: Record, model: str | None, what: Literal["value", "cost"]) -> float | None:
+    """The value or the expected cost of the model that answered."""
+    ranked = (record["values"] if what == "value" else record["costs"]).get(model or "")
+    beside = record.get("beside")
+    return beside[what] if ranked is None and beside is not None and beside["model"] == model else ranked
 
 
 def _number(value: object, form: str) -> str | None:

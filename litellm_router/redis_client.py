@@ -14,6 +14,8 @@ from typing import Any
 
 import litellm
 
+from p2l_plugins.cache.settings import derive_secret
+
 log = logging.getLogger("litellm_router")
 
 _closing: set[asyncio.Task[None]] = set()
@@ -39,6 +41,13 @@ def litellm_client(router: Any = None) -> Any:
     """The redis-py asyncio client of the running event loop, or None; an argument of `CacheSettings.build`."""
     cache = litellm_redis(router)
     return None if cache is None else cache.init_async_client()
+
+
+def master_secret() -> bytes:
+    """A secret that an installation's proxies have in common, from their master key; empty where there is none."""
+    proxy = sys.modules.get("litellm.proxy.proxy_server")
+    key = getattr(proxy, "master_key", None)
+    return derive_secret(f"conversations {key}") if isinstance(key, str) and key else b""
 
 
 def close_soon(aclose: Callable[[], Awaitable[None]]) -> None:

@@ -31,7 +31,9 @@ _PATHS = (
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The decisions in a JSONL log; requests that P2L did not decide have none and are left out.
+    """The decisions in a JSONL log, once for each request that was answered.
+
+    Requests that P2L did not decide have none and are left out, and so are the lines of attempts that failed.
 
     Raises:
         DataError: no such file, a line that is not JSON, or no decision in the file.
@@ -48,13 +50,19 @@ def read_records(path: Path) -> list[dict[str, Any]]:
             except json.JSONDecodeError:
                 raise DataError(f"{path}: line {number} is not JSON") from None
             found = next((r for keys in _PATHS if (r := _at(content, keys)) is not None), None)
-            if found is not None:
+            if found is not None and not _failed(content) and not (found.get("attempts") and "answered" not in found):
                 records.append(found)
     if not records:
         raise DataError(
             f"{path}: no line holds a decision of P2L; expected spend_logs_metadata.p2l with values and costs"
         )
     return records
+
+
+def _failed(content: Any) -> bool:
+    """Whether a line of a log is of an attempt that failed."""
+    inner = content.get("standard_logging_object") if isinstance(content, Mapping) else None
+    return any(isinstance(one, Mapping) and one.get("status") == "failure" for one in (content, inner))
 
 
 def _at(content: Any, keys: Sequence[str]) -> dict[str, Any] | None:
@@ -110,9 +118,10 @@ def replayed(records: Sequence[Mapping[str, Any]], rules: Sequence[Rule]) -> dic
             cost = record["costs"][name]
             costs[row, index[name]] = np.nan if cost is None else cost
     rows: dict[str, Array] = {}
+    paid = [float(record["cost"]) for record in records if isinstance(record.get("cost"), int | float)]
     logged = np.zeros(values.shape)
     for row, record in enumerate(records):
-        model = record.get("model")
+        model = record.get("answered", record.get("model"))
         if model in record["values"]:
             logged[row, index[model]] = 1.0
     if logged.sum() == len(records):
@@ -129,6 +138,7 @@ def replayed(records: Sequence[Mapping[str, Any]], rules: Sequence[Rule]) -> dic
     return {
         "requests": len(records),
         "models": len(models),
+        "paid": sum(paid) if paid else None,
         "rules": [_summary(label, pi, values, costs, models) for label, pi in rows.items()],
     }
 
@@ -192,6 +202,8 @@ def to_markdown(result: Mapping[str, Any], picks: int = 4) -> str:
             f"| {row['rule']} | {row['cost']:.6g} | {row['mean_cost']:.4g} | {row['mean_value']:.4f} | {shown}{more} |"
         )
     lines.append(f"\n{result['requests']} requests, {result['models']} models")
+    if result["paid"] is not None:
+        lines.append(f"the answers cost {result['paid']:.6g} USD by LiteLLM's own account")
     without = max(row["requests_without_price"] for row in result["rules"])
     if without:
         lines.append(f"up to {without} requests went to a model without a known price, whose cost is not counted")

@@ -18,24 +18,35 @@ from litellm.integrations.custom_logger import CustomLogger
 from litellm_router import metrics
 from litellm_router.asking import ASKED
 from litellm_router.attempts import TOKEN, Attempts, Requests
+from litellm_router.calls import is_chat
+from litellm_router.chat import chat_of, deployment_in, maker_of
 from litellm_router.check import group_problems
+from litellm_router.conversations import Turn
 from litellm_router.decision import Holder, decide, opponents_of
-from litellm_router.deployments import Deployment, Group, id_of, takes_part
+from litellm_router.deployments import Deployment, Group, column_of, id_of, takes_part
 from litellm_router.failover import Failover
 from litellm_router.health import Health
 from litellm_router.narrowing import Ranked
+from litellm_router.prices import price_of
 from litellm_router.reasons import NotRoutedError
 from litellm_router.record import Record, headers_of, note
-from litellm_router.request import Wanted, read, uniform
-from litellm_router.routers import is_anothers, router_of
+from litellm_router.request import PRIVATE, Wanted, read
+from litellm_router.routers import deployment_of, is_anothers, router_of
 from litellm_router.scoring import Loaded, load_scorer
 from litellm_router.settings import KEY, P2LSettings
 from litellm_router.state import State
+from litellm_router.traffic import Traffic
 from p2l_plugins.errors import ConfigError
 from p2l_plugins.scoring.engine import Scorer
 from p2l_plugins.scoring.flights import Scored
 
 log = logging.getLogger("litellm_router")
+
+#: In place of the key of a prompt, where the overall scores decide.
+OVERALL = "overall"
+
+#: Groups that are remembered as having several models.
+MOST_GROUPS = 10_000
 
 
 class P2LRouter(CustomLogger):
@@ -58,6 +69,7 @@ class P2LRouter(CustomLogger):
         self._load = load
         self._state: State | None = None
         self._wrong: tuple[object, ConfigError] | None = None
+        self._ranked: set[str] = set()
         self._cache_counters = metrics.CacheCounters()
         self._lock = threading.Lock()
 
@@ -140,9 +152,11 @@ class P2LRouter(CustomLogger):
             if attempts is not None:
                 attempts.settle(model, request)
             again = attempts is not None and attempts.goes_on
-            if not isinstance(deployments, list) or not (again or takes_part(deployments)):
+            if not isinstance(deployments, list) or not (again or self._takes_part(model, deployments, attempts)):
                 return None
-            chat = request.get("input") if messages is None else messages
+            if not is_chat(request):
+                return None
+            chat = chat_of(messages, request)
             attempts = attempts or self.requests.begin(request)
             state = self._checked_state()
             if not again:
@@ -159,6 +173,10 @@ class P2LRouter(CustomLogger):
             attempts.decided(model, [], self._failed(error))
             self._note(self._state, model, request, attempts, started)
             return None
+
+    def _takes_part(self, name: str, deployments: list[Deployment], attempts: Attempts | None) -> bool:
+        """Whether there is a choice, or one is usual here and LiteLLM has left a single model."""
+        return takes_part(deployments) or (attempts is None and name in self._ranked)
 
     def _checked_state(self) -> State:
         try:
@@ -178,32 +196,46 @@ class P2LRouter(CustomLogger):
     ) -> None:
         """Read, score, decide, book."""
         settings, traffic = state.settings, state.traffic
-        wanted = read(chat, request, traffic.rule_of(name), settings.client_rules)
+        conversations = traffic.conversations
+        wanted = read(name, chat, request, traffic.rule_of(name), settings, conversations, attempts.uniform)
+        attempts.conversation = wanted.conversation
         deadline = started + settings.timeout_ms / 1e3
         loaded = await state.scoring.loaded(deadline)
         group = self._group(settings, name, deployments, loaded)
-        current = traffic.current(name, wanted.session)
-        if wanted.sealed and current not in group.models:
-            raise NotRoutedError("sealed")
+        turn = await conversations.found(wanted.conversation, deadline - time.monotonic())
+        turn = turn or _signer(group, request, attempts.uniform)
+        attempts.turn = turn
+        if wanted.conversation.answers:  # a client may name one session for all; a draw holds for one conversation
+            attempts.uniform = conversations.share(wanted.conversation) if turn is None else turn.uniform
         opponents = opponents_of(wanted.rule, loaded.scorer)
         scored = await state.scoring.score(loaded, wanted.turns, deadline)
+        found = scored
+        scored = _readable(loaded.scorer, found, settings.unknown_limit)
         evidence = None
         if loaded.users is not None:
             scored, evidence = await loaded.users.scored(request, scored, deadline)
         values = loaded.values.of(loaded.scorer, scored, group.columns, wanted.rule.objective, opponents)
-        costs = group.costs(wanted.prompt_tokens, traffic.answer_tokens(group.models))
-        pacer = traffic.pacer(name, wanted.rule, values, costs)
-        holder = None
-        if current in group.models and settings.sticky is not None:
-            holder = Holder(group.models.index(current), 1.0 if wanted.sealed else settings.sticky.margin)
+        current = group.models.index(turn.model) if turn is not None and turn.model in group.models else None
+        known = None if current is None else (current, wanted.prompt_tokens - wanted.new_tokens)
+        lengths = [min(length, wanted.max_output) for length in traffic.answer_tokens(group.models)]
+        costs = group.costs(wanted.prompt_tokens, lengths, known)
+        pacer = traffic.pacer(name, wanted.rule, values, costs, wanted.payer)
         multiplier = 0.0 if pacer is None else pacer.multiplier
-        decision = decide(group.models, values, costs, wanted.rule, uniform(request), multiplier, holder)
-        record = decision.record() | _record_of(wanted, scored, loaded.scorer, evidence)
+        maker = maker_of(chat) if wanted.sealed and current is None else None
+        unable = group.unable(wanted.needs, wanted.prompt_tokens, maker)
+        holder = _holder(current, wanted, settings)
+        decision = decide(group.models, values, costs, wanted.rule, attempts.uniform, multiplier, holder, unable)
+        attempts.worth = _worth_of(loaded, scored, group, wanted, traffic)
+        record = decision.record() | _record_of(wanted, found, loaded.scorer, evidence)
+        if scored.key == OVERALL:
+            record["reason"] = "unknown_text"
         shadow = wanted.rule.mode == "shadow"
         # what a shadow decision would have cost is expected for good: the answer comes from elsewhere
         booked = None if shadow else attempts.token
         first = decision.ranking[0]
-        traffic.decided(booked, name, wanted.session, group.models[first], pacer, float(costs[first]))
+        traffic.decided(booked, pacer, float(costs[first]))
+        if shadow:  # a conversation stays where it would have been
+            conversations.bind(wanted.conversation, Turn(group.models[first], attempts.uniform))
         if state.shared is not None:
             state.shared.soon(traffic)
         attempts.decided(name, [] if shadow else record["ranking"], record)
@@ -230,7 +262,9 @@ class P2LRouter(CustomLogger):
                 self.health.misconfigured(sentence)
             self.set_up_failover(router_of(id_of(deployments[0])), [name])
         if len(group.models) < 2:
-            raise NotRoutedError("models")
+            raise NotRoutedError("models" if takes_part(deployments) else "one_left")
+        if len(self._ranked) < MOST_GROUPS:
+            self._ranked.add(name)
         return group
 
     def set_up_failover(self, router: Any, groups: Collection[str] | None = None) -> None:
@@ -269,9 +303,44 @@ class P2LRouter(CustomLogger):
 
     def _taken(self, attempts: Attempts, info: object) -> None:
         deployment = info.get("id") if isinstance(info, Mapping) else None
-        if isinstance(deployment, str) and not attempts.take(deployment, self._model_in(info)):
+        if not isinstance(deployment, str):
+            return
+        model = self._model_in(info)
+        if not attempts.take(deployment, model):
             attempts.record["not_followed"] = True
             self.health.not_followed(attempts.offered, deployment)
+        if model is not None and "mode" in attempts.record and attempts.record["mode"] == "route":
+            self._bind(attempts, Turn(model, attempts.uniform))
+
+    def _bind(self, attempts: Attempts, turn: Turn | None) -> None:
+        """Gives a request's conversation to the model that takes it, or back."""
+        if self._state is not None and attempts.conversation is not None:
+            self._state.traffic.conversations.bind(attempts.conversation, turn)
+
+    async def async_pre_call_hook(
+        self, user_api_key_dict: Any, cache: Any, data: dict[str, Any], call_type: Any
+    ) -> dict[str, Any] | None:
+        """Takes away what only LiteLLM's router itself may say: which deployments to leave out."""
+        for key in PRIVATE:
+            data.pop(key, None)
+        return data
+
+    async def async_post_call_success_deployment_hook(
+        self, request_data: dict[str, Any], response: Any, call_type: Any
+    ) -> Any:
+        """Remembers who answered a conversation, before its next request can come."""
+        try:
+            attempts = self.requests.of_task(request_data)
+            if attempts is not None:
+                self._remember(attempts, response)
+        except Exception:  # of an unknown form
+            self.health.counts["usage"] += 1
+
+    def _remember(self, attempts: Attempts, response: object) -> None:
+        model, state = attempts.record.get("answered"), self._state
+        if state is not None and model is not None and attempts.conversation is not None:
+            turn = Turn(model, attempts.uniform)
+            state.traffic.conversations.answered(attempts.conversation, response, turn)
 
     def _model_in(self, info: object) -> str | None:
         """The bundle's name of the model that a deployment's `model_info` names."""
@@ -310,14 +379,17 @@ class P2LRouter(CustomLogger):
             params = kwargs.get("litellm_params") or {}
             attempts = self.requests.logged(kwargs)
             info = params.get("model_info") or {}
+            state = self._state
             if attempts is not None:
                 self._taken(attempts, info)
+                self._remember(attempts, response_obj)
                 attempts.done = True
-            state = self._state
             if state is None or kwargs.get("cache_hit"):
                 return
             logged = kwargs.get("standard_logging_object") or {}
             tokens, cost = logged.get("completion_tokens"), logged.get("response_cost")
+            if attempts is not None and isinstance(cost, int | float):
+                attempts.record["cost"] = float(cost)
             state.traffic.answered(
                 None if attempts is None else attempts.token,
                 self._model_in(info),
@@ -338,6 +410,7 @@ class P2LRouter(CustomLogger):
             error = kwargs.get("exception")
             if attempts is not None and isinstance(error, Exception):
                 attempts.fail(error)
+                self._bind(attempts, attempts.turn)
         except Exception:  # of an unknown form
             self.health.counts["usage"] += 1
 
@@ -349,6 +422,49 @@ class P2LRouter(CustomLogger):
         return self._model_in((call_info or {}).get("model_info"))
 
 
+def _signer(group: Group, request: Mapping[str, Any], uniform: float) -> Turn | None:
+    """Who gave the response that a request goes on from, by LiteLLM's own id of it."""
+    deployment = deployment_in(request.get("previous_response_id"))
+    model = None if deployment is None else group.model_of(deployment)
+    return None if model is None else Turn(model, uniform)
+
+
+def _holder(current: int | None, wanted: Wanted, settings: P2LSettings) -> Holder | None:
+    """The model that has the conversation, where it is to keep it."""
+    if current is None:
+        return None
+    if wanted.sealed or wanted.goes_on:
+        return Holder(current, 1.0)
+    return None if settings.sticky is None else Holder(current, settings.sticky.margin)
+
+
+def _worth_of(
+    loaded: Loaded, scored: Scored, group: Group, wanted: Wanted, traffic: Traffic
+) -> Callable[[str, str], tuple[float | None, float | None]]:
+    """Gives value and expected USD of a model that is not of the group, for the same prompt."""
+
+    def worth(model: str, deployment: str) -> tuple[float | None, float | None]:
+        column = column_of(loaded.scorer, model)
+        if column is None:
+            return None, None
+        columns = [*group.columns, column]
+        value = loaded.values.of(loaded.scorer, scored, columns, wanted.rule.objective)[-1]
+        found = deployment_of(router_of(deployment), deployment)
+        price = None if found is None else price_of(found)
+        length = min(traffic.answer_tokens([model])[0], wanted.max_output)
+        return float(value), None if price is None else price.cost(wanted.prompt_tokens, length)
+
+    return worth
+
+
+def _readable(scorer: Scorer, scored: Scored, limit: float) -> Scored:
+    """Scores of a prompt, or the overall ones where most of its text is unknown to the bundle's tokenizer."""
+    overall = scorer.overall
+    if overall is None or (scored.entry.unknown or 0.0) <= limit:
+        return scored
+    return Scored(OVERALL, overall, scored.cached)
+
+
 def _record_of(wanted: Wanted, scored: Scored, scorer: Scorer, evidence: dict[str, float] | None) -> Record:
     """What a record says of a request beside the decision."""
     record: Record = {
@@ -357,6 +473,10 @@ def _record_of(wanted: Wanted, scored: Scored, scorer: Scorer, evidence: dict[st
         "prompt_tokens": wanted.prompt_tokens,
         "fingerprint": scorer.fingerprint,
     }
+    if scored.entry.truncated is not None:
+        record["truncated"] = scored.entry.truncated
+    if scored.entry.unknown:
+        record["unknown"] = round(float(scored.entry.unknown), 4)
     if evidence is not None:
         record["personal"] = evidence
     if wanted.client is not None:

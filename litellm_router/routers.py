@@ -41,6 +41,16 @@ def is_tested(version: str) -> bool:
     return version.rpartition(".")[0] in {one.rpartition(".")[0] for one in TESTED}
 
 
+def deployment_of(router: Any, deployment: str) -> Mapping[str, Any] | None:
+    """A deployment of a router by its id; None where there is none."""
+    try:
+        found = router.get_deployment(model_id=deployment)
+        made: Mapping[str, Any] | None = found.model_dump() if hasattr(found, "model_dump") else found
+        return made
+    except Exception:  # of a LiteLLM that has another router
+        return None
+
+
 def install(router: Any, callback: Any) -> None:
     """Makes a router of the SDK known, and the callback that is to decide for it."""
     _installed[router] = callback

@@ -24,11 +24,11 @@ from pydantic import (
 
 from p2l_plugins.cache.settings import CacheSettings
 from p2l_plugins.errors import ConfigError
+from p2l_plugins.routing.policies import Objective, RuleName
 
 KEY = "p2l_settings"
 
-RuleName = Literal["best", "cap", "lp", "paced"]
-Objective = Literal["win_rate", "usable"]
+Scope = Literal["group", "key", "team"]
 Money = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Tokens = Annotated[int, Field(ge=0, le=10_000_000)]
@@ -139,6 +139,7 @@ class GroupRule(ClientRule):
     opponents: dict[str, Weight] | None = Field(default=None, min_length=1)
     mode: Annotated[Literal["route", "shadow", "off"], _OFF] | None = None
     traffic: Share | None = None
+    scope: Scope | None = None
 
 
 class Rule(GroupRule):
@@ -155,13 +156,15 @@ class Rule(GroupRule):
             grk, the probability that its answer is usable.
         opponents: weight of each opponent of a win rate, by name; none: the group's own models, all alike.
         mode: `route`, or `shadow`: decisions are made and recorded, and LiteLLM's own strategy decides.
-        traffic: share of the requests that P2L decides, by session or request id; the others are LiteLLM's.
+        traffic: share of the requests that P2L decides, by conversation; the others are LiteLLM's.
+        scope: whose budget `paced` holds: one for the model `group`, or one for each API `key` or `team`.
     """
 
     rule: RuleName = "best"
     objective: Objective = "win_rate"
     mode: Literal["route", "shadow"] = "route"
     traffic: Share = 1.0
+    scope: Scope = "group"
 
     @model_validator(mode="after")
     def _budget_where_needed(self) -> Rule:
@@ -183,7 +186,11 @@ class P2LSettings(Rule):
         timeout_ms: longest time that routing may add to a request; past it LiteLLM's own strategy decides.
         output_tokens: expected length of an answer before usage was seen: a number, or one per model by name.
         learn_output_tokens: whether the length is learnt from the answers' usage, per model.
-        sticky: keeps conversations with their model; none: each request is decided on its own.
+        sticky: keeps conversations with their model; none: each question is decided on its own, and only the steps of
+            one answer (calls of tools) and a provider's own state stay with the model that has them.
+        unknown_limit: share of a prompt's text above which, where the bundle's tokenizer does not know it, the overall
+            scores decide.
+        injected_tags: tags whose text in user messages no user wrote, beside the known ones of agents and editors.
         personal: blends a user's own board into the scores of their prompts; none: users are not told apart.
         cache: where scores are kept: in this process, and in a Redis that services share.
         threads: processor threads of one scoring, of which two run at a time; 0 lets ONNX Runtime choose, which is
@@ -203,6 +210,8 @@ class P2LSettings(Rule):
     output_tokens: Tokens | dict[str, Tokens] = 500
     learn_output_tokens: bool = True
     sticky: Sticky | None = None
+    unknown_limit: Share = 0.5
+    injected_tags: tuple[Annotated[str, Field(pattern=r"^[A-Za-z][\w-]{0,63}$")], ...] = ()
     personal: PersonalSettings | None = None
     cache: RouterCacheSettings = RouterCacheSettings()
     threads: int = Field(default=1, ge=0)
@@ -220,7 +229,7 @@ class P2LSettings(Rule):
             valid = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1) > 0
         except ValueError:
             valid = False
-        if not valid or parts.username or parts.password or parts.query or parts.fragment:
+        if not valid or "@" in value or parts.query or parts.fragment:
             raise ValueError("must be http://HOST:PORT or https://HOST:PORT, without user and password")
         return value.rstrip("/")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from litellm_router.redis_client import close_soon, litellm_client
+from litellm_router.redis_client import close_soon, litellm_client, master_secret
 from litellm_router.scoring import Scoring
 from litellm_router.settings import P2LSettings
 from litellm_router.shared import SharedTraffic
@@ -55,12 +55,9 @@ class State:
         if before is not None and before.shared is not None:
             close_soon(before.shared.aclose)
         scoring = scoring or Scoring(settings, load, client=litellm_client)
-        return cls(raw, settings, scoring, Traffic(settings), _shared(settings))
-
-
-def _shared(settings: P2LSettings) -> SharedTraffic | None:
-    try:
-        client = settings.cache.client(litellm_client)
-    except ConfigError:  # the scoring says so, and goes on without
-        return None
-    return client and SharedTraffic(client, settings.cache.namespace)
+        try:
+            client, secret = settings.cache.client(litellm_client), settings.cache.key_secret()
+        except ConfigError:  # the scoring says so, and goes on without
+            client, secret = None, b""
+        shared = client and SharedTraffic(client, settings.cache.namespace)
+        return cls(raw, settings, scoring, Traffic(settings, secret or master_secret(), client), shared)

@@ -18,6 +18,7 @@ from litellm.types.router import CustomRoutingStrategyBase
 
 from litellm_router import routers
 from litellm_router.asking import ASKED, MAY_ASK, may_remove
+from litellm_router.calls import IS_CHAT, called_is_chat
 from litellm_router.deployments import id_of
 from litellm_router.router import P2LRouter
 from litellm_router.startup import p2l_router
@@ -209,6 +210,7 @@ class P2LRoutingStrategy(CustomRoutingStrategyBase):
 
     def _narrowed(self, model: str, group: list[Any], chat: Any, request: dict[str, Any]) -> list[Any]:
         token = MAY_ASK.set(False)  # LiteLLM's async checks belong to another event loop
+        IS_CHAT.set(called_is_chat())
         try:
             narrowed: list[Any] = _loop.run(self.p2l.async_filter_deployments(model, group, chat, request))
             return narrowed

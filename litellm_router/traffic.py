@@ -1,4 +1,4 @@
-"""What the router remembers of its traffic: conversations, the length of answers, what of a budget was spent.
+"""What the router remembers of its traffic: the length of answers, what of a budget was spent, the conversations.
 
 The length of answers is learnt from the usage that they report: a running mean per model that becomes exponential.
 """
@@ -7,16 +7,23 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from litellm_router.settings import P2LSettings, Rule
+from litellm_router.conversations import Conversations
+from litellm_router.settings import P2LSettings, Rule, Sticky
 from p2l_plugins.outcomes import Array
 from p2l_plugins.routing.pacing import Pacer
 
 #: Requests whose cost is still expected and not known: an answer that never ends is forgotten.
 MOST_OPEN = 10_000
+
+#: What is remembered of a conversation, on average: how it began, its id, what its answers hold.
+MARKS_OF_A_CONVERSATION = 8
+
+#: Budgets that are kept: with one for each API key, the least used are forgotten.
+MOST_PACERS = 10_000
 
 #: Answers that the configured length counts for.
 PRIOR_ANSWERS = 20
@@ -32,16 +39,27 @@ class Traffic:
         lengths: expected tokens of an answer, per model.
         pacers: the budgets of the rule `paced`, by group, budget and objective.
 
+        conversations: who has them.
+
     Args:
         settings: of the router.
+        secret: keys the hashes of conversations, where proxies share them.
+        client: gives the Redis client of the running event loop, or None.
     """
 
-    def __init__(self, settings: P2LSettings) -> None:
+    def __init__(self, settings: P2LSettings, secret: bytes = b"", client: Callable[[], Any] | None = None) -> None:
         self.settings = settings
         self.lengths = AnswerLengths(settings.expected_tokens)
-        self.pacers: dict[str, Pacer] = {}
-        sticky = settings.sticky
-        self._sessions = None if sticky is None else Sessions(sticky.ttl_s, sticky.sessions)
+        self.pacers: OrderedDict[str, Pacer] = OrderedDict()
+        sticky = settings.sticky or Sticky()
+        self.conversations = Conversations(
+            sticky.ttl_s,
+            MARKS_OF_A_CONVERSATION * sticky.sessions,
+            secret,
+            client,
+            settings.cache.namespace,
+            settings.cache.deadline_ms / 1e3,
+        )
         self._rules: dict[str, Rule | None] = {}
         self._open: OrderedDict[str, tuple[Pacer | None, float]] = OrderedDict()
         self._lock = threading.Lock()
@@ -57,32 +75,32 @@ class Traffic:
         """Expected tokens of the answer of each model."""
         return [self.lengths.expected(model) for model in models]
 
-    def pacer(self, group: str, rule: Rule, values: Array, costs: Array) -> Pacer | None:
-        """The multiplier of a group's budget, for the rule `paced`; the first request gives it a start."""
+    def pacer(self, group: str, rule: Rule, values: Array, costs: Array, payer: str = "") -> Pacer | None:
+        """The multiplier of a budget, for the rule `paced`; the first request gives it a start.
+
+        Args:
+            payer: whose budget it is, beside the group.
+        """
         if rule.rule != "paced" or rule.budget is None:
             return None
-        key = f"{group}:{rule.budget!r}:{rule.objective}"
+        key = f"{group}:{rule.budget!r}:{rule.objective}{payer and ':'}{payer}"
         with self._lock:
             pacer = self.pacers.get(key)
             if pacer is None:
                 pacer = self.pacers[key] = Pacer(rule.budget)
+                if len(self.pacers) > MOST_PACERS:
+                    self.pacers.popitem(last=False)
+            self.pacers.move_to_end(key)
         pacer.start_from(values, costs)
         return pacer
 
-    def current(self, group: str, session: str | None) -> str | None:
-        """The model that has a conversation, or None."""
-        return self._sessions.get(group, session) if self._sessions is not None and session else None
-
-    def decided(
-        self, request: str | None, group: str, session: str | None, model: str, pacer: Pacer | None, cost: float
-    ) -> None:
+    def decided(self, request: str | None, pacer: Pacer | None, cost: float) -> None:
         """Books a decision; further attempts of the same request are not booked again.
 
         Args:
-            request: its id; cost: expected USD of the model that was chosen, NaN where its price is unknown.
+            request: the router's own token of it; cost: expected USD of the model that was chosen, NaN where its price
+                is unknown.
         """
-        if self._sessions is not None and session:
-            self._sessions.set(group, session, model)
         if pacer is None or math.isnan(cost):
             return
         if request is not None:
@@ -108,38 +126,6 @@ class Traffic:
                 self._open[request] = (None, 0.0)  # known still, so that a late attempt is not booked again
         if pacer is not None and cost is not None:
             pacer.charge(cost - expected, requests=0)
-
-
-class Sessions:
-    """Model of each conversation. Safe to use from several threads.
-
-    Args:
-        ttl_s: seconds without a request until a conversation is forgotten.
-        most: most conversations.
-        clock: seconds, never going back.
-    """
-
-    def __init__(self, ttl_s: float, most: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._ttl_s, self._most, self._clock = ttl_s, most, clock
-        self._models: OrderedDict[tuple[str, str], tuple[float, str]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, group: str, session: str) -> str | None:
-        """The model that has a conversation of a model group, or None."""
-        with self._lock:
-            expires, model = self._models.get((group, session), (0.0, None))
-            if model is not None and expires <= self._clock():
-                del self._models[group, session]
-                return None
-            return model
-
-    def set(self, group: str, session: str, model: str) -> None:
-        """Gives a conversation to a model."""
-        with self._lock:
-            self._models[group, session] = (self._clock() + self._ttl_s, model)
-            self._models.move_to_end((group, session))
-            while len(self._models) > self._most:
-                self._models.popitem(last=False)
 
 
 class AnswerLengths:

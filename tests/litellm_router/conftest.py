@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+import redis.asyncio
+from helpers.servers import server
 from helpers.word_bundle import write_bundle
 
 from p2l_plugins import P2L
@@ -86,3 +88,17 @@ def deployment():
 def group(deployment):
     """A deployment of each model, all of one price."""
     return [deployment("x", "alpha"), deployment("y", "beta"), deployment("z", "gamma")]
+
+
+@pytest.fixture(scope="module")
+def valkey(tmp_path_factory):
+    with server(tmp_path_factory.mktemp("shared")) as one:
+        yield one
+
+
+@pytest.fixture
+async def client(valkey):
+    made = redis.asyncio.Redis.from_url(valkey.url)
+    await made.flushall()
+    yield made
+    await made.aclose()

@@ -259,7 +259,7 @@ async def test_a_scorer_that_raises_leaves_the_request_alone_and_its_message_out
 async def test_an_unexpected_error_leaves_the_request_alone_and_its_message_out_of_the_log(
     p2l, group, monkeypatch, caplog
 ):
-    def explode(chat):
+    def explode(chat, request):
         raise ValueError(chat)
 
     monkeypatch.setattr("litellm_router.request.prompt_tokens", explode)
@@ -381,10 +381,10 @@ async def test_the_rule_lp_draws_the_same_model_at_every_attempt_of_a_request(p2
     callback = p2l(rule="lp", budget=2.5e-3)
     firsts = {}
     for call in range(40):
+        request = {"litellm_call_id": "the same", "litellm_trace_id": "the same"}  # which a client may choose
         for _ in range(2):
-            firsts.setdefault(call, set()).update(
-                await offered(callback, group, say("code"), {"litellm_call_id": f"call-{call}"})
-            )
+            firsts.setdefault(call, set()).update(await offered(callback, group, say("code"), request))
+        callback.requests.of(request).done = True
     assert all(len(models) == 1 for models in firsts.values())
     assert set.union(*firsts.values()) >= {"y", "z"}
 

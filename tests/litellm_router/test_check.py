@@ -176,3 +176,22 @@ def test_bad_logs_and_rules_are_a_sentence(tmp_path):
     for text in ("cheap", "cap", "cap:x", "lp:-1"):
         with pytest.raises(ConfigError, match="valid: best, cap:USD"):
             parse_rule(text)
+
+
+def test_replay_counts_answers_and_not_decisions_or_attempts(tmp_path):
+    values, costs = {"a": 0.9, "b": 0.5}, {"a": 2.0, "b": 1.0}
+    failed = {"deployment": "1", "model": "a", "error": 500}
+    decided = {"values": values, "costs": costs, "model": "a"}
+    rows = [
+        {"status": "failure", "p2l": decided | {"attempts": [failed]}},
+        {"status": "success", "p2l": decided | {"attempts": [failed, {"model": "b"}], "answered": "b", "cost": 0.25}},
+        {"p2l": decided | {"attempts": [failed]}},  # a line that does not say what became of it
+        {"status": "success", "p2l": decided | {"attempts": [{"model": "a"}], "answered": "a", "cost": 0.5}},
+    ]
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = replayed(read_records(path), [parse_rule("best")])
+    assert (result["requests"], result["paid"]) == (2, 0.75)
+    assert result["rules"][0]["rule"] == "as logged"
+    assert result["rules"][0]["share"] == {"a": 0.5, "b": 0.5}
+    assert result["rules"][0]["cost"] == 3.0

@@ -32,6 +32,7 @@ async def decide(callback, deployments, text, group="auto", **request):
     messages = text if isinstance(text, list) else [{"role": "user", "content": text}]
     request = {"litellm_call_id": f"id {np.random.default_rng().random()}", "metadata": {}} | request
     ranked = await callback.async_filter_deployments(group, deployments, messages, request)
+    await callback.async_pre_call_deployment_hook(request | {"model_info": ranked[0]["model_info"]}, None)
     bucket = request["litellm_metadata" if "litellm_metadata" in request else "metadata"]
     return [d["model_info"]["id"] for d in ranked], bucket["spend_logs_metadata"]["p2l"]
 
@@ -115,10 +116,17 @@ async def test_a_conversation_with_one_providers_state_never_moves(p2l, group):
     assert ids == ["x"]
 
 
-async def test_such_a_conversation_that_nobody_has_is_left_to_litellm(p2l, group):
-    ids, record = await decide(p2l(), group, with_reasoning("code"))
-    assert record["error"] == "sealed"
-    assert ids == ["x", "y", "z"]
+async def test_such_a_conversation_whose_signer_nobody_knows_is_ranked_and_stays_there(p2l, group):
+    callback = p2l()
+    ids, record = await decide(callback, group, with_reasoning("code"))
+    assert (ids, record["answered"]) == (["y"], "beta")
+    for _ in range(10):
+        assert (await decide(callback, group, with_reasoning("code")))[0] == ids
+
+
+async def test_state_of_a_known_form_goes_to_the_makers_model(p2l, group):
+    group[2]["litellm_params"]["model"] = "anthropic/claude-sonnet-4-5"
+    assert (await decide(p2l(), group, with_reasoning("code")))[0] == ["z"]
 
 
 async def test_a_paced_budget_holds_through_the_router(p2l, group):

@@ -260,7 +260,7 @@ def test_an_endpoint_with_a_password_is_not_repeated(tmp_path):
     content["litellm_settings"]["p2l_settings"] = {"endpoint": "http://me:1/hidden@127.0.0.1:9"}
     path.write_text(yaml.safe_dump(content))
     output = CliRunner().invoke(app, ["check", str(path)]).output
-    assert "p2l_settings.endpoint is malformed" in output
+    assert "p2l_settings.endpoint is not valid" in output
     assert "hidden" not in output
 
 

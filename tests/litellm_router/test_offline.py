@@ -34,7 +34,7 @@ async def test_the_same_decision_offline(tiny_bundle, tiny, costs, group, rule, 
     if rule:
         rule = rule | {"budget": 0.005}
     for prompt in PROMPTS:
-        router = P2LRouter(P2LSettings(timeout_ms=5000, objective=objective, **rule), lambda _: tiny)
+        router = P2LRouter(P2LSettings(timeout_ms=5000, objective=objective, unknown_limit=1, **rule), lambda _: tiny)
         for again in range(2):  # the second request of `paced` has another multiplier
             request = {"litellm_call_id": f"{prompt} {again}"}
             await router.async_filter_deployments("auto", group, [{"role": "user", "content": prompt}], request)

@@ -1,10 +1,11 @@
 import litellm
 import pytest
 
+from litellm_router.chat import prompt_tokens
 from litellm_router.prices import Price, price_of
-from litellm_router.request import prompt_tokens
 
 INPUT, OUTPUT = "input_cost_per_token", "output_cost_per_token"
+CACHED = "cache_read_input_token_cost"
 
 
 def test_the_first_place_that_has_a_price_counts():
@@ -17,7 +18,9 @@ def test_the_first_place_that_has_a_price_counts():
 
 def test_litellms_own_table_has_the_rest():
     listed = litellm.model_cost["gpt-4o-mini"]
-    assert price_of({"litellm_params": {"model": "openai/gpt-4o-mini"}}) == Price(listed[INPUT], listed[OUTPUT])
+    assert price_of({"litellm_params": {"model": "openai/gpt-4o-mini"}}) == Price(
+        listed[INPUT], listed[OUTPUT], listed[CACHED]
+    )
 
 
 def test_base_model_names_the_entry_of_the_table():

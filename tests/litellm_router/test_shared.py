@@ -16,25 +16,11 @@ SETTINGS = P2LSettings(rule="paced", budget=1e-3)
 COSTS = np.array([0.2e-3, 1e-3, 6e-3])
 
 
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory):
-    with server(tmp_path_factory.mktemp("shared")) as one:
-        yield one
-
-
-@pytest.fixture
-async def client(valkey):
-    made = redis.asyncio.Redis.from_url(valkey.url)
-    await made.flushall()
-    yield made
-    await made.aclose()
-
-
 def request(traffic, rng, spent):
     values = np.array([0.2, 0.3, 0.3 + rng.exponential(0.2)])
     pacer = traffic.pacer("auto", traffic.rule_of("auto"), values, COSTS)
     choice = policies.paced(values, COSTS, pacer.multiplier)
-    traffic.decided(None, "auto", None, "m", pacer, choice.cost)
+    traffic.decided(None, pacer, choice.cost)
     spent.append(choice.cost)
     return pacer
 

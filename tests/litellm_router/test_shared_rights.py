@@ -24,7 +24,7 @@ def busy():
     """What a proxy has to hand over: a move of λ and the length of an answer."""
     traffic = Traffic(P2LSettings(rule="paced", budget=1e-3))
     pacer = traffic.pacer("auto", traffic.rule_of("auto"), VALUES, COSTS)
-    traffic.decided(None, "auto", None, "m", pacer, 6e-3)
+    traffic.decided(None, pacer, 6e-3)
     traffic.answered(None, "m", 100, None)
     return traffic, pacer
 

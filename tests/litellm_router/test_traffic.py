@@ -1,11 +1,15 @@
 """What the router remembers of its traffic, and what it reads of requests that clients may fill with anything."""
 
+import asyncio
+
 import numpy as np
 import pytest
 
-from litellm_router.request import asked_of, sealed, session_of, share_of, uniform
+from litellm_router.chat import sealed
+from litellm_router.conversations import Conversations, Turn
+from litellm_router.request import asked_of, owner_of, session_of
 from litellm_router.settings import P2LSettings, Rule
-from litellm_router.traffic import AnswerLengths, Sessions, Traffic, weight
+from litellm_router.traffic import AnswerLengths, Traffic, weight
 from p2l_plugins.routing.pacing import Pacer
 
 
@@ -47,15 +51,20 @@ def test_answers_seen_during_a_hand_over_are_not_lost():
     assert lengths.expected("a") == pytest.approx(50 + weight(40, 1) * 150)
 
 
-def test_sessions_expire_and_the_oldest_go_first():
+def test_conversations_expire_and_the_oldest_go_first():
     now = [0.0]
-    sessions = Sessions(10.0, 2, clock=lambda: now[0])
+    conversations = Conversations(10.0, 3, clock=lambda: now[0])
+
+    def of(name, group="g"):
+        return conversations.of("", group, name, [{"role": "user", "content": "hi"}], {})
+
     for name in "abc":
-        sessions.set("g", name, f"model of {name}")
-    assert [sessions.get("g", name) for name in "abc"] == [None, "model of b", "model of c"]
-    assert sessions.get("other group", "b") is None
+        conversations.bind(of(name), Turn(f"model of {name}", 0.5))
+    held = [asyncio.run(conversations.found(of(name))) for name in "abc"]
+    assert held == [None, Turn("model of b", 0.5), Turn("model of c", 0.5)]
+    assert asyncio.run(conversations.found(of("b", "other group"))) is None
     now[0] = 10.0
-    assert sessions.get("g", "b") is None
+    assert asyncio.run(conversations.found(of("b"))) is None
 
 
 def test_a_budget_is_charged_once_per_request_and_corrected_by_the_real_cost():
@@ -67,22 +76,22 @@ def test_a_budget_is_charged_once_per_request_and_corrected_by_the_real_cost():
     for _ in range(200):
         pacer.charge(1.0)  # until the multiplier moves by its own gain
     start = pacer.multiplier
-    traffic.decided("id", "g", None, "m", pacer, 3.0)
+    traffic.decided("id", pacer, 3.0)
     once = pacer.multiplier
     assert once > start
-    traffic.decided("id", "g", None, "m", pacer, 3.0)  # another attempt of the same request
+    traffic.decided("id", pacer, 3.0)  # another attempt of the same request
     assert pacer.multiplier == once
     traffic.answered("id", "m", 10, 1.0)
     assert pacer.multiplier == pytest.approx(start)
     traffic.answered("id", "m", 10, 1.0)
-    traffic.decided("id", "g", None, "m", pacer, 3.0)
+    traffic.decided("id", pacer, 3.0)
     assert pacer.multiplier == pytest.approx(start)
 
 
 def test_a_price_that_is_unknown_is_not_charged():
     traffic = Traffic(P2LSettings(rule="paced", budget=1.0))
     pacer = traffic.pacer("g", traffic.rule_of("g"), np.array([0.1, 0.9]), np.full(2, np.nan))
-    traffic.decided("id", "g", None, "m", pacer, float("nan"))
+    traffic.decided("id", pacer, float("nan"))
     assert pacer.multiplier == 0.0
 
 
@@ -130,13 +139,18 @@ def test_a_response_of_before_seals_the_conversation():
 
 
 def test_a_session_belongs_to_the_key_that_named_it():
+    conversations = Conversations()
+
+    def conversation(request):
+        return conversations.of(owner_of(request), "g", session_of(request), "hi", request).session
+
     one = {"metadata": {"session_id": "s", "user_api_key_hash": "k1"}}
-    assert session_of(one) == session_of({"litellm_metadata": {"session_id": "s", "user_api_key_hash": "k1"}})
-    assert session_of(one) != session_of({"metadata": {"session_id": "s", "user_api_key_hash": "k2"}})
-    assert "s" != session_of({"litellm_session_id": "s"}) is not None
+    assert conversation(one) == conversation({"litellm_metadata": {"session_id": "s", "user_api_key_hash": "k1"}})
+    assert conversation(one) != conversation({"metadata": {"session_id": "s", "user_api_key_hash": "k2"}})
+    assert conversation({"litellm_session_id": "s"}) not in (None, b"s")
     for nothing in ({}, {"metadata": None}, {"metadata": {"session_id": 3}}, {"metadata": {"session_id": ""}}):
-        assert session_of(nothing) is None
-    session_of({"metadata": {"session_id": "\ud800"}})
+        assert conversation(nothing) is None
+    conversation({"metadata": {"session_id": "\ud800"}})
 
 
 def test_what_a_client_asks_is_found_on_every_route():
@@ -147,12 +161,13 @@ def test_what_a_client_asks_is_found_on_every_route():
     assert asked_of({"metadata": "x"}) is asked_of({}) is None
 
 
-def test_the_same_request_and_the_same_session_draw_the_same_numbers():
-    request = {"litellm_call_id": "id"}
-    assert uniform(request) == uniform(dict(request)) != uniform({"litellm_call_id": "other"})
-    assert share_of(request, "s") == share_of({"litellm_call_id": "other"}, "s")
-    shares = [share_of({"litellm_call_id": str(i)}, None) for i in range(2000)]
-    assert np.mean(np.array(shares) < 0.25) == pytest.approx(0.25, abs=0.04)
+def test_a_conversation_draws_one_number_that_a_client_can_neither_choose_nor_tell():
+    ours, others = Conversations(secret=b"s"), Conversations()
+    conversation = [one.of("k", "g", "id", "hi", {}) for one in (ours, Conversations(secret=b"s"), others)]
+    shares = [one.share(c) for one, c in zip((ours, Conversations(secret=b"s"), others), conversation, strict=True)]
+    assert shares[0] == shares[1] != shares[2]
+    drawn = [ours.share(ours.of("k", "g", str(i), "hi", {})) for i in range(2000)]
+    assert np.mean(np.array(drawn) < 0.25) == pytest.approx(0.25, abs=0.04)
 
 
 @pytest.mark.parametrize("odd", [300.0, 1 / 300.0])

@@ -97,12 +97,13 @@ def test_thirty_equal_requests_go_to_the_first_of_the_ranking(provider, p2l, kin
 async def test_the_callback_alone_finds_the_router_that_calls_it(provider, p2l):
     """Without `install`, and with routers around that have deployments of the same ids."""
     small = next(one for one in SCENARIOS if one.name == "has too small a window")
+    text = "code " * 20 + "x y " * 20  # fits into 50 tokens by its bytes, and does not by LiteLLM's own count
     routers = [
         litellm.Router(model_list=deployments(small, provider), enable_pre_call_checks=True),
         litellm.Router(model_list=deployments(small, provider)),
     ]
     litellm.callbacks = [p2l]
-    long = [{"role": "user", "content": small.text}]
+    long = [{"role": "user", "content": text}]
     for router, expected in ((routers[0], SECOND), (routers[1], BEST), (routers[0], SECOND)):
         response = await router.acompletion(model="auto", messages=long)
         assert response.choices[0].message.content == expected

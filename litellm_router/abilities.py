@@ -1,0 +1,50 @@
+"""What a deployment can't do, as far as its `model_info` or LiteLLM's own table of models says so."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from litellm_router.prices import listed
+
+WINDOW = "max_input_tokens"
+
+
+def lacks(deployment: Mapping[str, Any], needs: Collection[str], tokens: int) -> bool:
+    """Whether a deployment is known to be unable to take a request.
+
+    What nobody says is no fact: a model that LiteLLM does not list, or lists without saying anything of what it
+    supports, can do all.
+
+    Args:
+        needs: names of LiteLLM's table, such as `supports_vision`.
+        tokens: of the prompt.
+    """
+    info, table = deployment.get("model_info") or {}, listed(deployment)
+    window = info.get(WINDOW)
+    window = table.get(WINDOW) if window is None else window
+    if isinstance(window, (int, float)) and not isinstance(window, bool) and 0 < window < tokens:
+        return True
+    described = any(key.startswith("supports_") for key in table)
+    return any(not _supports(info.get(need), table.get(need), described) for need in needs)
+
+
+def _supports(own: object, listed: object, described: bool) -> bool:
+    if own is not None:
+        return bool(own)
+    return bool(listed) if described else listed is not False
+
+
+def can_read(deployment: Mapping[str, Any], maker: str) -> bool:
+    """Whether a deployment's provider may be the one that made a conversation's state.
+
+    Args:
+        maker: `anthropic`, `google` or `openai`.
+    """
+    model = str((deployment.get("litellm_params") or {}).get("model")).lower()
+    names = {
+        "anthropic": ("claude", "anthropic"),
+        "google": ("gemini", "google"),
+        "openai": ("openai/", "azure/", "gpt", "o1", "o3", "o4"),
+    }
+    return any(name in model for name in names[maker])
