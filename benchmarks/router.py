@@ -159,7 +159,7 @@ async def ready(callback: P2LRouter) -> None:
     scoring = callback.state().scoring
     loaded = await scoring.loaded(time.monotonic() + 120)
     for subject in SUBJECTS:
-        await scoring.score(loaded, (f"Explain {subject} to a child.",), time.monotonic() + 60)
+        await scoring.of_prompt(loaded, (f"Explain {subject} to a child.",), time.monotonic() + 60)
 
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import contextvars
 import random
 import secrets
 import threading
+import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from litellm_router.chat import texts
-from litellm_router.conversations import Conversation, Turn
+from litellm_router.conversations import Conversation, Conversations, Turn
 from litellm_router.record import Record
 from litellm_router.request import BUCKETS, bucket_of
 
@@ -110,6 +111,22 @@ class Attempts:
     def error(self) -> Exception | None:
         """What the last one to fail raised, while LiteLLM holds it: it would keep the whole request in memory."""
         return None if self._error is None else self._error()
+
+    async def join(
+        self, conversation: Conversation, conversations: Conversations, deadline: float, signer: str | None
+    ) -> None:
+        """The request belongs to a conversation: who has it, and the number that was drawn for it.
+
+        Args:
+            deadline: on the clock `time.monotonic`.
+            signer: the model that is known to have given what the request goes on from.
+        """
+        self.conversation = conversation
+        self.turn = await conversations.found(conversation, deadline - time.monotonic())
+        if self.turn is None and signer is not None:
+            self.turn = Turn(signer, self.uniform)
+        if conversation.answers:  # a client may name one session for all; a draw holds for one conversation
+            self.uniform = conversations.share(conversation) if self.turn is None else self.turn.uniform
 
     def decided(self, group: str, ranking: Sequence[str], record: Record) -> None:
         """A group's models were ranked, the best first, or P2L left the request alone."""

@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 #: Routes whose requests are ranked: chats, completions, messages, responses, contents.
 _CHAT_ROUTE = re.compile(
@@ -60,4 +60,4 @@ def _route(request: Mapping[str, Any]) -> str | None:
     """The path of a proxy's request; None where there is no proxy."""
     asked = request.get("proxy_server_request")
     url = asked.get("url") if isinstance(asked, Mapping) else None
-    return urlsplit(url).path if isinstance(url, str) and url else None
+    return unquote(urlsplit(url).path) if isinstance(url, str) and url else None

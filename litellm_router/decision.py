@@ -1,4 +1,4 @@
-"""From scores and costs to a ranking of a group's models: pure functions of arrays and a rule.
+"""From a request and its scores to a ranking of a group's models: values, costs, and a rule.
 
 Routing picks one model; the ranking says too who follows when that one fails. A model without a known price can't be
 checked against a limit: all rules but `best` rank it after those that can.
@@ -11,15 +11,21 @@ import threading
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
+from litellm_router.conversations import Turn
+from litellm_router.deployments import Group
 from litellm_router.reasons import NotRoutedError
 from litellm_router.record import Record
-from litellm_router.settings import KEY, Rule
+from litellm_router.request import Wanted
+from litellm_router.settings import KEY, Rule, Sticky
+from litellm_router.traffic import Traffic
 from p2l_plugins.errors import BundleError
 from p2l_plugins.outcomes import Array
 from p2l_plugins.routing import policies
+from p2l_plugins.routing.pacing import Pacer
 from p2l_plugins.scoring.engine import Scorer
 from p2l_plugins.scoring.flights import Scored
 
@@ -213,6 +219,93 @@ class Values:
             if len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         return values
+
+
+#: In place of the key of a prompt, where the overall scores decide.
+OVERALL = "overall"
+
+
+class Read(NamedTuple):
+    """Scores of a request.
+
+    Attributes:
+        found: of its prompt.
+        used: that decide: the same, the user's own, or the overall ones where the prompt can't be read.
+    """
+
+    found: Scored
+    used: Scored
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One request, ready to be decided.
+
+    Attributes:
+        name: of the model group; group: its models.
+        wanted: what the request asks for.
+        scored: its scores.
+        turn: who has its conversation, or None.
+        uniform: random number in [0, 1).
+    """
+
+    name: str
+    group: Group
+    wanted: Wanted
+    scored: Read
+    turn: Turn | None
+    uniform: float
+
+    @property
+    def current(self) -> int | None:
+        """Position of the model that has the conversation."""
+        models = self.group.models
+        return models.index(self.turn.model) if self.turn is not None and self.turn.model in models else None
+
+    def decide(
+        self, scorer: Scorer, values: Values, traffic: Traffic, sticky: Sticky | None
+    ) -> tuple[Decision, Pacer | None]:
+        """The decision, and the budget that it draws on, for the rule `paced`.
+
+        Raises:
+            NotRoutedError: `settings`, where the rule does not fit the bundle.
+        """
+        wanted, group, current = self.wanted, self.group, self.current
+        opponents = opponents_of(wanted.rule, scorer)
+        value = values.of(scorer, self.scored.used, group.columns, wanted.rule.objective, opponents)
+        lengths = [min(length, wanted.max_output) for length in traffic.answer_tokens(group.models)]
+        known = None if current is None else (current, wanted.prompt_tokens - wanted.new_tokens)
+        costs = group.costs(wanted.prompt_tokens, lengths, known)
+        pacer = traffic.pacer(self.name, wanted.rule, value, costs, wanted.payer)
+        multiplier = 0.0 if pacer is None else pacer.multiplier
+        unable = group.unable(wanted.needs, wanted.prompt_tokens, wanted.maker if current is None else None)
+        holder = self._holder(sticky)
+        return decide(group.models, value, costs, wanted.rule, self.uniform, multiplier, holder, unable), pacer
+
+    def _holder(self, sticky: Sticky | None) -> Holder | None:
+        """The model that has the conversation, where it is to keep it."""
+        current = self.current
+        if current is not None and (self.wanted.sealed or self.wanted.goes_on):
+            return Holder(current, 1.0)
+        return None if current is None or sticky is None else Holder(current, sticky.margin)
+
+    def record(self) -> Record:
+        """What a request's record says beside the decision."""
+        found = self.scored.found
+        record: Record = {
+            "mode": self.wanted.rule.mode,
+            "cache": "hit" if found.cached else "miss",
+            "prompt_tokens": self.wanted.prompt_tokens,
+        }
+        if found.entry.truncated is not None:
+            record["truncated"] = found.entry.truncated
+        if found.entry.unknown:
+            record["unknown"] = round(float(found.entry.unknown), 4)
+        if self.scored.used.key.startswith(OVERALL):
+            record["reason"] = "unknown_text"
+        if self.wanted.client is not None:
+            record["client"] = self.wanted.client
+        return record
 
 
 # Sorted by Python: NumPy's sorts let go of the interpreter lock, and a busy proxy waits milliseconds to have it back.

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from litellm_router.chat import goes_on, needs_of, prompt_tokens, sealed, tokens_since_answer, turns_of
+from litellm_router.chat import goes_on, maker_of, needs_of, prompt_tokens, sealed, tokens_since_answer, turns_of
 from litellm_router.conversations import Conversation, Conversations
 from litellm_router.reasons import NotRoutedError
 from litellm_router.settings import P2LSettings, Rule, tightened
@@ -36,7 +36,8 @@ class Wanted:
         client: what became of its own rule: `applied`, `refused` or `invalid`; None where it brought none.
         payer: whose budget it is, for budgets of a key or a team.
         conversation: that it belongs to.
-        sealed: whether it carries state that only the provider that made it can read.
+        sealed: whether it carries state that only the provider that made it can read; maker: of it, where its form
+            tells.
         goes_on: whether the model is in the middle of its answer, between calls of tools.
         turns: of the user.
         prompt_tokens: estimated; new_tokens: those that no model has read yet.
@@ -49,6 +50,7 @@ class Wanted:
     payer: str
     conversation: Conversation
     sealed: bool
+    maker: str | None
     goes_on: bool
     turns: Turns
     prompt_tokens: int
@@ -90,7 +92,8 @@ def read(
         client,
         payer_of(request, rule.scope),
         conversation,
-        sealed(chat, request),
+        closed := sealed(chat, request),
+        maker_of(chat) if closed else None,
         goes_on(chat),
         turns_of(chat, settings.injected_tags),
         prompt_tokens(chat, request),

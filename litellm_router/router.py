@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 import litellm
@@ -19,10 +20,10 @@ from litellm_router import metrics
 from litellm_router.asking import ASKED
 from litellm_router.attempts import TOKEN, Attempts, Requests
 from litellm_router.calls import is_chat
-from litellm_router.chat import chat_of, deployment_in, maker_of
+from litellm_router.chat import chat_of, deployment_in
 from litellm_router.check import group_problems
 from litellm_router.conversations import Turn
-from litellm_router.decision import Holder, decide, opponents_of
+from litellm_router.decision import Case, Decision
 from litellm_router.deployments import Deployment, Group, column_of, id_of, takes_part
 from litellm_router.failover import Failover
 from litellm_router.health import Health
@@ -30,20 +31,17 @@ from litellm_router.narrowing import Ranked
 from litellm_router.prices import price_of
 from litellm_router.reasons import NotRoutedError
 from litellm_router.record import Record, headers_of, note
-from litellm_router.request import PRIVATE, Wanted, read
+from litellm_router.request import PRIVATE, read
 from litellm_router.routers import deployment_of, is_anothers, router_of
 from litellm_router.scoring import Loaded, load_scorer
 from litellm_router.settings import KEY, P2LSettings
 from litellm_router.state import State
 from litellm_router.traffic import Traffic
 from p2l_plugins.errors import ConfigError
+from p2l_plugins.routing.pacing import Pacer
 from p2l_plugins.scoring.engine import Scorer
-from p2l_plugins.scoring.flights import Scored
 
 log = logging.getLogger("litellm_router")
-
-#: In place of the key of a prompt, where the overall scores decide.
-OVERALL = "overall"
 
 #: Groups that are remembered as having several models.
 MOST_GROUPS = 10_000
@@ -196,49 +194,41 @@ class P2LRouter(CustomLogger):
     ) -> None:
         """Read, score, decide, book."""
         settings, traffic = state.settings, state.traffic
-        conversations = traffic.conversations
-        wanted = read(name, chat, request, traffic.rule_of(name), settings, conversations, attempts.uniform)
-        attempts.conversation = wanted.conversation
+        rule = traffic.rule_of(name)
+        wanted = read(name, chat, request, rule, settings, traffic.conversations, attempts.uniform)
         deadline = started + settings.timeout_ms / 1e3
         loaded = await state.scoring.loaded(deadline)
         group = self._group(settings, name, deployments, loaded)
-        turn = await conversations.found(wanted.conversation, deadline - time.monotonic())
-        turn = turn or _signer(group, request, attempts.uniform)
-        attempts.turn = turn
-        if wanted.conversation.answers:  # a client may name one session for all; a draw holds for one conversation
-            attempts.uniform = conversations.share(wanted.conversation) if turn is None else turn.uniform
-        opponents = opponents_of(wanted.rule, loaded.scorer)
-        scored = await state.scoring.score(loaded, wanted.turns, deadline)
-        found = scored
-        scored = _readable(loaded.scorer, found, settings.unknown_limit)
-        evidence = None
-        if loaded.users is not None:
-            scored, evidence = await loaded.users.scored(request, scored, deadline)
-        values = loaded.values.of(loaded.scorer, scored, group.columns, wanted.rule.objective, opponents)
-        current = group.models.index(turn.model) if turn is not None and turn.model in group.models else None
-        known = None if current is None else (current, wanted.prompt_tokens - wanted.new_tokens)
-        lengths = [min(length, wanted.max_output) for length in traffic.answer_tokens(group.models)]
-        costs = group.costs(wanted.prompt_tokens, lengths, known)
-        pacer = traffic.pacer(name, wanted.rule, values, costs, wanted.payer)
-        multiplier = 0.0 if pacer is None else pacer.multiplier
-        maker = maker_of(chat) if wanted.sealed and current is None else None
-        unable = group.unable(wanted.needs, wanted.prompt_tokens, maker)
-        holder = _holder(current, wanted, settings)
-        decision = decide(group.models, values, costs, wanted.rule, attempts.uniform, multiplier, holder, unable)
-        attempts.worth = _worth_of(loaded, scored, group, wanted, traffic)
-        record = decision.record() | _record_of(wanted, found, loaded.scorer, evidence)
-        if scored.key == OVERALL:
-            record["reason"] = "unknown_text"
-        shadow = wanted.rule.mode == "shadow"
-        # what a shadow decision would have cost is expected for good: the answer comes from elsewhere
-        booked = None if shadow else attempts.token
+        await attempts.join(wanted.conversation, traffic.conversations, deadline, _signer(group, request))
+        scored, evidence = await state.scoring.score(loaded, wanted.turns, request, deadline)
+        case = Case(name, group, wanted, scored, attempts.turn, attempts.uniform)
+        decision, pacer = case.decide(loaded.scorer, loaded.values, traffic, settings.sticky)
+        attempts.worth = partial(_worth, case, loaded, traffic)
+        self._book(state, case, decision, pacer, attempts, evidence, loaded.scorer.fingerprint)
+
+    def _book(
+        self,
+        state: State,
+        case: Case,
+        decision: Decision,
+        pacer: Pacer | None,
+        attempts: Attempts,
+        evidence: dict[str, float] | None,
+        fingerprint: str,
+    ) -> None:
+        """Has the record, the budget and a shadow's conversation say what was decided."""
+        record = decision.record() | case.record() | {"fingerprint": fingerprint}
+        if evidence is not None:
+            record["personal"] = evidence
+        shadow, traffic = case.wanted.rule.mode == "shadow", state.traffic
         first = decision.ranking[0]
-        traffic.decided(booked, pacer, float(costs[first]))
-        if shadow:  # a conversation stays where it would have been
-            conversations.bind(wanted.conversation, Turn(group.models[first], attempts.uniform))
+        # what a shadow decision would have cost is expected for good: the answer comes from elsewhere
+        traffic.decided(None if shadow else attempts.token, pacer, float(decision.costs[first]))
+        if shadow:  # its conversation stays where it would have been
+            traffic.conversations.bind(case.wanted.conversation, Turn(decision.models[first], attempts.uniform))
         if state.shared is not None:
             state.shared.soon(traffic)
-        attempts.decided(name, [] if shadow else record["ranking"], record)
+        attempts.decided(case.name, [] if shadow else record["ranking"], record)
 
     def _note(
         self, state: State | None, model: str, request: dict[str, Any], attempts: Attempts, started: float
@@ -422,63 +412,22 @@ class P2LRouter(CustomLogger):
         return self._model_in((call_info or {}).get("model_info"))
 
 
-def _signer(group: Group, request: Mapping[str, Any], uniform: float) -> Turn | None:
-    """Who gave the response that a request goes on from, by LiteLLM's own id of it."""
+def _signer(group: Group, request: Mapping[str, Any]) -> str | None:
+    """The model that gave the response that a request goes on from, by LiteLLM's own id of it."""
     deployment = deployment_in(request.get("previous_response_id"))
-    model = None if deployment is None else group.model_of(deployment)
-    return None if model is None else Turn(model, uniform)
+    return None if deployment is None else group.model_of(deployment)
 
 
-def _holder(current: int | None, wanted: Wanted, settings: P2LSettings) -> Holder | None:
-    """The model that has the conversation, where it is to keep it."""
-    if current is None:
-        return None
-    if wanted.sealed or wanted.goes_on:
-        return Holder(current, 1.0)
-    return None if settings.sticky is None else Holder(current, settings.sticky.margin)
-
-
-def _worth_of(
-    loaded: Loaded, scored: Scored, group: Group, wanted: Wanted, traffic: Traffic
-) -> Callable[[str, str], tuple[float | None, float | None]]:
-    """Gives value and expected USD of a model that is not of the group, for the same prompt."""
-
-    def worth(model: str, deployment: str) -> tuple[float | None, float | None]:
-        column = column_of(loaded.scorer, model)
-        if column is None:
-            return None, None
-        columns = [*group.columns, column]
-        value = loaded.values.of(loaded.scorer, scored, columns, wanted.rule.objective)[-1]
-        found = deployment_of(router_of(deployment), deployment)
-        price = None if found is None else price_of(found)
-        length = min(traffic.answer_tokens([model])[0], wanted.max_output)
-        return float(value), None if price is None else price.cost(wanted.prompt_tokens, length)
-
-    return worth
-
-
-def _readable(scorer: Scorer, scored: Scored, limit: float) -> Scored:
-    """Scores of a prompt, or the overall ones where most of its text is unknown to the bundle's tokenizer."""
-    overall = scorer.overall
-    if overall is None or (scored.entry.unknown or 0.0) <= limit:
-        return scored
-    return Scored(OVERALL, overall, scored.cached)
-
-
-def _record_of(wanted: Wanted, scored: Scored, scorer: Scorer, evidence: dict[str, float] | None) -> Record:
-    """What a record says of a request beside the decision."""
-    record: Record = {
-        "mode": wanted.rule.mode,
-        "cache": "hit" if scored.cached else "miss",
-        "prompt_tokens": wanted.prompt_tokens,
-        "fingerprint": scorer.fingerprint,
-    }
-    if scored.entry.truncated is not None:
-        record["truncated"] = scored.entry.truncated
-    if scored.entry.unknown:
-        record["unknown"] = round(float(scored.entry.unknown), 4)
-    if evidence is not None:
-        record["personal"] = evidence
-    if wanted.client is not None:
-        record["client"] = wanted.client
-    return record
+def _worth(
+    case: Case, loaded: Loaded, traffic: Traffic, model: str, deployment: str
+) -> tuple[float | None, float | None]:
+    """Value and expected USD of a model that is not of the group, for the same prompt."""
+    column = column_of(loaded.scorer, model)
+    if column is None:
+        return None, None
+    columns = [*case.group.columns, column]
+    value = loaded.values.of(loaded.scorer, case.scored.used, columns, case.wanted.rule.objective)[-1]
+    found = deployment_of(router_of(deployment), deployment)
+    price = None if found is None else price_of(found)
+    length = min(traffic.answer_tokens([model])[0], case.wanted.max_output)
+    return float(value), None if price is None else price.cost(case.wanted.prompt_tokens, length)

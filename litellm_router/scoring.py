@@ -11,12 +11,12 @@ import atexit
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from litellm_router.decision import Values
+from litellm_router.decision import OVERALL, Read, Values
 from litellm_router.deployments import Groups
 from litellm_router.personal import Personal
 from litellm_router.reasons import NotRoutedError
@@ -201,7 +201,24 @@ class Scoring:
         reason = "bundle" if self.settings.endpoint is None else "endpoint"
         raise NotRoutedError(reason, f"{self.settings.scored_by}: {sentence_of(error)}")
 
-    async def score(self, loaded: Loaded, turns: Turns, deadline: float) -> Scored:
+    async def score(
+        self, loaded: Loaded, turns: Turns, request: Mapping[str, Any], deadline: float
+    ) -> tuple[Read, dict[str, float] | None]:
+        """Scores of a request, and the evidence behind the user's own board, where that has a part in them.
+
+        Raises:
+            NotRoutedError: as `of_prompt`.
+        """
+        found = await self.of_prompt(loaded, turns, deadline)
+        overall = loaded.scorer.overall
+        used, evidence = found, None
+        if overall is not None and (found.entry.unknown or 0.0) > self.settings.unknown_limit:
+            used = Scored(OVERALL, overall, found.cached)
+        if loaded.users is not None:
+            used, evidence = await loaded.users.scored(request, used, deadline)
+        return Read(found, used), evidence
+
+    async def of_prompt(self, loaded: Loaded, turns: Turns, deadline: float) -> Scored:
         """Scores of a prompt.
 
         Raises:

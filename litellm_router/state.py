@@ -14,7 +14,7 @@ from p2l_plugins.errors import ConfigError
 from p2l_plugins.scoring.engine import Scorer
 
 #: What a change of makes the scoring start anew.
-_OF_THE_SCORING = ("bundle", "endpoint", "endpoint_key", "threads", "cache", "personal")
+_OF_THE_SCORING = ("bundle", "endpoint", "endpoint_key", "threads", "cache", "personal", "unknown_limit")
 
 
 @dataclass(frozen=True)

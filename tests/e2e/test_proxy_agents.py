@@ -302,7 +302,9 @@ def test_what_was_cut_is_said(ask, record_of, proxy):
     assert "p2l_truncated_total" in metrics
 
 
-def test_gemini_contents_are_read_and_ranked(ask, proxy):
+def test_gemini_contents_are_read_and_ranked(proxy):
+    """LiteLLM asks nobody for headers on this route: who answers tells it, where a shuffle would mix both."""
     body = {"contents": [{"role": "user", "parts": [{"text": PROMPT}]}]}
-    answer = httpx.post(f"{proxy.url}/v1beta/models/ok:generateContent", json=body, headers=proxy.headers, timeout=60)
-    assert answer.headers["x-p2l-ranking"].split(",")[0] == DEAR
+    url = f"{proxy.url}/v1beta/models/ok:generateContent"
+    answers = [httpx.post(url, json=body, headers=proxy.headers, timeout=60).json() for _ in range(10)]
+    assert {one["candidates"][0]["content"]["parts"][0]["text"] for one in answers} == {DEAR}

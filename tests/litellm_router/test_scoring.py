@@ -25,7 +25,7 @@ def soon(seconds=5.0):
 
 
 async def score(scoring, turns, deadline):
-    return await scoring.score(await scoring.loaded(soon()), turns, deadline)
+    return await scoring.of_prompt(await scoring.loaded(soon()), turns, deadline)
 
 
 async def reason_of(awaitable):
