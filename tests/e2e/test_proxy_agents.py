@@ -34,7 +34,7 @@ def say(text):
     return {"role": "user", "content": text}
 
 
-def two(provider, name, dear=None, cheap=None, info=None):
+def two(provider, name, dear=None, cheap=None, info=None, order=None):
     """A group of both models; `dear` and `cheap` say how they answer, else with their names."""
     return [
         deployment(
@@ -46,6 +46,7 @@ def two(provider, name, dear=None, cheap=None, info=None):
             model=f"openai/{name}-{model}",
             input_cost_per_token=PRICE[model],
             output_cost_per_token=PRICE[model],
+            **({"order": order[model]} if order else {}),
         )
         for model, how in ((DEAR, dear), (CHEAP, cheap))
     ]
@@ -65,6 +66,9 @@ def proxy(tmp_path_factory, tap, provider):
         *two(provider, "blind", info={DEAR: {"supports_vision": False}, CHEAP: {"supports_vision": True}}),
         *two(provider, "narrow", info={DEAR: {"max_input_tokens": 100}, CHEAP: {"max_input_tokens": 100_000}}),
         *two(provider, "all fail", dear="400", cheap="400"),
+        *two(provider, "refused", dear="400", order={DEAR: 1, CHEAP: 2}),
+        *two(provider, "long", dear="context", cheap="context"),
+        *two(provider, "filtered", dear="policy", cheap="policy"),
         deployment("elsewhere", "llama-3.1-8b-instruct", **at(provider, "llama", name="llama")),
     ]
     rules = {
@@ -76,7 +80,12 @@ def proxy(tmp_path_factory, tap, provider):
     callbacks = ["litellm_router.p2l_router", "tap.tap", "prometheus"]
     config = config_of(callbacks, groups)
     config["litellm_settings"]["p2l_settings"] = {"timeout_ms": 5000, "groups": rules, "learn_output_tokens": False}
-    config["router_settings"] = {"disable_cooldowns": True, "fallbacks": [{"all fail": ["elsewhere"]}]}
+    config["router_settings"] = {
+        "disable_cooldowns": True,
+        "fallbacks": [{"all fail": ["elsewhere"]}],
+        "context_window_fallbacks": [{"long": ["elsewhere"]}],
+        "content_policy_fallbacks": [{"filtered": ["elsewhere"]}],
+    }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     with running_proxy(folder / "config.yaml", env={"TAP": str(tap)}) as running, httpx.Client(timeout=30) as client:
         warm_up(client, running, "ok")
@@ -87,7 +96,7 @@ def proxy(tmp_path_factory, tap, provider):
 def ask(proxy):
     """Gives the answer's text, or its error, and its headers; paths of other routes take their own bodies."""
 
-    def ask(group, messages, path="/v1/chat/completions", headers=None, **body):
+    def ask(group, messages=None, path="/v1/chat/completions", headers=None, **body):
         body = {"model": group} | ({} if messages is None else {"messages": messages}) | body
         answer = httpx.post(proxy.url + path, json=body, headers=proxy.headers | (headers or {}), timeout=60)
         return answer.json(), answer.headers
@@ -139,6 +148,31 @@ def test_a_model_of_a_fallback_group_has_its_own_figures_and_an_error_names_nobo
     answer, headers = ask("all fail", [say(PROMPT)], disable_fallbacks=True)
     assert "error" in answer
     assert "x-p2l-model" not in headers
+
+
+ROUTES = {
+    "/v1/chat/completions": {"messages": [say(PROMPT)]},
+    "/v1/messages": {"messages": [say(PROMPT)], "max_tokens": 50},
+    "/v1/responses": {"input": PROMPT},
+    "/v1/completions": {"prompt": PROMPT},
+}
+
+
+@pytest.mark.parametrize("path", ROUTES)
+@pytest.mark.parametrize(("group", "expected"), [("refused", CHEAP), ("long", "llama"), ("filtered", "llama")])
+def test_the_operators_own_order_and_fallbacks_still_hold(ask, provider, path, group, expected):
+    for _ in range(3):
+        provider.taken.clear()
+        answer, _ = ask(group, path=path, **ROUTES[path])
+        assert expected in json.dumps(answer), (path, group, answer)
+        assert len(provider.taken) <= 4
+
+
+def test_a_request_that_every_model_refuses_does_not_multiply(ask, provider):
+    provider.taken.clear()
+    answer, _ = ask("all fail", [say(PROMPT)], disable_fallbacks=True)
+    assert "error" in answer
+    assert sorted(provider.taken) == sorted([DEAR, CHEAP])
 
 
 def test_a_conversation_stays_with_the_model_that_answered_also_when_it_is_sealed(ask):

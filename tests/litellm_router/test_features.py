@@ -176,3 +176,37 @@ async def test_metrics_count_decisions_and_reasons(p2l, group):
     assert value("p2l_not_routed_total", reason="no_text") - none == 1
     assert value("p2l_latency_seconds_count") - seconds == 3
     assert value("p2l_multiplier", group="metered") > 0
+
+
+@pytest.mark.parametrize(("scope", "budgets"), [("key", 2), ("team", 2), ("group", 1)])
+async def test_each_key_or_team_has_its_own_budget_where_the_operator_says_so(p2l, group, scope, budgets):
+    callback = p2l(rule="paced", budget=1.2e-6 * 500, scope=scope, learn_output_tokens=False)
+    seen = {}
+    for owner, texts in (("greedy", ["code"] * 300), ("modest", ["math"])):
+        for text in texts:
+            metadata = {"user_api_key_hash": owner, "user_api_key_team_id": owner}
+            _, record = await decide(callback, group, text, metadata=metadata)
+        seen[owner] = record["multiplier"]
+    assert len(callback.state().traffic.pacers) == budgets
+    assert (seen["modest"] != pytest.approx(seen["greedy"], rel=0.2)) is (budgets == 2)
+
+
+async def test_where_litellm_has_left_one_model_it_is_said(p2l, group):
+    callback = p2l()
+    request = {"metadata": {}}
+    assert await callback.async_filter_deployments("auto", group[:1], "math", request) == group[:1]
+    assert request == {"metadata": {}}  # a group that never had a choice is not ours
+    await decide(callback, group, "math")
+    ids, record = await decide(callback, group[:1], "math")
+    assert (ids, record["error"]) == (["x"], "one_left")
+
+
+async def test_a_later_question_without_an_id_stays_where_conversations_are_sticky(p2l, group):
+    callback = p2l(sticky={"margin": 0.9})
+    answer = {"role": "assistant", "content": "2 + 2 = 4"}
+    first = [{"role": "user", "content": "math"}]
+    assert (await decide(callback, group, first))[0] == ["x"]
+    chat = [*first, answer, {"role": "user", "content": "code code code"}]
+    assert (await decide(callback, group, chat))[0] == ["x"]
+    other = [{"role": "user", "content": "chat"}, answer, {"role": "user", "content": "code code code code"}]
+    assert (await decide(callback, group, other))[0] == ["y"]
