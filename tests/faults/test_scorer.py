@@ -95,7 +95,7 @@ async def test_no_request_fails_and_none_waits_past_the_deadline(deployments, mo
         scorer.released.set()
     assert len(records) == REQUESTS
     why = Counter(record["error"] for record in records)  # none was decided by P2L
-    assert set(why) <= reasons | {"deadline"}, why  # which a busy machine may miss
+    assert set(why) <= reasons | {"deadline", "busy"}, why  # which a busy machine may miss, or sees that it would
     assert sum(why[reason] for reason in reasons) > 0.5 * REQUESTS, why
     headers = await callback.async_post_call_response_headers_hook({"metadata": last}, None, None)
     assert headers["x-p2l-error"] == record_of(last)["error"]
