@@ -113,16 +113,22 @@ class Attempts:
         return None if self._error is None else self._error()
 
     async def join(
-        self, conversation: Conversation, conversations: Conversations, deadline: float, signer: str | None
+        self,
+        conversation: Conversation,
+        conversations: Conversations,
+        models: Sequence[str],
+        deadline: float,
+        signer: str | None,
     ) -> None:
         """The request belongs to a conversation: who has it, and the number that was drawn for it.
 
         Args:
+            models: of the group.
             deadline: on the clock `time.monotonic`.
             signer: the model that is known to have given what the request goes on from.
         """
         self.conversation = conversation
-        self.turn = await conversations.found(conversation, deadline - time.monotonic())
+        self.turn = await conversations.found(conversation, models, deadline - time.monotonic())
         if self.turn is None and signer is not None:
             self.turn = Turn(signer, self.uniform)
         if conversation.answers:  # a client may name one session for all; a draw holds for one conversation

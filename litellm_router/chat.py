@@ -174,8 +174,15 @@ def needs_of(chat: object, request: Mapping[str, Any]) -> frozenset[str]:
 def _need(part: Mapping[str, Any]) -> str | None:
     kind = _kind(part)
     if kind in {"document", "file", "input_file", "application"}:
-        return _PDF if "pdf" in str(part)[:2000].lower() else None
+        return _PDF if _is_pdf(part) else None
     return _NEEDS.get(kind)
+
+
+def _is_pdf(part: Mapping[str, Any]) -> bool:
+    holders = (part, *(one for key in ("source", "file") if isinstance(one := part.get(key), Mapping)))
+    keys = ("media_type", "format", "filename", "file_data", "file_url", "url")
+    said = (one.get(key) for one in holders for key in keys)
+    return any(isinstance(text, str) and "pdf" in (text[:100] + text[-10:]).lower() for text in said)
 
 
 def _asks_for_schema(form: object) -> bool:

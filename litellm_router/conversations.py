@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from litellm_router.chat import answers, opening
 from p2l_plugins.cache.breaker import Breaker
+from p2l_plugins.cache.redis import is_cluster
 
 log = logging.getLogger("litellm_router")
 
@@ -118,11 +119,18 @@ class Conversations:
         data = conversation.session or conversation.opening
         return int.from_bytes(self._hash("share", data.hex())[:7], "big") / 2**56
 
-    async def found(self, conversation: Conversation, timeout_s: float = math.inf) -> Turn | None:
-        """Who has a conversation, or None."""
+    async def found(
+        self, conversation: Conversation, models: Iterable[str] = (), timeout_s: float = math.inf
+    ) -> Turn | None:
+        """Who has a conversation, or None.
+
+        Args:
+            models: that may have it; Redis holds no names.
+            timeout_s: longest wait, where that is shorter than the deadline.
+        """
         keys = conversation.keys
         turn = next((turn for key in keys if (turn := self._get(key)) is not None), None)
-        return turn if turn is not None or not keys else await self._shared(keys, timeout_s)
+        return turn if turn is not None or not keys else await self._shared(keys, models, timeout_s)
 
     def bind(self, conversation: Conversation, turn: Turn | None) -> None:
         """Gives a conversation to a model, or to nobody."""
@@ -162,19 +170,24 @@ class Conversations:
             while len(self._turns) > self._most:
                 self._turns.popitem(last=False)
 
-    async def _shared(self, keys: Sequence[bytes], timeout_s: float) -> Turn | None:
+    async def _shared(self, keys: Sequence[bytes], models: Iterable[str], timeout_s: float) -> Turn | None:
         client = None if self._client is None or not self._breaker.allows() else self._client()
         if client is None:
             return None
         started = time.monotonic()
         try:
             async with asyncio.timeout(min(self._deadline_s, timeout_s)):
-                values = await client.mget([self._key(key) for key in keys])
+                names = [self._key(key) for key in keys]
+                if is_cluster(client):
+                    values = await asyncio.gather(*map(client.get, names))
+                else:
+                    values = await client.mget(names)
         except Exception as error:  # whatever a client raises, the conversation is taken for a new one
             self._breaker.failed(type(error).__name__, time.monotonic() - started)
             return None
         self._breaker.succeeded()
-        turn = next((found for value in values if (found := _read(value)) is not None), None)
+        known = {self._named(name): name for name in models}
+        turn = next((found for value in values if (found := _read(value, known)) is not None), None)
         if turn is not None:
             self._set(keys[:1], turn)
         return turn
@@ -183,7 +196,9 @@ class Conversations:
         if self._client is None or not keys or len(self._writes) >= WRITES:
             return
         try:
-            task = asyncio.get_running_loop().create_task(self._write(keys, f"{turn.uniform!r} {turn.model}"))
+            task = asyncio.get_running_loop().create_task(
+                self._write(keys, f"{turn.uniform!r} {self._named(turn.model)}")
+            )
         except RuntimeError:  # a sync call
             return
         self._writes.add(task)
@@ -206,21 +221,23 @@ class Conversations:
     def _key(self, key: bytes) -> str:
         return f"{self._namespace}:turn:{SCHEMA}:{key.hex()}"
 
+    def _named(self, model: str) -> str:
+        """A model in Redis, which holds no names."""
+        return self._hash("model", model).hex()
+
     def _hash(self, *parts: str) -> bytes:
         data = "\0".join(parts).encode("utf-8", "replace")
         return hashlib.blake2b(data, digest_size=16, key=self._secret[:64]).digest()
 
 
-def _read(value: object) -> Turn | None:
+def _read(value: object, names: Mapping[str, str]) -> Turn | None:
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-    if not isinstance(text, str):
-        return None
-    number, _, model = text.partition(" ")
+    number, _, model = text.partition(" ") if isinstance(text, str) else ("", "", "")
     try:
         uniform = float(number)
     except ValueError:
         return None
-    return Turn(model, uniform) if model and 0 <= uniform < 1 else None
+    return Turn(names[model], uniform) if model in names and 0 <= uniform < 1 else None
 
 
 def _of(value: object, name: str) -> Any:

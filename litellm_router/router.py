@@ -199,7 +199,8 @@ class P2LRouter(CustomLogger):
         deadline = started + settings.timeout_ms / 1e3
         loaded = await state.scoring.loaded(deadline)
         group = self._group(settings, name, deployments, loaded)
-        await attempts.join(wanted.conversation, traffic.conversations, deadline, _signer(group, request))
+        signer = _signer(group, request)
+        await attempts.join(wanted.conversation, traffic.conversations, group.models, deadline, signer)
         scored, evidence = await state.scoring.score(loaded, wanted.turns, request, deadline)
         case = Case(name, group, wanted, scored, attempts.turn, attempts.uniform)
         decision, pacer = case.decide(loaded.scorer, loaded.values, traffic, settings.sticky)
@@ -311,8 +312,9 @@ class P2LRouter(CustomLogger):
         self, user_api_key_dict: Any, cache: Any, data: dict[str, Any], call_type: Any
     ) -> dict[str, Any] | None:
         """Takes away what only LiteLLM's router itself may say: which deployments to leave out."""
-        for key in PRIVATE:
-            data.pop(key, None)
+        if isinstance(data, dict):
+            for key in PRIVATE:
+                data.pop(key, None)
         return data
 
     async def async_post_call_success_deployment_hook(
@@ -328,6 +330,8 @@ class P2LRouter(CustomLogger):
 
     def _remember(self, attempts: Attempts, response: object) -> None:
         model, state = attempts.record.get("answered"), self._state
+        if attempts.record.get("mode") == "shadow":  # its conversations stay where they would have been
+            return
         if state is not None and model is not None and attempts.conversation is not None:
             turn = Turn(model, attempts.uniform)
             state.traffic.conversations.answered(attempts.conversation, response, turn)

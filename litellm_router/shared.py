@@ -51,6 +51,10 @@ return out
 """.replace("NEWEST", repr(NEWEST)).replace("PRIOR", repr(PRIOR_ANSWERS))
 
 
+#: Budgets of one hand-over, those that were used last: with one for each API key there may be thousands.
+MOST = 64
+
+
 class SharedTraffic:
     """Hands a process's moves over, at most one hand-over at a time.
 
@@ -98,7 +102,7 @@ class SharedTraffic:
                 return
             async with asyncio.timeout(TIMEOUT_S):
                 await self._lengths(client, traffic)
-                for key, pacer in list(traffic.pacers.items()):
+                for key, pacer in list(traffic.pacers.items())[-MOST:]:
                     await self._multiplier(client, key, pacer)
         except Exception as error:  # whatever a client raises, requests go on
             self.errors += 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import dataclasses
 import heapq
 import os
@@ -218,7 +219,8 @@ class Engine:
 
     def _work(self) -> None:
         if sys.platform == "linux":  # where a thread has a priority of its own
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+            with contextlib.suppress(OSError):  # of a sandbox that forbids it
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         while batch := self._take():
             outcomes = self._outcomes(batch)
             with self._changed:  # first, so that who has its scores finds the room that they left

@@ -155,11 +155,12 @@ async def test_two_proxies_know_it_through_redis(client):
     one.answered(conversation_of(one, first), response, Turn("a", 0.25))
     await asyncio.gather(*one._writes)
     chat = [*first, {"role": "assistant", "content": "Roses"}, say("Another")]
-    assert await two.found(conversation_of(two, chat)) == Turn("a", 0.25)
-    assert await stranger.found(conversation_of(stranger, chat)) is None
+    assert await two.found(conversation_of(two, chat), ["b", "a"]) == Turn("a", 0.25)
+    assert await stranger.found(conversation_of(stranger, chat), ["b", "a"]) is None
     stored = [key.decode() async for key in client.scan_iter("test:turn:*")]
     assert stored
-    assert not [key for key in stored if "Roses" in key or "poem" in key]
+    values = [value.decode() for value in await client.mget(stored)]
+    assert not [text for text in stored + values if "Roses" in text or "poem" in text or text.endswith(" a")]
     assert min([await client.ttl(key) for key in stored]) > 0
 
 
