@@ -210,7 +210,7 @@ class P2LRoutingStrategy(CustomRoutingStrategyBase):
 
     def _narrowed(self, model: str, group: list[Any], chat: Any, request: dict[str, Any]) -> list[Any]:
         token = MAY_ASK.set(False)  # LiteLLM's async checks belong to another event loop
-        IS_CHAT.set(called_is_chat())
+        chat_token = IS_CHAT.set(called_is_chat())
         try:
             narrowed: list[Any] = _loop.run(self.p2l.async_filter_deployments(model, group, chat, request))
             return narrowed
@@ -222,4 +222,5 @@ class P2LRoutingStrategy(CustomRoutingStrategyBase):
             return group
         finally:
             MAY_ASK.reset(token)
+            IS_CHAT.reset(chat_token)
             self.p2l.requests.carry_over(request)

@@ -114,3 +114,22 @@ def test_answers_of_sync_calls_teach_their_length(router_of, group, p2l):
         time.sleep(0.05)
     assert lengths.expected("alpha") < 500
     assert lengths.expected("gamma") == 500
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_what_is_no_chat_is_litellms_and_the_next_chat_is_ranked(router_of, group, p2l, kind):
+    router = router_of(*group)
+    before = p2l.health.counts.total()
+    calls = [("image_generation", {"prompt": "math"}), ("embedding", {"input": ["math"]})]
+    for name, body in calls:
+        try:
+            if kind == "sync":
+                getattr(router, name)(model="auto", **body)
+            else:
+                await getattr(router, f"a{name}")(model="auto", **body)
+        except Exception as error:  # of a mock that has no such answer
+            assert "p2l" not in str(error)
+    assert p2l.health.counts.total() == before
+    assert ask(router, "code") == "answer of id-beta"
+    response = await router.acompletion("auto", messages=[{"role": "user", "content": "chat"}])
+    assert response.choices[0].message.content == "answer of id-gamma"
