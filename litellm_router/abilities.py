@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from litellm_router.prices import listed
 
 WINDOW = "max_input_tokens"
+
+
+def window_of(deployment: Mapping[str, Any]) -> float:
+    """Most tokens of a prompt; infinite where nobody says."""
+    own = (deployment.get("model_info") or {}).get(WINDOW)
+    window = listed(deployment).get(WINDOW) if own is None else own
+    if not isinstance(window, (int, float)) or isinstance(window, bool) or window <= 0:
+        return math.inf
+    return float(window)
 
 
 def lacks(deployment: Mapping[str, Any], needs: Collection[str], tokens: int) -> bool:
@@ -21,9 +31,7 @@ def lacks(deployment: Mapping[str, Any], needs: Collection[str], tokens: int) ->
         tokens: of the prompt.
     """
     info, table = deployment.get("model_info") or {}, listed(deployment)
-    window = info.get(WINDOW)
-    window = table.get(WINDOW) if window is None else window
-    if isinstance(window, (int, float)) and not isinstance(window, bool) and 0 < window < tokens:
+    if tokens > window_of(deployment):
         return True
     described = any(key.startswith("supports_") for key in table)
     return any(not _supports(info.get(need), table.get(need), described) for need in needs)

@@ -33,8 +33,15 @@ _NESTED = ("content", "thinking_blocks", "reasoning_items", "tool_calls", "provi
 _DEPTH = 6
 
 #: Text that a model reads, by the keys of a message or a part; and what is sent as JSON.
-_TEXT = ("content", "text", "thinking", "refusal", "arguments", "name", "output", "tool_calls", "function")
-_JSON = ("input", "args", "response")
+_READ = frozenset(
+    {"content", "text", "thinking", "refusal", "arguments", "name", "output", "tool_calls", "function"}
+    | {"parts", "functionCall", "functionResponse"}
+)
+_JSON = frozenset({"input", "args", "response"})
+
+#: Where the routes have the system prompt, and definitions of tools and of the answer's form.
+_SYSTEM = ("system", "instructions", "systemInstruction", "system_instruction")
+_DEFINED = ("tools", "functions", "response_format", "text")
 
 #: What a model must be able to take, by the type of a part; the names are those of LiteLLM's own table.
 _NEEDS = {
@@ -115,10 +122,13 @@ def prompt_tokens(chat: object, request: Mapping[str, Any] | None = None) -> int
     definitions of tools and of the answer's form.
     """
     total = _bytes(chat, _DEPTH)
-    for key in ("system", "instructions", "systemInstruction", "system_instruction"):
-        total += _bytes((request or {}).get(key), _DEPTH)
-    for key in ("tools", "functions", "response_format", "text"):
-        total += _json_bytes((request or {}).get(key))
+    if request:
+        for key in _SYSTEM:
+            if key in request:
+                total += _bytes(request[key], _DEPTH)
+        for key in _DEFINED:
+            if key in request:
+                total += _json_bytes(request[key])
     return estimated_input_tokens(total)
 
 
@@ -126,22 +136,29 @@ def tokens_since_answer(chat: object) -> int:
     """As `prompt_tokens`, of what stands after a model's last answer in the chat; all of it where there is none."""
     if not isinstance(chat, (list, tuple)):
         return prompt_tokens(chat)
-    last = max((i for i, item in enumerate(chat) if is_answer(item)), default=-1)
+    last = len(chat) - 1
+    while last >= 0 and not is_answer(chat[last]):
+        last -= 1
     return estimated_input_tokens(_bytes(chat[last + 1 :], _DEPTH))
 
 
 def _bytes(value: object, depth: int) -> int:
     if isinstance(value, str):
         return text_bytes(value)
-    if depth == 0:
+    if depth == 0 or value is None:
         return 0
+    total = 0
     if isinstance(value, (list, tuple)):
-        return sum(_bytes(part, depth - 1) for part in value if isinstance(part, (str, Mapping)))
-    if isinstance(value, Mapping):
-        text = sum(_bytes(value.get(key), depth - 1) for key in _TEXT)
-        parts = sum(_bytes(value.get(key), depth - 1) for key in ("parts", "functionCall", "functionResponse"))
-        return text + parts + sum(_json_bytes(value.get(key)) for key in _JSON)
-    return 0
+        for part in value:
+            if isinstance(part, (str, dict, Mapping)):
+                total += _bytes(part, depth - 1)
+    elif isinstance(value, (dict, Mapping)):
+        for key, part in value.items():  # of which most messages have two
+            if key in _READ:
+                total += _bytes(part, depth - 1)
+            elif key in _JSON:
+                total += _json_bytes(part)
+    return total
 
 
 def _json_bytes(value: object) -> int:
@@ -221,7 +238,7 @@ def opening(chat: object, request: Mapping[str, Any]) -> str:
 
 def goes_on(chat: object) -> bool:
     """Whether the chat ends with results of tools: the model is in the middle of its answer to the user."""
-    if not isinstance(chat, (list, tuple)):
+    if not isinstance(chat, (list, tuple)) or len(chat) < 2:
         return False
     found = False
     for item in reversed(chat):

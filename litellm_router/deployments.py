@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from litellm_router.abilities import can_read, lacks
+from litellm_router.abilities import can_read, lacks, window_of
 from litellm_router.prices import CACHED, INPUT, OUTPUT, price_of
 from p2l_plugins.errors import BundleError
 from p2l_plugins.outcomes import Array
@@ -70,6 +70,10 @@ def id_of(deployment: Mapping[str, Any]) -> str:
     return str((deployment.get("model_info") or {}).get("id"))
 
 
+#: Kinds of requests for which a group remembers who can't take them.
+MOST_KINDS = 256
+
+
 class Member(NamedTuple):
     """A deployment of a group.
 
@@ -118,6 +122,8 @@ class Group:
         self.members = tuple(members)
         self._model_of = {member.id: member.model for member in members}
         self._prices = prices
+        self._window = min(map(window_of, deployments), default=math.inf)
+        self._unable: dict[tuple[frozenset[str], str | None, int], frozenset[int]] = {}
 
     def model_of(self, deployment: str) -> str | None:
         """The bundle's name of the model of a deployment, by id; None for one that is unranked or of another group."""
@@ -131,6 +137,17 @@ class Group:
             tokens: of its prompt.
             maker: of the state that it carries, where that is known; it counts where the group has one of its models.
         """
+        if not needs and maker is None and tokens <= self._window:
+            return frozenset()
+        key = (frozenset(needs), maker, tokens if tokens > self._window else 0)
+        found = self._unable.get(key)
+        if found is None:
+            if len(self._unable) >= MOST_KINDS:
+                self._unable.clear()
+            found = self._unable[key] = self._who_is_unable(needs, tokens, maker)
+        return found
+
+    def _who_is_unable(self, needs: Collection[str], tokens: int, maker: str | None) -> frozenset[int]:
         able, readers = set(), set()
         for deployment, member in zip(self.deployments, self.members, strict=True):
             if member.model is None:
