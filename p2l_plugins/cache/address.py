@@ -235,7 +235,9 @@ def connect(url: str, key: str = "the cache's address") -> Any:
     }
     try:
         if address.kind == "single":
-            return aioredis.Redis.from_url(address.url, **common)
+            client: Any = aioredis.Redis.from_url(address.url, **common)
+            client.connection_pool.make_connection()  # which connects nobody, and refuses what it does not know
+            return client
         given: dict[str, Any] = dict(aioredis.connection.parse_url(address.url))
         ssl: dict[str, Any] = {"ssl": True} if given.pop("connection_class", None) is aioredis.SSLConnection else {}
         given.pop("host"), given.pop("port")
