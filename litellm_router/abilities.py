@@ -10,6 +10,13 @@ from litellm_router.prices import listed
 
 WINDOW = "max_input_tokens"
 
+#: What the models of a maker are called, in LiteLLM's names.
+_NAMES = {
+    "anthropic": ("claude", "anthropic"),
+    "google": ("gemini", "google"),
+    "openai": ("openai/", "azure/", "gpt", "o1", "o3", "o4"),
+}
+
 
 def window_of(deployment: Mapping[str, Any]) -> float:
     """Most tokens of a prompt; infinite where nobody says."""
@@ -50,9 +57,4 @@ def can_read(deployment: Mapping[str, Any], maker: str) -> bool:
         maker: `anthropic`, `google` or `openai`.
     """
     model = str((deployment.get("litellm_params") or {}).get("model")).lower()
-    names = {
-        "anthropic": ("claude", "anthropic"),
-        "google": ("gemini", "google"),
-        "openai": ("openai/", "azure/", "gpt", "o1", "o3", "o4"),
-    }
-    return any(name in model for name in names[maker])
+    return any(name in model for name in _NAMES[maker])

@@ -83,6 +83,7 @@ class Attempts:
         done: whether it was answered.
         uniform: a random number in [0, 1) of our own, the same at all attempts; a conversation's, where one goes on.
         conversation: that it belongs to; turn: who has had it, or None.
+        remembered: whether its answer is known to the conversation.
         worth: gives value and expected USD of a model that was not ranked, by its name and its deployment's id.
     """
 
@@ -100,6 +101,7 @@ class Attempts:
     uniform: float = field(default_factory=random.random)
     conversation: Conversation | None = None
     turn: Turn | None = None
+    remembered: bool = False
     worth: Callable[[str, str], tuple[float | None, float | None]] | None = None
     _error: weakref.ref[Exception] | None = None
     _model: str | None = None

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from litellm_router.injected import without_injected
 from litellm_router.reasons import NotRoutedError
 from p2l_plugins.errors import PromptError
-from p2l_plugins.prompts import Turns, as_turns, text_bytes, user_turns
+from p2l_plugins.prompts import Turns, as_turns, content_text, text_bytes, user_turns
 from p2l_plugins.routing.explain import estimated_input_tokens
 
 #: Keys and item types that hold state which only the provider that made it can read.
@@ -51,6 +51,11 @@ _NEEDS = {
     "input_audio": "supports_audio_input",
     "audio": "supports_audio_input",
 }
+_PDF, _TOOLS, _SCHEMA = "supports_pdf_input", "supports_function_calling", "supports_response_schema"
+
+#: All of them.
+SUPPORTS = (*dict.fromkeys(_NEEDS.values()), _PDF, _TOOLS, _SCHEMA)
+
 #: Who makes state of such a form.
 _MAKERS: tuple[tuple[str, Callable[[Mapping[str, Any]], bool]], ...] = (
     ("google", lambda item: bool(item.get("thought_signature") or item.get("thoughtSignature"))),
@@ -60,8 +65,6 @@ _MAKERS: tuple[tuple[str, Callable[[Mapping[str, Any]], bool]], ...] = (
 )
 
 _LONGEST_ID = 4096
-
-_PDF, _TOOLS, _SCHEMA = "supports_pdf_input", "supports_function_calling", "supports_response_schema"
 
 
 def chat_of(messages: object, request: Mapping[str, Any]) -> object:
@@ -227,10 +230,10 @@ def answers(chat: object) -> Iterator[Mapping[str, Any]]:
 
 def opening(chat: object, request: Mapping[str, Any]) -> str:
     """The system prompt and the user's first message: what all requests of a conversation begin with."""
-    parts = [_text(request.get("system")), _text(request.get("instructions"))]
+    parts = [content_text(request.get("system")), content_text(request.get("instructions"))]
     for item in chat if isinstance(chat, (list, tuple)) else [{"role": "user", "content": chat}]:
         if isinstance(item, Mapping) and not is_answer(item):
-            parts.append(_text(item.get("content")))
+            parts.append(content_text(item.get("content")))
             if item.get("role") == "user":
                 break
     return "\0".join(parts)
@@ -251,9 +254,7 @@ def goes_on(chat: object) -> bool:
         elif item.get("role") == "user":
             content = item.get("content")
             parts = content if isinstance(content, (list, tuple)) else [content]
-            results = [
-                isinstance(p, Mapping) and (p.get("type") == "tool_result" or "functionResponse" in p) for p in parts
-            ]
+            results = [_is_result(part) for part in parts]
             texts = [part for part, result in zip(parts, results, strict=True) if not result]
             found = found or any(results)
             try:
@@ -319,15 +320,3 @@ def deployment_in(response_id: object) -> str | None:
 def texts(values: object) -> list[str]:
     """The texts among values of an unknown form."""
     return [value for value in values if isinstance(value, str)] if isinstance(values, Iterable) else []
-
-
-def _text(content: object) -> str:
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, Sequence):
-        return ""
-    return "\n".join(
-        str(part["text"]) if isinstance(part, Mapping) and "text" in part else str(part)
-        for part in content
-        if isinstance(part, str) or (isinstance(part, Mapping) and isinstance(part.get("text"), str))
-    )

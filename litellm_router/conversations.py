@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import math
 import secrets
 import threading
@@ -23,8 +22,6 @@ from typing import Any, NamedTuple
 from litellm_router.chat import answers, opening
 from p2l_plugins.cache.breaker import Breaker
 from p2l_plugins.cache.redis import is_cluster
-
-log = logging.getLogger("litellm_router")
 
 SCHEMA = 1
 
@@ -136,13 +133,14 @@ class Conversations:
         """Gives a conversation to a model, or to nobody."""
         self._set([*conversation.keys, conversation.opening], turn)
 
-    def answered(self, conversation: Conversation, response: object, turn: Turn) -> None:
-        """Remembers who gave an answer, by what it holds."""
+    def answered(self, conversation: Conversation, response: object, turn: Turn) -> bool:
+        """Remembers who gave an answer, by what it holds; returns whether that could be seen: a stream comes later."""
         owner, begins = conversation.owner, conversation.opening
         marks = [key for part in _answers_in(response) for key in self._marks(owner, begins, part)]
         keys = list(dict.fromkeys([*marks, *conversation.keys, begins]))
         self._set(keys, turn)
         self._write_soon(keys, turn)
+        return bool(marks)
 
     def _marks(self, owner: str, begins: bytes, answer: object) -> list[bytes]:
         # an id or a signature is one of its kind; an answer's text is so within its conversation
@@ -211,8 +209,10 @@ class Conversations:
         started = time.monotonic()
         try:
             async with asyncio.timeout(WRITE_S):
+                pipe = client.pipeline() if is_cluster(client) else client.pipeline(transaction=False)
                 for key in keys:
-                    await client.set(self._key(key), value, ex=max(1, round(self._ttl_s)))
+                    pipe.set(self._key(key), value, ex=max(1, round(self._ttl_s)))
+                await pipe.execute()
         except Exception as error:  # whatever a client raises
             self._breaker.failed(type(error).__name__, time.monotonic() - started)
         else:

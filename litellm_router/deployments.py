@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from litellm_router.abilities import can_read, lacks, window_of
+from litellm_router.chat import SUPPORTS
 from litellm_router.prices import CACHED, INPUT, OUTPUT, price_of
 from p2l_plugins.errors import BundleError
 from p2l_plugins.outcomes import Array
@@ -23,15 +24,6 @@ Deployment = dict[str, Any]
 
 #: Seconds for which what was read of a group is kept: a change that LiteLLM makes in place shows after that.
 KEEP_S = 10.0
-
-#: What a deployment may say of what it supports.
-SUPPORTS = (
-    "supports_vision",
-    "supports_audio_input",
-    "supports_pdf_input",
-    "supports_function_calling",
-    "supports_response_schema",
-)
 
 _PARAMS = ("model", "base_model", "order", "rpm", INPUT, OUTPUT, CACHED)
 _INFO = (

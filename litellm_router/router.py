@@ -330,11 +330,11 @@ class P2LRouter(CustomLogger):
 
     def _remember(self, attempts: Attempts, response: object) -> None:
         model, state = attempts.record.get("answered"), self._state
-        if attempts.record.get("mode") == "shadow":  # its conversations stay where they would have been
+        if attempts.remembered or attempts.record.get("mode") == "shadow":  # which stays where it would have been
             return
         if state is not None and model is not None and attempts.conversation is not None:
             turn = Turn(model, attempts.uniform)
-            state.traffic.conversations.answered(attempts.conversation, response, turn)
+            attempts.remembered = state.traffic.conversations.answered(attempts.conversation, response, turn)
 
     def _model_in(self, info: object) -> str | None:
         """The bundle's name of the model that a deployment's `model_info` names."""

@@ -124,13 +124,14 @@ def user_turns(messages: Iterable[Any]) -> Turns:
     turns = []
     for message in messages:
         if isinstance(message, Mapping) and message.get("role") == "user":
-            text = _content_text(message.get("content"))
+            text = content_text(message.get("content"))
             if text.strip():
                 turns.append(text)
     return as_turns(turns)
 
 
-def _content_text(content: Any) -> str:
+def content_text(content: Any) -> str:
+    """The text of a message's content: a string, or the text parts of a list; empty for anything else."""
     if isinstance(content, str):
         return content
     if not isinstance(content, Sequence):

@@ -1,12 +1,12 @@
 """The `p2l` command as a user runs it."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers.command import run
 from typer.testing import CliRunner
 
 from p2l_plugins.cli import app
@@ -15,17 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def p2l(*arguments, stdin=None, status=0):
-    result = subprocess.run(
-        [sys.executable, "-m", "p2l_plugins.cli", *map(str, arguments)],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-        env={**os.environ, "COLUMNS": "120"},
-    )
-    assert result.returncode == status, result.stderr + result.stdout
-    assert "Traceback" not in result.stderr
+    result = run(*arguments, stdin=stdin, status=status)
     return result.stdout if status == 0 else result.stderr
 
 

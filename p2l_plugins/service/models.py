@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
 
 from p2l_plugins.outcomes import Family
+from p2l_plugins.routing.policies import Objective, RuleName
 
 #: Most user turns of a prompt, models of a cost table, and characters of a model's name.
 MAX_TURNS = 1024
@@ -131,12 +132,12 @@ class RouteRequest(_Request):
 
     prompt: Prompt
     costs: Costs | None = Field(default=None, description="of the candidates; null: those the service was started with")
-    rule: Literal["best", "cap", "lp", "paced"] = Field(
+    rule: RuleName = Field(
         default="best", description="cap: budget for each request; lp: for the mean; paced: highest value − λ cost"
     )
     budget: Amount | None = Field(default=None, description="USD per request, for all rules but best")
     multiplier: Amount | None = Field(default=None, description="λ of paced, in value per USD; null: from the budget")
-    objective: Literal["win_rate", "usable"] = "win_rate"
+    objective: Objective = "win_rate"
     opponents: Annotated[dict[Name, Amount], Field(min_length=1, max_length=MAX_COSTS)] | None = Field(
         default=None, description="weight of each model that a win rate is against; null: the candidates, all alike"
     )

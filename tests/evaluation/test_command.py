@@ -1,12 +1,10 @@
 """`p2l evaluate` as a user runs it, on the starter and files made on the spot."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from helpers.command import run
 
 from p2l_plugins.evaluation import figures
 from p2l_plugins.evaluation.calibration import Calibrations, calibration
@@ -20,16 +18,7 @@ PRICES = {
 
 
 def evaluate(*arguments, status=0):
-    result = subprocess.run(
-        [sys.executable, "-m", "p2l_plugins.cli", "evaluate", "starter", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-        env={**os.environ, "COLUMNS": "120"},
-    )
-    assert result.returncode == status, result.stderr + result.stdout
-    assert "Traceback" not in result.stderr
+    result = run("evaluate", "starter", *arguments, status=status)
     return result.stdout if status == 0 else result.stderr
 
 

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from litellm_router.calls import is_chat
 from litellm_router.chat import (
     chat_of,
     deployment_in,
@@ -169,7 +170,7 @@ async def test_without_redis_or_while_it_is_away_it_goes_on():
         async def mget(self, keys):
             raise ConnectionError
 
-        async def set(self, *_, **__):
+        def pipeline(self, **_):
             raise ConnectionError
 
     conversations = Conversations(secret=b"s", client=Away)
@@ -178,3 +179,77 @@ async def test_without_redis_or_while_it_is_away_it_goes_on():
     conversations.answered(conversation_of(conversations, chat), json.loads("{}"), Turn("a", 0.5))
     await asyncio.gather(*conversations._writes)
     assert (await conversations.found(conversation_of(conversations, chat))).model == "a"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "f", "input": {"x": "y" * 4000}}]},
+        {"role": "assistant", "content": [{"functionCall": {"name": "f", "args": {"x": "y" * 4000}}}]},
+        {"role": "user", "content": [{"functionResponse": {"name": "f", "response": {"x": "y" * 4000}}}]},
+        {"type": "function_call_output", "call_id": "c", "output": "y" * 4000},
+    ],
+)
+def test_calls_and_results_count_in_the_forms_of_all_routes(message):
+    assert 1000 <= prompt_tokens([message]) <= 1010
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        "<environment_details>\n# VSCode Open Tabs\nsrc/main.py\n</environment_details>",
+        "<environment_context>\n  <cwd>/home/me</cwd>\n</environment_context>",
+        "<reminderInstructions>Use the tools.</reminderInstructions>",
+    ],
+)
+def test_blocks_of_other_agents_do_not_count_before_or_after_the_question(block):
+    for text in (f"{block}\nWhy?", f"Why?\n{block}", f"{block}{block}Why?"):
+        assert turns_of([say(text)]) == ("Why?",)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://h/v1/chat/completions", True),
+        ("http://h/openai/deployments/g/chat/completions?api-version=1", True),
+        ("http://h/v1beta/models/g%3AstreamGenerateContent?alt=sse", True),
+        ("http://h/anthropic/v1/messages", True),
+        ("http://h/v1/messages/count_tokens", False),
+        ("http://h/v1/rerank", False),
+        ("http://h/v1/batches", False),
+        ("http://h/v1/files", False),
+        ("http://h/v1/realtime", False),
+        ("http://h/v1/images/edits", False),
+    ],
+)
+def test_a_route_says_what_is_a_chat(url, expected):
+    assert is_chat({"proxy_server_request": {"url": url}}) is expected
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        (
+            {"output": [{"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"}]},
+            {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"},
+        ),
+        (
+            {"candidates": [{"content": {"parts": [{"text": "So.", "thoughtSignature": "s"}]}}]},
+            {"role": "assistant", "content": [{"text": "So.", "thoughtSignature": "s"}]},
+        ),
+        (
+            {"content": [{"type": "tool_use", "id": "t1", "name": "f", "input": {}}]},
+            {"role": "assistant", "content": [{"type": "tool_use", "id": "t1", "name": "f", "input": {}}]},
+        ),
+    ],
+)
+async def test_answers_of_all_routes_are_known_again(response, answer):
+    conversations = Conversations()
+    assert conversations.answered(conversation_of(conversations, [say("a")]), response, Turn("m", 0.5))
+    found = await conversations.found(conversation_of(conversations, [say("b"), answer]))
+    assert found == Turn("m", 0.5)
+
+
+async def test_a_stream_that_has_not_ended_is_not_yet_an_answer():
+    conversations = Conversations()
+    assert not conversations.answered(conversation_of(conversations, [say("a")]), object(), Turn("m", 0.5))

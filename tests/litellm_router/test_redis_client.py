@@ -5,18 +5,11 @@ import types
 
 import litellm
 import pytest
-from helpers.servers import server
 from litellm.caching.redis_cache import RedisCache as LiteLLMRedis
 
 from litellm_router.redis_client import litellm_client, litellm_redis
 from p2l_plugins.cache.entry import cache_key
 from p2l_plugins.cache.settings import CacheSettings
-
-
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory):
-    with server(tmp_path_factory.mktemp("valkey")) as one:
-        yield one
 
 
 @pytest.fixture

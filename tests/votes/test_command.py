@@ -1,11 +1,11 @@
 """`p2l votes …` as a user runs it."""
 
 import json
-import os
 import subprocess
 import sys
 
 import pytest
+from helpers.command import run
 
 from p2l_plugins.votes.read import read_votes
 
@@ -13,18 +13,7 @@ VOTE = {"prompt": "p", "model_a": "x", "model_b": "y", "winner": "model_a"}
 
 
 def votes(*arguments, stdin=None, status=0):
-    result = subprocess.run(
-        [sys.executable, "-m", "p2l_plugins.cli", "votes", *map(str, arguments)],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, "COLUMNS": "120"},
-    )
-    assert result.returncode == status, result.stderr + result.stdout
-    assert "Traceback" not in result.stderr
-    return result
+    return run("votes", *arguments, stdin=stdin, status=status, timeout=120)
 
 
 @pytest.fixture
