@@ -3,39 +3,18 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import EntryPoint, entry_points
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
-
 from p2l_plugins.cli import cache, evaluate, leaderboard, score, serve, training, votes
 from p2l_plugins.cli import route as prompts
+from p2l_plugins.cli.adapters import adapters_too
 from p2l_plugins.console import stderr
 from p2l_plugins.errors import ConfigError, P2LError, without_credentials
 
 
-def _adapters() -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group="p2l.commands")}
-
-
-class _Commands(TyperGroup):
-    """The core's commands, and those that adapters declare as entry points of `p2l.commands`."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        return sorted({*super().list_commands(ctx), *_adapters()})
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        entry = _adapters().get(cmd_name)
-        if entry is None:
-            return super().get_command(ctx, cmd_name)
-        single = typer.Typer(add_completion=False, rich_markup_mode=None)
-        single.command(name=cmd_name)(entry.load())
-        return typer.main.get_command(single)
-
-
 app = typer.Typer(
-    cls=_Commands,
+    cls=adapters_too("p2l.commands"),
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,

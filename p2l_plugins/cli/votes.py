@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from p2l_plugins.cli.adapters import adapters_too
 from p2l_plugins.console import JsonOption, progress, stderr
 from p2l_plugins.errors import ConfigError, DataError
 
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
     from p2l_plugins.votes.votes import Votes
 
 app = typer.Typer(
+    cls=adapters_too("p2l.commands.votes"),
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Make votes files and score matrices from evaluation logs, and check them.",
+    help="Make votes files and score matrices, from logs or by asking models, and check them.",
 )
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="Write here: .jsonl or .parquet.")]
