@@ -6,12 +6,12 @@ import sys
 from typing import Annotated
 
 import typer
+
 from p2l_plugins.cli import cache, evaluate, leaderboard, score, serve, training, votes
 from p2l_plugins.cli import route as prompts
 from p2l_plugins.cli.adapters import adapters_too
 from p2l_plugins.console import stderr
 from p2l_plugins.errors import ConfigError, P2LError, without_credentials
-
 
 app = typer.Typer(
     cls=adapters_too("p2l.commands"),
