@@ -7,8 +7,9 @@ key or value never fails a request: the log says it once, and LiteLLM's own stra
 from __future__ import annotations
 
 import os
+import reprlib
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -23,7 +24,7 @@ from pydantic import (
 )
 
 from p2l_plugins.cache.settings import CacheSettings
-from p2l_plugins.errors import ConfigError
+from p2l_plugins.errors import ConfigError, problem_of
 from p2l_plugins.routing.policies import Objective, RuleName
 
 KEY = "p2l_settings"
@@ -298,7 +299,8 @@ class P2LSettings(Rule):
         if raw is None:
             return cls()
         if not isinstance(raw, Mapping):
-            raise ConfigError(f"{KEY} is {_short(raw)}, but must be a mapping with keys of {_keys()}")
+            valid = ", ".join(cls.model_fields)
+            raise ConfigError(f"{KEY} is {reprlib.repr(raw)}, but must be a mapping with keys of {valid}")
         try:
             return cls.model_validate(dict(raw))
         except ValidationError as error:
@@ -342,34 +344,13 @@ def tightened(rule: Rule, raw: object, client_rules: str) -> tuple[Rule, str | N
 
 
 def _sentence(error: ValidationError) -> str:
-    first = error.errors()[0]
-    message = first["msg"].removeprefix("Value error, ")
-    if not first["loc"]:
-        return f"{KEY}: {message}"
-    key = f"{KEY}.{'.'.join(str(part) for part in first['loc'])}"
+    problem = problem_of(error, P2LSettings)
+    if not problem.location:
+        return f"{KEY}: {problem.message}"
     # an address or a secret, also one that stands under a wrong key, stays unsaid
-    unsaid = first["loc"][0] in ("cache", "endpoint") or "key" in str(first["loc"][-1])
-    shown = "" if unsaid else f" = {_short(first['input'])}"
-    if first["type"] == "extra_forbidden":
-        return f"{key}{shown} is not a setting; valid: {_keys_beside(first['loc'])}"
-    return f"{key}{shown} is not valid: {message[0].lower()}{message[1:]}"
-
-
-def _keys_beside(location: tuple[int | str, ...]) -> str:
-    models: dict[str, type[BaseModel]] = {
-        "groups": GroupRule,
-        "sticky": Sticky,
-        "personal": PersonalSettings,
-        "cache": RouterCacheSettings,
-    }
-    model = models.get(str(location[0])) if len(location) > 1 else None
-    return _keys() if model is None else ", ".join(model.model_fields)
-
-
-def _keys() -> str:
-    return ", ".join(["bundle", *(key for key in P2LSettings.model_fields if key != "bundle")])
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    unsaid = problem.location[0] in ("cache", "endpoint") or "key" in str(problem.location[-1])
+    shown = f"{KEY}.{problem.key}" + ("" if unsaid else f" = {problem.value}")
+    if problem.kind == "extra_forbidden":
+        valid = sorted(problem.valid, key="bundle".__ne__)  # which comes first
+        return f"{shown} is not a setting; valid: {', '.join(valid)}"
+    return f"{shown} is not valid: {problem.message}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, SecretStr, ValidationError
 
@@ -69,8 +69,33 @@ class BundleError(P2LError):
     """A bundle or checkpoint that is incomplete, changed, or made for something else."""
 
 
-def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first problem that pydantic found, in one sentence: key, value, and what is valid.
+class Problem(NamedTuple):
+    """The first thing that pydantic found wrong.
+
+    Attributes:
+        location: keys and positions that lead to it; empty where the whole is wrong.
+        kind: pydantic's name of the error: `missing`, `extra_forbidden`, …
+        message: what is wrong, beginning with a small letter except where the whole is wrong.
+        value: what stands there, as `repr` writes it, cut to 80 characters.
+        secret: whether the value is kept as a secret.
+        valid: the keys that may stand in its place.
+    """
+
+    location: tuple[int | str, ...]
+    kind: str
+    message: str
+    value: str
+    secret: bool
+    valid: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """The place, as a path of keys."""
+        return ".".join(str(part) for part in self.location)
+
+
+def problem_of(error: ValidationError, model: type[BaseModel]) -> Problem:
+    """The first problem in an error.
 
     Args:
         error: raised by `model`.
@@ -78,33 +103,37 @@ def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
     """
     first = error.errors()[0]
     message = first["msg"].removeprefix("Value error, ")
-    if not first["loc"]:
-        return message
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        owner = model
-        for part in first["loc"][:-1]:
-            if isinstance(part, str) and part in owner.model_fields:
-                owner = _model_inside(owner.model_fields[part].annotation) or owner
-        return f"the key {key!r} is not known; valid keys: {', '.join(owner.model_fields)}"
-    if first["type"] == "missing":
-        return f"the key {key!r} is missing"
-    problem = f"{message[0].lower()}{message[1:]}"
-    if _is_secret(model, first["loc"]):
-        return f"{key} is not valid: {problem}"
-    value = repr(first["input"])
-    shown = value if len(value) <= 80 else f"{value[:77]}..."
-    return without_credentials(f"{key} is {shown}: {problem}")
-
-
-def _is_secret(model: type[BaseModel], location: tuple[int | str, ...]) -> bool:
-    """Whether a place in a model is kept as a secret."""
     owner, annotation = model, None
-    for part in location:
+    for part in first["loc"]:
+        valid = owner
         if isinstance(part, str) and part in owner.model_fields:
             annotation = owner.model_fields[part].annotation
             owner = _model_inside(annotation) or owner
-    return SecretStr in _kinds_inside(annotation)
+    if not first["loc"]:
+        return Problem((), first["type"], message, "", False, tuple(model.model_fields))
+    value = repr(first["input"])
+    return Problem(
+        first["loc"],
+        first["type"],
+        f"{message[0].lower()}{message[1:]}",
+        value if len(value) <= 80 else f"{value[:77]}...",
+        SecretStr in _kinds_inside(annotation),
+        tuple(valid.model_fields),
+    )
+
+
+def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
+    """`problem_of` in one sentence: key, value, and what is valid."""
+    problem = problem_of(error, model)
+    if not problem.location:
+        return problem.message
+    if problem.kind == "extra_forbidden":
+        return f"the key {problem.key!r} is not known; valid keys: {', '.join(problem.valid)}"
+    if problem.kind == "missing":
+        return f"the key {problem.key!r} is missing"
+    if problem.secret:
+        return f"{problem.key} is not valid: {problem.message}"
+    return without_credentials(f"{problem.key} is {problem.value}: {problem.message}")
 
 
 def _kinds_inside(annotation: Any) -> list[Any]:

@@ -1,5 +1,6 @@
 """What all tests share: no network, the folder of test data where there is one, small models made on the spot."""
 
+import gc
 import itertools
 import json
 import os
@@ -171,3 +172,9 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     output = tmp_path_factory.mktemp("export") / "bundle"
     export(tiny_checkpoint, output)
     return output
+
+
+def pytest_collection_finish() -> None:
+    """What the tests import stays: later collections of garbage need not walk through it."""
+    gc.collect()
+    gc.freeze()
