@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,8 +28,6 @@ import yaml
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
-
-from litellm_router.routers import litellm_version
 
 EXAMPLES = Path(__file__).resolve().parent
 START_S = 90.0
@@ -222,7 +221,7 @@ def run(config_path: Path, prompts_path: Path) -> None:
     shares = ", ".join(f"{model} {count}" for model, count in chosen.most_common())
     cost = sum(float(response.headers.get("x-p2l-cost", "nan")) for response in responses)
     console.print(f"Chosen over {len(prompts)} prompts: {shares}; expected cost {cost:.4g} USD")
-    console.print(f"The chosen model answered {followed} of {len(prompts)} (LiteLLM {litellm_version()})\n")
+    console.print(f"The chosen model answered {followed} of {len(prompts)} (LiteLLM {version('litellm')})\n")
 
     from p2l_plugins import P2L
 

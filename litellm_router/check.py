@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from litellm_router.deployments import column_of, p2l_model
-from litellm_router.names import SEES_WILDCARDS, NamedGroup, Names
+from litellm_router.deployments import column_of
+from litellm_router.names import SEES_WILDCARDS, NamedGroup, Names, p2l_model
 from litellm_router.prices import INPUT, OUTPUT, Price, price_of
 from litellm_router.settings import ENVIRON, KEY, P2LSettings
 from p2l_plugins.cache.address import check

@@ -126,7 +126,10 @@ def _offline(config: Path, as_json: bool) -> dict[str, Any]:
 
 
 def replay(
-    log: Annotated[Path, typer.Argument(help="JSONL of LiteLLM's logged requests, with P2L's records in them.")],
+    log: Annotated[
+        Path,
+        typer.Argument(help="LiteLLM's logged requests with P2L's records in them: .jsonl, .json, .csv or .parquet."),
+    ],
     rule: Annotated[
         list[str] | None,
         typer.Option(help="best, cap:USD, lp:USD or paced:USD; repeatable. Default: best and three budgets of each."),

@@ -15,6 +15,7 @@ import numpy as np
 
 from litellm_router.abilities import can_read, lacks, window_of
 from litellm_router.chat import SUPPORTS
+from litellm_router.names import p2l_model
 from litellm_router.prices import CACHED, INPUT, OUTPUT, price_of
 from p2l_plugins.errors import BundleError
 from p2l_plugins.outcomes import Array
@@ -38,12 +39,6 @@ _INFO = (
     CACHED,
     *SUPPORTS,
 )
-
-
-def p2l_model(deployment: Mapping[str, Any]) -> str | None:
-    """The name that a deployment gives in `model_info.p2l_model`, or None."""
-    name = (deployment.get("model_info") or {}).get("p2l_model")
-    return name if isinstance(name, str) and name else None
 
 
 def takes_part(deployments: Iterable[Mapping[str, Any]]) -> bool:

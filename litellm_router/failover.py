@@ -14,7 +14,7 @@ from typing import Any
 
 from litellm.types.router import RetryPolicy
 
-from litellm_router.deployments import p2l_model
+from litellm_router.names import p2l_model
 from litellm_router.settings import P2LSettings
 
 #: Errors that lie in the request, so that LiteLLM's `num_retries` does not count for them.

@@ -8,8 +8,7 @@ from typing import Any
 
 import httpx
 
-from litellm_router.deployments import p2l_model
-from litellm_router.names import Names
+from litellm_router.names import Names, p2l_model
 from p2l_plugins.cache.address import Malformed, split
 from p2l_plugins.errors import ConfigError, DataError
 

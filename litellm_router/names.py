@@ -10,11 +10,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from typing import Any
 
+
+def _has_rust_core() -> bool:
+    litellm = find_spec("litellm")
+    places = None if litellm is None else litellm.submodule_search_locations
+    # asking for "litellm.router_rust" would import LiteLLM, which takes seconds
+    return places is not None and PathFinder.find_spec("router_rust", places) is not None
+
+
 #: Whether this LiteLLM gives callbacks the wildcard of a group in place of the name that a request asks for.
-SEES_WILDCARDS = find_spec("litellm.router_rust") is not None
+SEES_WILDCARDS = _has_rust_core()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +130,12 @@ class Names:
             if any(_fits(group.name, form) for form in (name, _with_provider(name))):
                 found.setdefault(group.team, group)
         return list(found.values())
+
+
+def p2l_model(deployment: Mapping[str, Any]) -> str | None:
+    """The name that a deployment gives in `model_info.p2l_model`, or None."""
+    name = (deployment.get("model_info") or {}).get("p2l_model")
+    return name if isinstance(name, str) and name else None
 
 
 def targets_of(aliases: object) -> dict[str, str]:

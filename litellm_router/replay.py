@@ -17,6 +17,7 @@ import numpy as np
 from litellm_router.decision import decide
 from litellm_router.settings import Rule
 from p2l_plugins.errors import ConfigError, DataError
+from p2l_plugins.files.rows import read_rows
 from p2l_plugins.outcomes import Array
 from p2l_plugins.routing.pacing import Pacer
 
@@ -31,27 +32,18 @@ _PATHS = (
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The decisions in a JSONL log, once for each request that was answered.
+    """The decisions in a log of rows, once for each request that was answered.
 
     Requests that P2L did not decide have none and are left out, and so are the lines of attempts that failed.
 
     Raises:
-        DataError: no such file, a line that is not JSON, or no decision in the file.
+        DataError: no such file, a row that can't be read, or no decision in the file.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file")
     records = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                content = json.loads(line)
-            except json.JSONDecodeError:
-                raise DataError(f"{path}: line {number} is not JSON") from None
-            found = next((r for keys in _PATHS if (r := _at(content, keys)) is not None), None)
-            if found is not None and not _failed(content) and not (found.get("attempts") and "answered" not in found):
-                records.append(found)
+    for _, content in read_rows(path):
+        found = next((r for keys in _PATHS if (r := _at(content, keys)) is not None), None)
+        if found is not None and not _failed(content) and not (found.get("attempts") and "answered" not in found):
+            records.append(found)
     if not records:
         raise DataError(
             f"{path}: no line holds a decision of P2L; expected spend_logs_metadata.p2l with values and costs"

@@ -75,7 +75,7 @@ def command(config: Path, output: Path, *more: str) -> list[str]:
 def whole(train_config, tmp_path_factory):
     """A configuration, and the training by it that nothing interrupted."""
     folder = tmp_path_factory.mktemp("whole")
-    config = varied(train_config, folder, epochs=20, evaluations=20)
+    config = varied(train_config, folder, epochs=8, evaluations=8)
     run(config, folder / "out")
     return config, folder / "out"
 
