@@ -1,11 +1,12 @@
 """What routing costs: a decision in process, and requests per second beside LiteLLM's own strategies in one run.
 
     python benchmarks/router.py [--bundle starter] [--rounds 5] [--requests 1000] [--concurrency 100]
+    python benchmarks/router.py --only simple-shuffle --new 0       # everything cached, beside one strategy
 
 One process, LiteLLM's router, deployments that answer at once with a fixed text: all time is the router's. Of the
-requests nine in ten repeat an earlier prompt; the others are new in every round, so that P2L scores them. The
-strategies take turns, in another order each round. `P2L` ranks for LiteLLM's simple-shuffle; `complexity router` is the
-heuristic one, its tiers four of the models.
+requests nine in ten repeat an earlier prompt; the others (their share is `--new`) are new in every round, so that P2L
+scores them. The strategies take turns, in another order each round. `P2L` ranks for LiteLLM's simple-shuffle;
+`complexity router` is the heuristic one, its tiers four of the models.
 """
 
 from __future__ import annotations
@@ -105,11 +106,14 @@ def complexity() -> Any:
     return litellm.Router(model_list=[{"model_name": "auto", "litellm_params": auto}, *models])
 
 
-def texts(n: int, seed: int) -> list[str]:
-    """Prompts of a round: a tenth of them new ones, each followed by its repeats at random."""
+def texts(n: int, seed: int, new_share: float) -> list[str]:
+    """Prompts of a round: a share of them new ones, each followed by its repeats at random."""
     rng = random.Random(seed)  # noqa: S311
-    new = [f"Explain {rng.choice(SUBJECTS)} to a child, in {2 + i} sentences ({seed})." for i in range(n // 10)]
-    return [new[i // 10] if i % 10 == 0 else rng.choice(new[: i // 10 + 1]) for i in range(n)]
+    if not new_share:
+        return [f"Explain {rng.choice(SUBJECTS)} to a child." for _ in range(n)]
+    every = round(1 / new_share)
+    new = [f"Explain {rng.choice(SUBJECTS)} to a child, in {2 + i} sentences ({seed})." for i in range(n // every + 1)]
+    return [new[i // every] if i % every == 0 else rng.choice(new[: i // every + 1]) for i in range(n)]
 
 
 async def throughput(router: Any, prompts: list[str], concurrency: int) -> tuple[float, float]:
@@ -184,19 +188,21 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
         return result
     contenders = {name: Contender(lambda s=strategy: plain(s)) for name, strategy in STRATEGIES.items()}
     contenders["complexity router"] = Contender(complexity)
+    if options.only:
+        contenders = {name: contenders[name] for name in options.only}
     contenders["P2L"] = Contender(lambda: with_p2l(callback))
     measured: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
     before = callback.health.counts.copy()
     for turn in range(-1, options.rounds):
         order = list(contenders)
         random.Random(turn).shuffle(order)  # noqa: S311
-        prompts = texts(options.requests, turn)
+        prompts = texts(options.requests, turn, options.new)
         for name in order:
             one = await throughput(contenders[name].on(), prompts, options.concurrency)
             if turn >= 0:  # the first turn warms up
                 measured[name].append(one)
     result["outcomes"] = dict(callback.health.counts - before)
-    base = np.array(measured["simple-shuffle"])[:, 0]
+    base = np.array(next(iter(measured.values())))[:, 0]
     for name, pairs in measured.items():
         rates, cpu = np.array(pairs).T
         result["requests_per_s"][name] = {
@@ -212,6 +218,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", default="starter")
     parser.add_argument("--rounds", type=int, default=5, help="of throughput; 0 times decisions only")
+    parser.add_argument("--only", nargs="*", default=[], help="strategies beside P2L; default: all")
+    parser.add_argument("--new", type=float, default=0.1, help="share of prompts that nobody has asked before")
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--concurrency", type=int, default=100)
     parser.add_argument("--decisions", type=int, default=5000)

@@ -14,7 +14,7 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -224,6 +224,13 @@ class Attempts:
 _CURRENT: contextvars.ContextVar[Attempts | None] = contextvars.ContextVar("p2l_request", default=None)
 
 
+def _tokens() -> Iterator[str]:
+    """Names that nobody can guess, drawn in blocks: at each call of the system another thread may take its turn."""
+    while True:
+        block = secrets.token_hex(16 * 256)
+        yield from (block[i : i + 32] for i in range(0, len(block), 32))
+
+
 class Requests:
     """The requests that go on. Safe to use from several threads.
 
@@ -236,6 +243,7 @@ class Requests:
         self._open: OrderedDict[str, Attempts] = OrderedDict()
         self._traces: dict[object, Attempts] = {}
         self._calls: OrderedDict[str, Attempts] = OrderedDict()
+        self._tokens = _tokens()
         self._lock = threading.Lock()
 
     def of(self, request: Mapping[str, Any]) -> Attempts | None:
@@ -246,8 +254,8 @@ class Requests:
     def begin(self, request: Mapping[str, Any]) -> Attempts:
         """A request that is new."""
         trace = request.get("litellm_trace_id")
-        attempts = Attempts(secrets.token_hex(16), trace)
         with self._lock:
+            attempts = Attempts(next(self._tokens), trace)
             self._open[attempts.token] = attempts
             if isinstance(trace, str):
                 self._traces[trace] = attempts
