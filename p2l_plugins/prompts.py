@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +38,13 @@ CUT_SLACK = 64
 
 #: A middle cut reads no more than so many times the text that its first look reads.
 MOST_AGAIN = 16
+
+#: Another cut reads so many characters of a text at most, or four times its first look where that is more.
+MOST_CHARS = 2**18
+
+#: Characters of the texts that a tokenizer with patterns of its own is tried on, and seconds that each may take.
+HOSTILE_CHARS, HOSTILE_S = 4096, 0.5
+HOSTILE_SIGNS = ("a", "A", "1", " ", "\n", "!", "é", "語")
 
 #: Which part of a long prompt is left out: its beginning, or its middle.
 Cut = Literal["left", "middle"]
@@ -212,8 +220,9 @@ class TextEncoder:
     space between words, some tokens more than needed are read beyond the cut, and where that gives too few, a longer
     piece is read; so the ids are those of the whole text. The exception is a text without such a space for hundreds of
     characters around the cut, which is made where it falls: one run of the same letters or spaces for all that length
-    may then be divided otherwise than in the whole. And `cut="middle"` reads longer pieces up to a bound only: where
-    tens of thousands of characters make fewer tokens than there is room for, it keeps those few.
+    may then be divided otherwise than in the whole. And longer pieces are read up to a bound only: where tens of
+    thousands of characters (with another cut than the middle one, hundreds of thousands) make fewer tokens than there
+    is room for, those few are kept.
 
     Args:
         tokenizer: a `tokenizers` tokenizer; its truncation, padding and special-token settings are replaced.
@@ -221,7 +230,7 @@ class TextEncoder:
         chat_template: Jinja source, for `form="chat"`.
 
     Raises:
-        BundleError: a chat form without a template or CLS token.
+        BundleError: a chat form without a template or CLS token, or a tokenizer whose patterns some texts halt.
     """
 
     def __init__(self, tokenizer: Tokenizer, form: TextForm, chat_template: str | None = None) -> None:
@@ -237,7 +246,39 @@ class TextEncoder:
         self._kept = form.max_length - len(self._before) - len(self._after)
         if self._kept < 1:
             raise BundleError(f"max_length is {form.max_length}, which leaves no room for a prompt's tokens")
-        self._unknown = _unknown_id(tokenizer)
+        settings = tokenizer.to_str()
+        self._unknown = _unknown_id(json.loads(settings)["model"], tokenizer)
+        if '"Regex"' in settings:
+            self._try_patterns()
+
+    def _try_patterns(self) -> None:
+        """Reads what makes a pattern try many ways."""
+        for sign in HOSTILE_SIGNS:
+            for length in (64, HOSTILE_CHARS):
+                started = time.perf_counter()
+                try:
+                    self._ids([sign * length + end for end in ("", "b", "!")])
+                    slow = time.perf_counter() - started > HOSTILE_S
+                except PromptError:
+                    slow = True
+                if slow:
+                    raise BundleError(
+                        f"the tokenizer can't read {length} times {sign!r} in {HOSTILE_S} s: a pattern in "
+                        "tokenizer.json tries too many ways; take one without repetitions inside repetitions"
+                    )
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts, without special tokens of the form.
+
+        Raises:
+            PromptError: the tokenizer gave up on one.
+        """
+        try:
+            return [one.ids for one in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # of Rust, which is no Exception
+                raise
+        raise PromptError("the tokenizer can't read the prompt") from None
 
     def _added(self) -> tuple[list[int], list[int]]:
         """The special tokens that the tokenizer puts before and after a text."""
@@ -313,22 +354,20 @@ class TextEncoder:
         """Ids of a piece of each text: more than `count` of them, where the text has so many."""
         size = CHARS_PER_TOKEN * (count + CUT_SLACK)
         pieces = [piece(text, size) for text in texts]
-        encodings = self.tokenizer.encode_batch_fast(pieces, add_special_tokens=False)
         return [
-            self._longer(text, _Part(encoding.ids, len(text) - len(part)), count, piece)
-            for text, part, encoding in zip(texts, pieces, encodings, strict=True)
+            self._longer(text, _Part(ids, len(text) - len(part)), count, piece)
+            for text, part, ids in zip(texts, pieces, self._ids(pieces), strict=True)
         ]
 
     def _longer(self, text: str, part: _Part, count: int, piece: Callable[[str, int], str]) -> _Part:
         """The part, or that of a piece which is longer while its tokens are too few."""
         first = size = CHARS_PER_TOKEN * (count + CUT_SLACK)
-        while part.unread and len(part.ids) < count + CUT_SLACK:
-            size *= 4
-            if self.form.cut == "middle" and size > MOST_AGAIN * first:
-                break
+        most = MOST_AGAIN * first if self.form.cut == "middle" else max(4 * first, MOST_CHARS)
+        while part.unread and len(part.ids) < count + CUT_SLACK and size < most:
+            size = min(4 * size, most)
             longer = piece(text, size)
-            (encoding,) = self.tokenizer.encode_batch_fast([longer], add_special_tokens=False)
-            part = _Part(encoding.ids, len(text) - len(longer))
+            (ids,) = self._ids([longer])
+            part = _Part(ids, len(text) - len(longer))
         return part
 
     def _share_unknown(self, ids: list[int]) -> float:
@@ -354,9 +393,8 @@ def _start(text: str, size: int) -> str:
     return text[: found.start() if found else size]
 
 
-def _unknown_id(tokenizer: Tokenizer) -> int | None:
+def _unknown_id(model: Mapping[str, Any], tokenizer: Tokenizer) -> int | None:
     """Id of the token for what a tokenizer does not know; None where it has none."""
-    model = json.loads(tokenizer.to_str())["model"]
     if (number := model.get("unk_id")) is not None:
         return int(number)
     return None if model.get("unk_token") is None else tokenizer.token_to_id(model["unk_token"])

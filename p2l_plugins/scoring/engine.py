@@ -22,7 +22,7 @@ from concurrent.futures import Future
 from typing import Protocol
 
 from p2l_plugins.cache.entry import Entry
-from p2l_plugins.errors import P2LError
+from p2l_plugins.errors import BundleError, P2LError
 from p2l_plugins.outcomes import Family
 from p2l_plugins.prompts import Turns
 from p2l_plugins.scoring.scorer import Scores
@@ -197,6 +197,11 @@ class Engine:
             request.future.cancel()
         return done
 
+    @property
+    def works(self) -> bool:
+        """Whether a thread is there to score, or would be started."""
+        return not self._closed and (not self._threads or any(thread.is_alive() for thread in self._threads))
+
     def _join(self, deadline: float) -> None:
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -268,9 +273,12 @@ class Engine:
             if len(scores) != len(batch):
                 raise ValueError(f"{len(scores)} rows of scores for {len(batch)} prompts")
             return [_row(scores, i) for i in range(len(batch))]
-        except Exception as error:  # whatever a tokenizer or ONNX Runtime raises belongs to the request
+        except BaseException as error:  # whatever a tokenizer or ONNX Runtime raises belongs to the request
             if len(batch) == 1:
-                return [error]
+                # a panic of Rust is no Exception, and who waits expects one
+                return [
+                    error if isinstance(error, Exception) else BundleError(f"scoring failed: {type(error).__name__}")
+                ]
             return [outcome for request in batch for outcome in self._outcomes([request])]
 
 

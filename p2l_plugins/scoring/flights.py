@@ -100,6 +100,11 @@ class Flights:
         """Different prompts that wait or are being scored."""
         return len(self._flights)
 
+    @property
+    def works(self) -> bool:
+        """Whether anything can be scored."""
+        return self._engine.works
+
     async def score(self, prompts: Sequence[Turns], deadline: float | None = None) -> list[Scored]:
         """Scores of prompts, in their order.
 

@@ -83,7 +83,7 @@ class Service:
     @property
     def ready(self) -> bool:
         """Whether requests are welcome."""
-        return self._flights is not None and not self._stopping
+        return self._flights is not None and self._flights.works and not self._stopping
 
     @property
     def p2l(self) -> P2L:

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2l_plugins import P2L, PromptError
+from p2l_plugins.errors import BundleError
 from p2l_plugins.scoring.engine import SHORT_TOKENS, Busy, Engine, Pace, choose, estimated_tokens
 from p2l_plugins.scoring.scorer import Scores
 
@@ -317,3 +318,26 @@ def test_the_pace_is_a_mean_with_its_deviation_and_an_unseen_length_takes_its_sh
     for _ in range(100):
         pace.saw(100, 2.0)
     assert pace.seconds(100) == pytest.approx(2.0, abs=0.01)
+
+
+class Panic(BaseException):
+    """As Rust's, which is no Exception."""
+
+
+def test_threads_survive_what_is_no_exception():
+    class Panics(Gate):
+        def score_turns(self, prompts):
+            if ("bad",) in prompts:
+                raise Panic("of a tokenizer")
+            return super().score_turns(prompts)
+
+    gate = Panics()
+    gate.let()
+    engine = engine_of(gate)
+    for _ in range(5):  # more than there are threads
+        with pytest.raises(BundleError, match="scoring failed: Panic"):
+            engine.submit(("bad",)).result(10)
+    assert engine.works
+    assert len(engine.submit(("good",)).result(10)) == 1
+    engine.close()
+    assert not engine.works

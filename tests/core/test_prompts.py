@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from p2l_plugins.errors import BundleError, PromptError
 from p2l_plugins.prompts import Cut, TextEncoder, TextForm, as_turns, canonical_bytes, pad, user_turns
@@ -361,3 +361,41 @@ def test_a_maximum_without_room_for_tokens_is_refused():
     tokenizer = Tokenizer.from_file(str(find_bundle("starter") / "tokenizer.json"))
     with pytest.raises(BundleError, match="max_length is 2, which leaves no room"):
         TextEncoder(tokenizer, TextForm(form="plain", max_length=2, pad_id=0))
+
+
+def with_pattern(pattern: str) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE(vocab={chr(i): i for i in range(33, 127)} | {"Ġ": 200}, merges=[]))
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), byte_level])
+    return tokenizer
+
+
+PLAIN = TextForm(form="plain", max_length=64, pad_id=0)
+
+#: The pattern of Qwen2's tokenizer.
+QWEN2 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+@pytest.mark.parametrize("cut", ["left", "middle"])
+@pytest.mark.parametrize("end", ["a", " \n", "!"])
+def test_no_length_of_a_prompt_makes_a_tokenizer_give_up(cut, end):
+    """Over all of these spaces the pattern gives up, with a panic."""
+    encoder = TextEncoder(with_pattern(QWEN2), PLAIN.model_copy(update={"cut": cut}))
+    found = encoder.tokens([(" " * 11_000_000 + end,)])[0]
+    assert len(found.ids) == 64
+    assert found.truncated
+
+
+@pytest.mark.parametrize("pattern", [r"(a+)+$|.", r"(\s*)*x|.", r"(\d+|\d)*z|."])
+def test_a_pattern_that_tries_too_many_ways_is_refused_at_load(pattern):
+    with pytest.raises(BundleError, match=r"a pattern in tokenizer\.json tries too many ways"):
+        TextEncoder(with_pattern(pattern), PLAIN)
+
+
+def test_a_panic_of_the_tokenizer_is_an_error_of_the_prompt():
+    encoder = TextEncoder(with_pattern(r"(?:xy|xy?)+z\b|."), PLAIN)  # which no text of one letter slows down
+    with pytest.raises(PromptError, match="the tokenizer can't read the prompt"):
+        encoder.tokens([("xy" * 60 + "!",)])
+    assert encoder.tokens([("a b",)])[0].ids
