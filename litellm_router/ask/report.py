@@ -157,6 +157,8 @@ def self_preference(judge: str, every: Sequence[Compared]) -> dict[str, Any]:
 
 def length_report(voted: Sequence[Compared], models: Sequence[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The longer answer's wins, and the board with and without the effect of length, the best model first."""
+    if not voted:
+        return {"longer_wins": None, "decisive": 0, "effect": None, "effect_stderr": None}, []
     index = {name: i for i, name in enumerate(models)}
     a = np.array([index[one.models[0]] for one in voted], np.int64)
     b = np.array([index[one.models[1]] for one in voted], np.int64)
@@ -286,6 +288,8 @@ def _judged(made: Mapping[str, Any]) -> list[str]:
             f"{_percent(one['order_agreement'])} | {_percent(one['position_bias'])} | {_percent(one['longer_wins'])} | "
             f"{shown} |"
         )
+    if not made["board"]:
+        return lines
     lines += ["", "| model | coefficient | ± | at equal length |", "|:---|---:|---:|---:|"]
     lines += [
         f"| {one['model']} | {one['coef']:+.2f} | {one['stderr']:.2f} | {one['length_controlled']:+.2f} |"

@@ -7,13 +7,12 @@ import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import yaml
 from helpers.answering import provider, tokens_of
+from helpers.command import forked
 from typer.testing import CliRunner
 
 from p2l_plugins.cli import app
@@ -126,56 +125,57 @@ def test_judged_pairs_become_votes_and_a_second_run_makes_no_call(work):
         assert rows_of(folder / "votes.jsonl") == rows
 
 
+def started(folder, *options):
+    words = ("votes", "ask", folder / "config.yaml", folder / "prompts.jsonl", "-o", folder / "votes.jsonl")
+    options = ("--group", "auto", "--judge", "judge", "--yes", *options)
+    return forked(*words, *options, says=folder / "says.txt", preload=["litellm", "litellm_router.ask.calls"])
+
+
+def wait_for_calls(server, process, count):
+    end = time.monotonic() + 60
+    while server.calls() < count and process.is_alive():
+        assert time.monotonic() < end, "no calls came"
+        time.sleep(0.002)
+
+
 def test_a_kill_at_any_moment_and_a_resume_pay_for_nothing_twice(work):
     random.seed(5)
     with provider(answers) as server:
-        server.seconds = 0.02
-        folder = work(server, prompts=30)
-        command = [sys.executable, "-m", "p2l_plugins.cli", "votes", "ask", folder / "config.yaml"]
-        command += [folder / "prompts.jsonl", "-o", folder / "votes.jsonl", "--group", "auto", "--judge", "judge"]
-        command += ["--yes", "--concurrency", "4"]
-        kills = in_flight = 0
-        while kills < 2:
-            before = server.calls()
-            process = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-            end = time.monotonic() + 60
-            some = before + random.randint(1, 60)
-            while server.calls() < some and process.poll() is None and time.monotonic() < end:
-                time.sleep(0.005)
-            in_flight += server.now + 4  # what was answered and was not read yet is in flight, too
+        server.seconds = 0.01
+        folder = work(server, prompts=40)
+        in_flight = 0
+        for _ in range(4):
+            process = started(folder, "--concurrency", "4")
+            wait_for_calls(server, process, server.calls() + random.randint(1, 40))
+            in_flight += 4  # asked and not answered, or answered and not read
             process.kill()
-            process.communicate(timeout=20)
-            kills += 1
+            process.join(20)
+            assert process.exitcode == -signal.SIGKILL
         with (folder / "votes.jsonl.journal.jsonl").open("ab") as stream:
             stream.write(b'{"key": "0a')  # a torn line, as a power cut leaves it
-        report = json.loads(Said(*command[3:], "--json").stdout)
-        repeated = sum(n - 1 for n in server.asked.values())
-        assert repeated <= in_flight
-        assert report["calls"] >= server.calls() - in_flight
-        assert len(server.asked) == 30 * 9
-        assert report["votes"] == 30 * 3
-        assert report["calls_of_this_run"] < 30 * 9
+        report = json.loads(ask(folder, "--judge", "judge", "--yes", "--json").stdout)
+        assert sum(n - 1 for n in server.asked.values()) <= in_flight
+        assert len(server.asked) == 40 * 9
+        assert report["votes"] == 40 * 3
+        assert 0 < report["calls_of_this_run"] < 40 * 9 - 4
 
 
-def test_ctrl_c_waits_for_what_is_in_flight_and_the_next_run_pays_for_nothing_twice(work):
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_waits_for_what_is_in_flight_and_the_next_run_pays_for_nothing_twice(work, sent, status):
     with provider(answers) as server:
         server.seconds = 0.1
         folder = work(server, prompts=30)
-        command = [sys.executable, "-m", "p2l_plugins.cli", "votes", "ask", folder / "config.yaml"]
-        command += [folder / "prompts.jsonl", "-o", folder / "votes.jsonl", "--group", "auto", "--judge", "judge", "-y"]
-        process = subprocess.Popen(
-            [*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
-        )
-        end = time.monotonic() + 60
-        while server.calls() < 20 and time.monotonic() < end:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        _, says = process.communicate(timeout=30)
-        assert process.returncode == 130, says
+        process = started(folder)
+        wait_for_calls(server, process, 20)
+        os.kill(process.pid, sent)
+        process.join(30)
+        says = (folder / "says.txt").read_text()
+        assert process.exitcode == status, says
         assert "the same command goes on" in says
         assert "Traceback" not in says
         assert "at length" in (folder / "votes.jsonl.journal.jsonl").read_text()  # what is not judged yet
-        Said(*command[3:])
+        server.seconds = 0.0
+        ask(folder, "--judge", "judge", "--yes")
         assert set(server.asked.values()) == {1}
         assert server.calls() == 30 * 9
 
