@@ -127,7 +127,7 @@ def _read_row(
         raise Skip("no-feedback")
     if row.get("status") == "failure":
         raise Skip("failed-request")
-    turns = _turns(row)
+    turns = logged_turns(row)
     time = seconds(row.get("startTime"), "startTime")
     for item in items:
         if isinstance(item, Mapping) and "winner" in item:
@@ -190,8 +190,13 @@ def _rating(item: Any, max_score: float) -> float:
     return number / max_score
 
 
-def _turns(row: Row) -> Turns:
-    """The user turns, from `messages`, else from the request that the spend logs store."""
+def logged_turns(row: Row) -> Turns:
+    """The user turns of a log row, from `messages`, else from the request that the spend logs store.
+
+    Raises:
+        Skip: "empty-prompt", "redacted-prompt", "truncated-prompt".
+        BadRow: "bad-prompt": neither text nor messages.
+    """
     turns = None
     for value in (row.get("messages"), row.get("proxy_server_request")):
         found = _conversation(value)

@@ -1,0 +1,505 @@
+"""The run of `p2l votes ask`: who answers which prompt is chosen as verdicts come in, calls are made, and journaled.
+
+A prompt is a unit of work: its models answer, then their answers are judged. Calls that the journal knows are not made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import signal
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from litellm_router.ask.calls import CallFailed, Models, Reply
+from litellm_router.ask.checks import Check
+from litellm_router.ask.journal import Entry, Journal, key_of
+from litellm_router.ask.judge import (
+    grade_messages,
+    majority,
+    of_both_orders,
+    pair_messages,
+    read_grade,
+    read_verdict,
+)
+from litellm_router.ask.plan import Costs, Purse, Task
+from litellm_router.ask.questions import Question
+from p2l_plugins.errors import DataError
+from p2l_plugins.votes.design import PairDesign
+from p2l_plugins.votes.votes import outcome_of_scores
+
+#: A model that fails its first calls, so many, is asked no more in this run.
+FAILURES = 10
+
+#: Seconds that calls in flight have left after SIGTERM.
+GRACE_S = 8.0
+
+
+class _Stopped(Exception):
+    """No call is begun any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """The calls that a prompt still needs.
+
+    Attributes:
+        answers: models that are to answer.
+        verdicts: judge, and the models whose answers it is shown: two in this order, or one to grade.
+    """
+
+    answers: tuple[str, ...]
+    verdicts: tuple[tuple[str, tuple[str, ...]], ...]
+
+    @property
+    def calls(self) -> int:
+        """How many there are."""
+        return len(self.answers) + len(self.verdicts)
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Two answers to a prompt, compared.
+
+    Attributes:
+        question: index of the prompt.
+        models: of the two answers, in the order of the vote.
+        verdicts: by judge: what it said of (a, b) and of (b, a).
+        outcomes: by judge, where both verdicts could be read.
+        outcome: of all judges; None where none has one.
+        characters: of the answers.
+    """
+
+    question: int
+    models: tuple[str, str]
+    verdicts: dict[str, tuple[str, str]]
+    outcomes: dict[str, int]
+    outcome: int | None
+    characters: tuple[int, int]
+
+
+class Run:
+    """Asks prompts and has the answers judged.
+
+    Args:
+        task: what is asked.
+        questions: in the order in which they are asked.
+        models: that can be called.
+        journal: open.
+        costs: that are expected.
+        purse: what may be spent.
+        check: of answers, where no judge is asked.
+        ask_again: ask again for answers that were paid for and whose text was not kept.
+        seed: of the choices.
+
+    Attributes:
+        stopped: the signal that ended the run early; None where it went to its end.
+        limited: whether the budget or the number of calls ended it.
+        made: calls of this run.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        questions: Sequence[Question],
+        models: Models,
+        journal: Journal,
+        costs: Costs,
+        purse: Purse,
+        check: Check | None = None,
+        ask_again: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.task, self.questions, self.models, self.journal = task, questions, models, journal
+        self.costs, self.purse = costs, purse
+        self._check, self._ask_again = check, ask_again
+        self._rng = np.random.default_rng(seed)
+        self._hash = [key_of(*one.turns) for one in questions]
+        self._rubric = hashlib.sha256(task.rubric.encode()).hexdigest()
+        self._index = {name: i for i, name in enumerate(task.models)}
+        self.design = PairDesign(len(task.models))
+        self.stopped: signal.Signals | None = None
+        self.limited = False
+        self.made = 0
+        self._error: BaseException | None = None
+        self._next_question = 0
+        self._flying: set[int] = set()
+        self._calls_flying = 0
+        self._tries: Counter[str] = Counter()
+        self._answered: set[str] = set()
+        self._changed = asyncio.Event()
+        self._read_journal()
+
+    def _read_journal(self) -> None:
+        """Learns from what is known: lengths of answers, who can answer, the board so far."""
+        for entry in self.journal.entries.values():
+            if entry.kind in ("answer", "verdict", "score") and entry.called:
+                self._answered.add(entry.model)
+                self.costs.learn(entry.model, entry.tokens[1], judging=entry.kind != "answer")
+        for i in range(len(self.questions)):
+            self._learn(i)
+
+    # what is known of a prompt
+
+    def plan(self, question: int) -> tuple[str, ...]:
+        """The models that answer a prompt, as far as they are chosen."""
+        entry = self.journal.known(self._plan_key(question))
+        return () if entry is None else entry.models[: self.task.k]
+
+    def _plan_key(self, question: int) -> str:
+        return key_of("plan", self._hash[question], self.task.mode, *sorted(self.task.models))
+
+    def answer_key(self, question: int, model: str) -> str:
+        """Of an answer in the journal."""
+        return key_of("answer", self._hash[question], model, str(self.task.max_tokens))
+
+    def verdict_key(self, question: int, judge: str, shown: Sequence[str]) -> str:
+        """Of a verdict, grade or check in the journal."""
+        reference = repr(self.questions[question].reference)
+        settings = (self._rubric, self.task.check, reference, str(self.task.max_tokens))
+        return key_of("verdict", self._hash[question], judge, *settings, *shown)
+
+    def answer(self, question: int, model: str) -> Entry | None:
+        """What a model answered; None where it did not."""
+        return self.journal.known(self.answer_key(question, model))
+
+    def missing(self, question: int, models: Sequence[str]) -> Missing:
+        """The calls that a prompt still needs, if these models answer it; a check of an answer is none."""
+        wanted = [
+            (judge, shown)
+            for judge in self.task.judges or ("",)
+            for shown in self._shown(models)
+            if all(self._may_have_answer(question, model) for model in shown)
+            and self.journal.known(self.verdict_key(question, judge, shown)) is None
+        ]
+        asked = dict.fromkeys(model for _, shown in wanted for model in shown)
+        answers = [m for m in asked if (found := self.answer(question, m)) is None or found.text is None]
+        return Missing(tuple(answers), tuple(wanted) if self.task.judges else ())
+
+    def _shown(self, models: Sequence[str]) -> Iterator[tuple[str, ...]]:
+        if self.task.mode != "pairs":
+            yield from ((model,) for model in models)
+            return
+        for a, b in combinations(models, 2):
+            yield a, b
+            yield b, a
+
+    def _may_have_answer(self, question: int, model: str) -> bool:
+        found = self.answer(question, model)
+        if found is None:
+            return not self._unable(model)
+        return found.characters > 0 and (found.text is not None or self._ask_again)
+
+    def _unable(self, model: str) -> bool:
+        return model not in self._answered and self._tries[model] >= FAILURES
+
+    def compared(self, question: int) -> list[Compared]:
+        """The comparisons of a prompt, of which at least one judge has said something."""
+        found = []
+        for a, b in combinations(self.plan(question), 2) if self.task.mode == "pairs" else ():
+            verdicts: dict[str, tuple[str, str]] = {}
+            outcomes: dict[str, int] = {}
+            for judge in self.task.judges:
+                both = [self.journal.known(self.verdict_key(question, judge, s)) for s in ((a, b), (b, a))]
+                first, second = (None if one is None else one.value for one in both)
+                if first is not None and second is not None:
+                    verdicts[judge] = first, second
+                    outcome = of_both_orders(first, second)
+                    outcomes |= {} if outcome is None else {judge: outcome}
+            if verdicts:
+                sides = [self.answer(question, model) for model in (a, b)]
+                length = [0 if one is None else one.characters for one in sides]
+                outcome = majority(list(outcomes.values())) if outcomes else None
+                found.append(Compared(question, (a, b), verdicts, outcomes, outcome, (length[0], length[1])))
+        return found
+
+    def scores(self, question: int) -> dict[str, float]:
+        """By model, the score of its answer: the mean of the judges' grades, or of the check."""
+        found = {}
+        for model in self.plan(question) if self.task.mode != "pairs" else ():
+            entries = [
+                self.journal.known(self.verdict_key(question, judge, (model,))) for judge in self.task.judges or ("",)
+            ]
+            grades = [one.score for one in entries if one is not None and one.score is not None]
+            if grades:
+                found[model] = sum(grades) / len(grades)
+        return found
+
+    def unfinished(self) -> set[str]:
+        """Keys of answers that were paid for and that a verdict still needs."""
+        return {
+            self.answer_key(i, model)
+            for i in range(len(self.questions))
+            for _, shown in self.missing(i, self.plan(i)).verdicts
+            if all(self._text(i, model) for model in shown)
+            for model in shown
+        }
+
+    @property
+    def forgotten(self) -> int:
+        """Judgements that can't be made, because the text of an answer was not kept."""
+        return sum(
+            self.journal.known(self.verdict_key(i, judge, shown)) is None
+            and any((found := self.answer(i, m)) is not None and found.characters > 0 and not found.text for m in shown)
+            for i in range(len(self.questions))
+            for judge in self.task.judges or ("",)
+            for shown in self._shown(self.plan(i))
+        )
+
+    def _learn(self, question: int) -> None:
+        """Adds what is known of a prompt to the board that the choices are made by."""
+        for one in self.compared(question):
+            if one.outcome is not None:
+                a, b = (self._index[name] for name in one.models)
+                self.design.add(a, b, one.outcome)
+        for (first, x), (second, y) in combinations(self.scores(question).items(), 2):
+            self.design.add(self._index[first], self._index[second], int(outcome_of_scores(x, y, 0.0, 0.5)))
+
+    # the run
+
+    def remaining(self) -> tuple[float, int, int]:
+        """What is left to do without a limit: expected USD, calls at most, prompts."""
+        cost, calls, prompts = 0.0, 0, 0
+        for i, question in enumerate(self.questions):
+            plan = self.plan(i)
+            if len(plan) < self.task.k:
+                cost += self.costs.prompt(len(question.text))
+                calls += self.task.calls
+                prompts += 1
+            elif (missing := self.missing(i, plan)).calls:
+                cost += self._cost(i, missing, most=False)
+                calls += missing.calls
+                prompts += 1
+        return cost, calls, prompts
+
+    def _cost(self, question: int, missing: Missing, most: bool) -> float:
+        length = len(self.questions[question].text)
+        answers = sum(self.costs.answer(model, length, most) for model in missing.answers)
+        return answers + sum(self.costs.judgement(judge, length, shown, most) for judge, shown in missing.verdicts)
+
+    async def run(self, concurrency: int, step: Callable[[], object], say: Callable[[str], object]) -> None:
+        """Works until all is done, a limit is reached, or a signal comes: then calls in flight are waited for.
+
+        Args:
+            concurrency: most calls at the same time.
+            step: is called when a prompt is done.
+            say: is told what happens on a signal.
+
+        Raises:
+            DataError: a judge, or all models but one, fail from the start; or a check that can't be made.
+            OSError: the journal can't be written; what was paid for before is in it.
+        """
+        self._slots = asyncio.Semaphore(concurrency)
+        workers = [asyncio.create_task(self._work(step)) for _ in range(concurrency)]
+        with self._signals(workers, say):
+            await asyncio.gather(*workers, return_exceptions=True)
+        if self._error is not None:
+            raise self._error
+
+    @contextlib.contextmanager
+    def _signals(self, workers: Sequence[asyncio.Task[None]], say: Callable[[str], object]) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+
+        def leave() -> None:
+            for worker in workers:
+                worker.cancel()
+
+        def stop(name: signal.Signals) -> None:
+            if self.stopped is not None:
+                leave()
+                return
+            self.stopped = name
+            self._changed.set()
+            say(f"stopping: {self._calls_flying} calls in flight are waited for; Ctrl-C again leaves them")
+            if name == signal.SIGTERM:
+                loop.call_later(GRACE_S, leave)
+
+        names = (signal.SIGINT, signal.SIGTERM)
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # Windows, or no main thread
+            for name in names:
+                loop.add_signal_handler(name, stop, name)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+                for name in names:
+                    loop.remove_signal_handler(name)
+
+    async def _work(self, step: Callable[[], object]) -> None:
+        try:
+            while (unit := await self._next(step)) is not None:
+                question, plan, cost, calls = unit
+                index = [self._index[name] for name in plan]
+                try:
+                    await self._unit(question, plan)
+                finally:
+                    self._flying.discard(question)
+                    self.purse.release(cost, calls)
+                    self.design.end(index)
+                    self._learn(question)
+                    self._notify()
+                step()
+        except _Stopped:
+            pass
+        except Exception as error:
+            self._error = self._error or error
+            self._notify()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _next(self, step: Callable[[], object]) -> tuple[int, tuple[str, ...], float, int] | None:
+        """The next prompt, who answers it, and what is reserved for it; None where nothing is left to begin."""
+        while self._next_question < len(self.questions) and not self.limited:
+            self._go_on()
+            i = self._next_question
+            plan = self._chosen(i)
+            missing = self.missing(i, plan)
+            known = self.plan(i) == plan
+            if known and not missing.calls and (self.task.judges or not missing.answers):
+                self._next_question += 1
+                step()
+                continue
+            cost = self._cost(i, missing, most=True)
+            if self.purse.reserve(cost, missing.calls):
+                self._next_question += 1
+                if not known:
+                    self.journal.add(Entry(self._plan_key(i), "plan", models=plan))
+                self.design.begin([self._index[name] for name in plan])
+                self._flying.add(i)
+                return i, plan, cost, missing.calls
+            if not self._flying:
+                self.limited = True
+                break
+            await self._changed.wait()
+        return None
+
+    def _chosen(self, question: int) -> tuple[str, ...]:
+        """Who answers a prompt: those who are known to, and more for information."""
+        plan = self.plan(question)
+        unable = {self._index[name] for name in self.task.models if self._unable(name)}
+        able = len(self.task.models) - len(unable)
+        if able < 2:
+            raise DataError(
+                f"all models but {able} fail: {self._why()}; what was paid for is in {self.journal.path}, and the same "
+                "command goes on"
+            )
+        if len(plan) >= self.task.k:
+            return plan
+        must = [self._index[name] for name in plan]
+        found = self.design.choose(self.task.k, self._rng, must=must, without=unable)
+        return (*plan, *(self.task.models[i] for i in found if i not in must))
+
+    def _why(self) -> str:
+        failures = self.journal.failures()
+        reasons = dict.fromkeys(f"{model} ({reason})" for (model, reason), _ in failures.most_common())
+        return ", ".join(list(reasons)[:5])
+
+    def _go_on(self) -> None:
+        """Raises _Stopped where no call may be begun."""
+        if self.stopped is not None or self._error is not None:
+            raise _Stopped
+
+    async def _unit(self, question: int, plan: tuple[str, ...]) -> None:
+        missing = self.missing(question, plan)
+        await _all(self._ask(question, model) for model in missing.answers)
+        ready = [v for v in self.missing(question, plan).verdicts if all(self._text(question, m) for m in v[1])]
+        await _all(self._judge(question, judge, shown) for judge, shown in ready)
+        if self._check is not None:
+            for model in plan:
+                self._score(question, model)
+
+    def _text(self, question: int, model: str) -> str | None:
+        found = self.answer(question, model)
+        return None if found is None else found.text
+
+    async def _ask(self, question: int, model: str) -> None:
+        if self._unable(model):
+            return
+        key = self.answer_key(question, model)
+        messages = [{"role": "user", "content": self.questions[question].text}]
+
+        def entry(reply: Reply) -> Entry:
+            return Entry(
+                key,
+                "answer",
+                model,
+                text=reply.text if reply.text.strip() else None,
+                characters=len(reply.text.strip()),
+                tokens=reply.tokens,
+                cost=reply.cost,
+                refused=reply.refused,
+            )
+
+        await self._call(key, model, messages, entry, self.task.max_tokens)
+
+    async def _judge(self, question: int, judge: str, shown: tuple[str, ...]) -> None:
+        key = self.verdict_key(question, judge, shown)
+        one = self.questions[question]
+        texts = [self._text(question, model) or "" for model in shown]
+        reference = None if one.reference is None else str(one.reference)
+        if len(shown) == 2:
+            pair = texts[0], texts[1]
+            messages = pair_messages(self.task.rubric, one.text, pair, key[:8], reference)
+        else:
+            messages = grade_messages(self.task.rubric, one.text, texts[0], key[:8], reference)
+
+        def entry(reply: Reply) -> Entry:
+            if len(shown) == 2:
+                said = read_verdict(reply.text)
+                return Entry(key, "verdict", judge, value=said, tokens=reply.tokens, cost=reply.cost)
+            return Entry(key, "score", judge, score=read_grade(reply.text), tokens=reply.tokens, cost=reply.cost)
+
+        await self._call(key, judge, messages, entry)
+        if judge not in self._answered and self._tries[judge] >= FAILURES:
+            raise DataError(
+                f"the judge fails: {self._why()}; what was paid for is in {self.journal.path}, and the same command "
+                "goes on"
+            )
+
+    def _score(self, question: int, model: str) -> None:
+        """Checks an answer by rule; it costs nothing, but its text will be forgotten."""
+        key, text = self.verdict_key(question, "", (model,)), self._text(question, model)
+        if self._check is not None and text is not None and self.journal.known(key) is None:
+            one = self.questions[question]
+            score = self._check(text, one.reference, one.row)
+            self.journal.add(Entry(key, "score", model, score=score, called=False))
+
+    async def _call(
+        self,
+        key: str,
+        model: str,
+        messages: list[dict[str, str]],
+        entry: Callable[[Reply], Entry],
+        max_tokens: int | None = None,
+    ) -> None:
+        async with self._slots:
+            self._go_on()
+            self._calls_flying += 1
+            try:
+                reply = await self.models.ask(model, messages, max_tokens)
+                made = entry(reply)
+                self._answered.add(model)
+                self.costs.learn(model, reply.tokens[1], judging=made.kind != "answer")
+            except CallFailed as error:
+                made = Entry(key, "failed", model, value=str(error))
+                self._tries[model] += 1
+            finally:
+                self._calls_flying -= 1
+            self.made += 1
+            self.journal.add(made)
+
+
+async def _all(calls: Iterator[Coroutine[Any, Any, None]]) -> None:
+    """Waits for all calls, and raises the first error only then: what is in flight is being paid for."""
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    for one in results:
+        if isinstance(one, BaseException):
+            raise one
