@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from litellm_router.chat import texts
+from litellm_router.collect.sample import Sample
 from litellm_router.conversations import Conversation, Conversations, Turn
 from litellm_router.record import Record
 from litellm_router.request import BUCKETS, bucket_of
@@ -85,6 +86,7 @@ class Attempts:
         conversation: that it belongs to; turn: who has had it, or None.
         remembered: whether its answer is known to the conversation.
         worth: gives value and expected USD of a model that was not ranked, by its name and its deployment's id.
+        sample: what is kept of it for a comparison with another model's answer; None for most.
     """
 
     token: str
@@ -103,6 +105,7 @@ class Attempts:
     turn: Turn | None = None
     remembered: bool = False
     worth: Callable[[str, str], tuple[float | None, float | None]] | None = None
+    sample: Sample | None = None
     _error: weakref.ref[Exception] | None = None
     _model: str | None = None
     _taken: bool = False

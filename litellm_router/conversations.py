@@ -263,6 +263,11 @@ def _answers_in(response: object) -> Iterator[object]:
             yield {"content": content}
 
 
+def answer_text(response: object) -> str:
+    """The text of a response, whatever its route."""
+    return "\n".join(text for part in _answers_in(response) for kind, text in _marks_of(part) if kind == "text")
+
+
 def _marks_of(answer: object) -> Iterator[tuple[str, str]]:
     """What tells an answer from others: its text, the ids of its tool calls, the state of its provider."""
     content = _of(answer, "content")

@@ -42,6 +42,7 @@ else:
         "unreadable": Counter("p2l_cache_unreadable", "Values in Redis that are no scores, by kind", ["kind"]),
         "errors": Counter("p2l_cache_errors", "Failures of Redis, by kind", ["kind"]),
         "writes": Counter("p2l_cache_writes", "Scores for Redis", ["result"]),
+        "collected": Counter("p2l_collected", "Answers compared with another model's, by outcome", ["outcome"]),
         "trips": Counter("p2l_cache_round_trips", "Answered reads, by the least bound in ms that they kept", ["ms"]),
         "trip_seconds": Counter("p2l_cache_round_trip_seconds", "Time of all answered reads"),
         "breaker": Gauge(
@@ -89,6 +90,12 @@ def not_followed() -> None:
     """Counts a request that LiteLLM sent to a deployment that it was not handed."""
     if _ALL:
         _ALL["not_followed"].inc()
+
+
+def collected(outcome: str) -> None:
+    """Counts an answer that was to be compared with another model's."""
+    if _ALL:
+        _ALL["collected"].labels(outcome).inc()
 
 
 class Counted(Protocol):

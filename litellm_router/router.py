@@ -22,7 +22,7 @@ from litellm_router.attempts import TOKEN, Attempts, Requests
 from litellm_router.calls import is_chat
 from litellm_router.chat import chat_of, deployment_in
 from litellm_router.check import group_problems
-from litellm_router.conversations import Turn
+from litellm_router.conversations import Turn, answer_text
 from litellm_router.decision import Case, Decision
 from litellm_router.deployments import Deployment, Group, column_of, id_of, takes_part
 from litellm_router.failover import Failover
@@ -205,6 +205,8 @@ class P2LRouter(CustomLogger):
         case = Case(name, group, wanted, scored, attempts.turn, attempts.uniform)
         decision, pacer = case.decide(loaded.scorer, loaded.values, traffic, settings.sticky)
         attempts.worth = partial(_worth, case, loaded, traffic)
+        if state.collector is not None:
+            attempts.sample = state.collector.sample(name, wanted, chat, request, group)
         self._book(state, case, decision, pacer, attempts, evidence, loaded.scorer.fingerprint)
 
     def _book(
@@ -366,6 +368,20 @@ class P2LRouter(CustomLogger):
     async def async_log_success_event(self, kwargs: Any, response_obj: Any, start_time: Any, end_time: Any) -> None:
         """Learns from an answer that ended: its length, and what it cost."""
         self.log_success_event(kwargs, response_obj, start_time, end_time)
+        try:
+            self._collect(kwargs, response_obj)
+        except Exception:  # of an unknown form
+            self.health.counts["collect"] += 1
+
+    def _collect(self, kwargs: Mapping[str, Any], response: object) -> None:
+        """Has an answer compared with another model's, where its request was drawn for that."""
+        attempts, state = self.requests.logged(kwargs), self._state
+        if attempts is None or attempts.sample is None or state is None or state.collector is None:
+            return
+        sample, attempts.sample = attempts.sample, None
+        answered = attempts.record.get("answered")
+        if answered is not None and not kwargs.get("cache_hit"):
+            state.collector.soon(sample, answered, answer_text(response))
 
     def log_success_event(self, kwargs: Any, response_obj: Any, start_time: Any, end_time: Any) -> None:
         """As `async_log_success_event`, for LiteLLM's sync calls."""

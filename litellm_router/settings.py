@@ -125,6 +125,34 @@ class PersonalSettings(_Model):
     half_life_days: float = Field(default=30.0, gt=0, allow_inf_nan=False)
 
 
+class Collect(_Model):
+    """Votes from live traffic: a share of the answers is compared with another model's, see docs/own-models.md.
+
+    Attributes:
+        share: of the requests that are compared.
+        judge: model group, or model that LiteLLM knows, that compares two answers.
+        budget_per_day: USD for the second answers and the judge, of a day in UTC.
+        store: path of a file, or `redis` for a stream in the cache's Redis.
+        store_prompts: must be true: a vote is worth nothing without its prompt, so prompts are stored as they are.
+        groups: model groups whose requests are compared; none: all that are routed.
+    """
+
+    share: Share
+    judge: str = Field(min_length=1)
+    budget_per_day: Money
+    store: str = Field(min_length=1)
+    store_prompts: bool = False
+    groups: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _prompts_by_choice(self) -> Collect:
+        if not self.store_prompts:
+            raise ValueError(
+                "collect stores the prompts that it compares, as votes need them; say so with store_prompts: true"
+            )
+        return self
+
+
 class ClientRule(_Model):
     """What a request may ask for, in `metadata.p2l` of its body."""
 
@@ -194,6 +222,7 @@ class P2LSettings(Rule):
         injected_tags: tags whose text in user messages no user wrote, beside the known ones of agents and editors.
         personal: blends a user's own board into the scores of their prompts; none: users are not told apart.
         cache: where scores are kept: in this process, and in a Redis that services share.
+        collect: makes votes of a share of the answers; none: nothing is compared or stored.
         threads: processor threads of one scoring, of which two run at a time; 0 lets ONNX Runtime choose, which is
             faster on an idle machine and slower beside a busy proxy.
         failover: `on` lets every error of a provider reach the next best model, by a retry policy of LiteLLM's for the
@@ -215,6 +244,7 @@ class P2LSettings(Rule):
     injected_tags: tuple[Annotated[str, Field(pattern=r"^[A-Za-z][\w-]{0,63}$")], ...] = ()
     personal: PersonalSettings | None = None
     cache: RouterCacheSettings = RouterCacheSettings()
+    collect: Collect | None = None
     threads: int = Field(default=1, ge=0)
     failover: Annotated[Literal["on", "off"], _ON_OFF] = "on"
     max_attempts: int = Field(default=3, ge=1, le=100)
@@ -316,6 +346,8 @@ def tightened(rule: Rule, raw: object, client_rules: str) -> tuple[Rule, str | N
     """
     if raw is None or client_rules == "off":
         return rule, None
+    if isinstance(raw, Mapping):  # whether its answer may be compared is no rule
+        raw = {key: value for key, value in raw.items() if key != "collect"}
     try:
         asked = ClientRule.model_validate(raw)
     except ValidationError:
