@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from litellm_router.chat import answers, opening
 from p2l_plugins.cache.breaker import Breaker
-from p2l_plugins.cache.redis import is_cluster
+from p2l_plugins.cache.redis import pipeline, raw_values
 
 SCHEMA = 1
 
@@ -175,11 +175,7 @@ class Conversations:
         started = time.monotonic()
         try:
             async with asyncio.timeout(min(self._deadline_s, timeout_s)):
-                names = [self._key(key) for key in keys]
-                if is_cluster(client):
-                    values = await asyncio.gather(*map(client.get, names))
-                else:
-                    values = await client.mget(names)
+                values = await raw_values(client, [self._key(key) for key in keys])
         except Exception as error:  # whatever a client raises, the conversation is taken for a new one
             self._breaker.failed(type(error).__name__, time.monotonic() - started)
             return None
@@ -209,7 +205,7 @@ class Conversations:
         started = time.monotonic()
         try:
             async with asyncio.timeout(WRITE_S):
-                pipe = client.pipeline() if is_cluster(client) else client.pipeline(transaction=False)
+                pipe = pipeline(client)
                 for key in keys:
                     pipe.set(self._key(key), value, ex=max(1, round(self._ttl_s)))
                 await pipe.execute()
@@ -231,8 +227,7 @@ class Conversations:
 
 
 def _read(value: object, names: Mapping[str, str]) -> Turn | None:
-    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-    number, _, model = text.partition(" ") if isinstance(text, str) else ("", "", "")
+    number, _, model = value.decode("utf-8", "replace").partition(" ") if isinstance(value, bytes) else ("", "", "")
     try:
         uniform = float(number)
     except ValueError:

@@ -32,7 +32,7 @@ from litellm_router.prices import price_of
 from litellm_router.reasons import NotRoutedError
 from litellm_router.record import Record, headers_of, note
 from litellm_router.request import PRIVATE, read
-from litellm_router.routers import deployment_of, is_anothers, router_of
+from litellm_router.routers import deployment_of, is_anothers, proxy_router, router_of
 from litellm_router.scoring import Loaded, load_scorer
 from litellm_router.settings import KEY, P2LSettings
 from litellm_router.state import State
@@ -67,7 +67,7 @@ class P2LRouter(CustomLogger):
         self._load = load
         self._state: State | None = None
         self._wrong: tuple[object, ConfigError] | None = None
-        self._ranked: set[str] = set()
+        self._ranked: set[tuple[str, object]] = set()
         self._cache_counters = metrics.CacheCounters()
         self._lock = threading.Lock()
 
@@ -174,7 +174,9 @@ class P2LRouter(CustomLogger):
 
     def _takes_part(self, name: str, deployments: list[Deployment], attempts: Attempts | None) -> bool:
         """Whether there is a choice, or one is usual here and LiteLLM has left a single model."""
-        return takes_part(deployments) or (attempts is None and name in self._ranked)
+        if not deployments:
+            return False
+        return takes_part(deployments) or (attempts is None and _choice(name, deployments) in self._ranked)
 
     def _checked_state(self) -> State:
         try:
@@ -255,25 +257,29 @@ class P2LRouter(CustomLogger):
         if len(group.models) < 2:
             raise NotRoutedError("models" if takes_part(deployments) else "one_left")
         if len(self._ranked) < MOST_GROUPS:
-            self._ranked.add(name)
+            self._ranked.add(_choice(name, deployments))
         return group
 
     def set_up_failover(self, router: Any, groups: Collection[str] | None = None) -> None:
         """As `Failover.set_up`, by the settings as they stand now; what is wrong with them is said. Never raises."""
+        changed = self._policies(lambda settings: self.failover.set_up(router, settings, groups))
+        if changed:
+            log.info(
+                "p2l sets model_group_retry_policy: every error of a provider goes on to the next best model, "
+                "%d at most, in %s; p2l_settings.failover: off leaves retries alone",
+                self.state().settings.max_attempts,
+                ", ".join(changed),
+            )
+
+    def _policies(self, give: Callable[[P2LSettings], list[str]]) -> list[str]:
+        """The names that got a policy."""
         try:
-            settings = self.state().settings
-            changed = self.failover.set_up(router, settings, groups)
-            if changed:
-                log.info(
-                    "p2l sets model_group_retry_policy: every error of a provider goes on to the next best model, "
-                    "%d at most, in %s; p2l_settings.failover: off leaves retries alone",
-                    settings.max_attempts,
-                    ", ".join(changed),
-                )
+            return give(self.state().settings)
         except ConfigError as error:
             self.health.misconfigured(f"{error}; LiteLLM's own strategy decides")
         except Exception as error:  # of a LiteLLM whose router is another
             self.health.misconfigured(f"failover could not be set up ({type(error).__name__})")
+        return []
 
     def _failed(self, error: Exception) -> Record:
         if not isinstance(error, NotRoutedError):
@@ -311,10 +317,16 @@ class P2LRouter(CustomLogger):
     async def async_pre_call_hook(
         self, user_api_key_dict: Any, cache: Any, data: dict[str, Any], call_type: Any
     ) -> dict[str, Any] | None:
-        """Takes away what only LiteLLM's router itself may say: which deployments to leave out."""
+        """Takes away what only LiteLLM's router itself may say: which deployments to leave out.
+
+        The name that is asked for may be one that a wildcard stands for, or of a group that was added since the start.
+        """
         if isinstance(data, dict):
             for key in PRIVATE:
                 data.pop(key, None)
+            name = data.get("model")
+            if isinstance(name, str):
+                self._policies(lambda settings: self.failover.before(proxy_router(), settings, name))
         return data
 
     async def async_post_call_success_deployment_hook(
@@ -414,6 +426,11 @@ class P2LRouter(CustomLogger):
             answered: str | None = None if response is None else attempts.record.get("answered")
             return answered
         return self._model_in((call_info or {}).get("model_info"))
+
+
+def _choice(name: str, deployments: list[Deployment]) -> tuple[str, object]:
+    """What a request chooses from: a group, or a team's own of that name."""
+    return name, (deployments[0].get("model_info") or {}).get("team_id")
 
 
 def _signer(group: Group, request: Mapping[str, Any]) -> str | None:
