@@ -16,7 +16,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from litellm_router.chat import answers, opening
@@ -27,6 +27,9 @@ SCHEMA = 1
 
 #: Answers of a chat that are looked up, the latest first, and marks of one answer.
 ANSWERS, MARKS = 3, 8
+
+#: Parts of one answer that are looked at.
+PARTS = 256
 
 #: Writes to Redis that may be under way; what comes on top stays in this process.
 WRITES = 64
@@ -262,7 +265,7 @@ def _marks_of(answer: object) -> Iterator[tuple[str, str]]:
     """What tells an answer from others: its text, the ids of its tool calls, the state of its provider."""
     content = _of(answer, "content")
     nested = [part for key in ("thinking_blocks", "reasoning_items", "tool_calls") for part in _list(_of(answer, key))]
-    parts = [part for part in (*_list(content), *nested) if not isinstance(part, str)]
+    parts = [part for part in islice(chain(_list(content), nested), PARTS) if not isinstance(part, str)]
     for part in (answer, *parts):
         yield from (("state", text) for key in _STATE if (text := _text_of(part, key)))
     yield from (("call", text) for text in [_text_of(answer, "call_id"), *map(_call_of, parts)] if text)

@@ -273,7 +273,7 @@ class Case:
         wanted, group, current = self.wanted, self.group, self.current
         opponents = opponents_of(wanted.rule, scorer)
         value = values.of(scorer, self.scored.used, group.columns, wanted.rule.objective, opponents)
-        lengths = [min(length, wanted.max_output) for length in traffic.answer_tokens(group.models)]
+        lengths = [wanted.answers * min(length, wanted.max_output) for length in traffic.answer_tokens(group.models)]
         known = None if current is None else (current, wanted.prompt_tokens - wanted.new_tokens)
         costs = group.costs(wanted.prompt_tokens, lengths, known)
         pacer = traffic.pacer(self.name, wanted.rule, value, costs, wanted.payer)

@@ -207,6 +207,7 @@ class P2LRouter(CustomLogger):
         case = Case(name, group, wanted, scored, attempts.turn, attempts.uniform)
         decision, pacer = case.decide(loaded.scorer, loaded.values, traffic, settings.sticky)
         attempts.worth = partial(_worth, case, loaded, traffic)
+        attempts.answers = wanted.answers
         self._book(state, case, decision, pacer, attempts, evidence, loaded.scorer.fingerprint)
 
     def _book(
@@ -399,7 +400,7 @@ class P2LRouter(CustomLogger):
             state.traffic.answered(
                 None if attempts is None else attempts.token,
                 self._model_in(info),
-                tokens if isinstance(tokens, int) and tokens > 0 else None,
+                _length_of(tokens, 1 if attempts is None else attempts.answers),
                 float(cost) if isinstance(cost, int | float) and 0 <= cost < float("inf") else None,
             )
         except Exception:  # a log record of an unknown form costs what could be learnt from it
@@ -433,6 +434,11 @@ def _choice(name: str, deployments: list[Deployment]) -> tuple[str, object]:
     return name, (deployments[0].get("model_info") or {}).get("team_id")
 
 
+def _length_of(tokens: object, answers: int) -> int | None:
+    """Tokens of one of the answers of a request, of the sum that its usage says."""
+    return max(1, round(tokens / answers)) if isinstance(tokens, int) and tokens > 0 else None
+
+
 def _signer(group: Group, request: Mapping[str, Any]) -> str | None:
     """The model that gave the response that a request goes on from, by LiteLLM's own id of it."""
     deployment = deployment_in(request.get("previous_response_id"))
@@ -450,5 +456,5 @@ def _worth(
     value = loaded.values.of(loaded.scorer, case.scored.used, columns, case.wanted.rule.objective)[-1]
     found = deployment_of(router_of(deployment), deployment)
     price = None if found is None else price_of(found)
-    length = min(traffic.answer_tokens([model])[0], case.wanted.max_output)
+    length = case.wanted.answers * min(traffic.answer_tokens([model])[0], case.wanted.max_output)
     return float(value), None if price is None else price.cost(case.wanted.prompt_tokens, length)
