@@ -301,7 +301,9 @@ class Case:
             record["truncated"] = found.entry.truncated
         if found.entry.unknown:
             record["unknown"] = round(float(found.entry.unknown), 4)
-        if self.scored.used.key.startswith(OVERALL):
+        if not self.wanted.turns:
+            record["reason"] = "no_text"
+        elif self.scored.used.key.startswith(OVERALL):
             record["reason"] = "unknown_text"
         if self.wanted.client is not None:
             record["client"] = self.wanted.client

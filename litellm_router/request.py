@@ -42,7 +42,7 @@ class Wanted:
         sealed: whether it carries state that only the provider that made it can read; maker: of it, where its form
             tells.
         goes_on: whether the model is in the middle of its answer, between calls of tools.
-        turns: of the user.
+        turns: of the user; none where there is no text, and a limit has to be kept all the same.
         prompt_tokens: estimated; new_tokens: those that no model has read yet.
         max_output: tokens that an answer may have; answers: how many are asked for at once.
         needs: what a model must be able to take.
@@ -99,13 +99,27 @@ def read(
         closed := sealed(chat, request),
         maker_of(chat) if closed else None,
         goes_on(chat),
-        turns_of(chat, settings.injected_tags),
+        _turns(chat, settings, rule),
         tokens := prompt_tokens(chat, request),
         tokens if (new := tokens_since_answer(chat)) is None else new,
         _max_output(chat, request),
         min(max((count for key in _ANSWERS if (count := _positive(request.get(key)))), default=1), MOST_ANSWERS),
         needs_of(chat, request),
     )
+
+
+def _turns(chat: object, settings: P2LSettings, rule: Rule) -> Turns:
+    """The user's turns: who leaves them out, or writes them as somebody else, does not escape the limits of a rule.
+
+    Raises:
+        NotRoutedError: `no_text`, where there are no limits.
+    """
+    try:
+        return turns_of(chat, settings.injected_tags)
+    except NotRoutedError:
+        if rule.rule == "best" and rule.max_cost is None:
+            raise
+        return ()
 
 
 def _max_output(chat: object, request: Mapping[str, Any]) -> float:
