@@ -65,13 +65,13 @@ def running_proxy(config: Path, port: int | None = None, env: Mapping[str, str] 
     Args:
         config: of the proxy; its `master_key` must be `os.environ/LITELLM_MASTER_KEY`.
         port: to listen on; None takes a free one.
-        env: more environment variables for it.
+        env: more environment variables for it; a `LITELLM_MASTER_KEY` among them is its key.
 
     Raises:
         DemoError: it ended, or did not answer in 90 seconds.
     """
     port = _free_port() if port is None else port
-    key = "sk-" + secrets.token_urlsafe(32)
+    key = (env or {}).get("LITELLM_MASTER_KEY") or "sk-" + secrets.token_urlsafe(32)
     environment = {
         name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "STORE_MODEL_IN_DB")
     }

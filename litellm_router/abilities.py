@@ -40,7 +40,8 @@ def lacks(deployment: Mapping[str, Any], needs: Collection[str], tokens: int) ->
     info, table = deployment.get("model_info") or {}, listed(deployment)
     if tokens > window_of(deployment):
         return True
-    described = any(key.startswith("supports_") for key in table)
+    # LiteLLM lists what it has been asked for, with None for all that it does not know
+    described = any(known is not None for key, known in table.items() if key.startswith("supports_"))
     return any(not _supports(info.get(need), table.get(need), described) for need in needs)
 
 

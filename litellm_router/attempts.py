@@ -85,6 +85,7 @@ class Attempts:
         uniform: a random number in [0, 1) of our own, the same at all attempts; a conversation's, where one goes on.
         conversation: that it belongs to; turn: who has had it, or None.
         remembered: whether its answer is known to the conversation.
+        answers: how many it asks for at once.
         worth: gives value and expected USD of a model that was not ranked, by its name and its deployment's id.
         sample: what is kept of it for a comparison with another model's answer; None for most.
     """
@@ -104,6 +105,7 @@ class Attempts:
     conversation: Conversation | None = None
     turn: Turn | None = None
     remembered: bool = False
+    answers: int = 1
     worth: Callable[[str, str], tuple[float | None, float | None]] | None = None
     sample: Sample | None = None
     _error: weakref.ref[Exception] | None = None

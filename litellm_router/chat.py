@@ -17,6 +17,14 @@ from p2l_plugins.errors import PromptError
 from p2l_plugins.prompts import Turns, as_turns, content_text, text_bytes, user_turns
 from p2l_plugins.routing.explain import estimated_input_tokens
 
+_fast_json: Callable[[object], bytes] | None
+try:
+    import orjson
+
+    _fast_json = orjson.dumps
+except ImportError:  # a LiteLLM without its proxy
+    _fast_json = None
+
 #: Keys and item types that hold state which only the provider that made it can read.
 _SEALED_KEYS = ("encrypted_content", "signature", "thought_signature", "thoughtSignature")
 _SEALED_TYPES = frozenset(
@@ -31,6 +39,9 @@ _ANSWERS = frozenset({"function_call", "custom_tool_call", "reasoning"})
 #: Where parts of a message are nested, and how deep they are looked for.
 _NESTED = ("content", "thinking_blocks", "reasoning_items", "tool_calls", "provider_specific_fields", "function")
 _DEPTH = 6
+
+#: Keys without which a part holds no state.
+_TELLING = frozenset((*_SEALED_KEYS, *_NESTED))
 
 #: Text that a model reads, by the keys of a message or a part; and what is sent as JSON.
 _READ = frozenset(
@@ -88,7 +99,7 @@ def _from_content(content: Mapping[str, Any]) -> dict[str, Any]:
     parts = []
     given = content.get("parts")
     for part in given if isinstance(given, (list, tuple)) else [given]:
-        if not isinstance(part, Mapping):
+        if not isinstance(part, (dict, Mapping)):
             continue
         data = part.get("inlineData") or part.get("inline_data") or part.get("fileData") or part.get("file_data")
         if isinstance(data, Mapping):
@@ -135,14 +146,13 @@ def prompt_tokens(chat: object, request: Mapping[str, Any] | None = None) -> int
     return estimated_input_tokens(total)
 
 
-def tokens_since_answer(chat: object) -> int:
-    """As `prompt_tokens`, of what stands after a model's last answer in the chat; all of it where there is none."""
-    if not isinstance(chat, (list, tuple)):
-        return prompt_tokens(chat)
-    last = len(chat) - 1
-    while last >= 0 and not is_answer(chat[last]):
+def tokens_since_answer(chat: object) -> int | None:
+    """As `prompt_tokens`, of what stands after a model's last answer in the chat; None where there is no answer."""
+    parts = chat if isinstance(chat, (list, tuple)) else ()
+    last = len(parts) - 1
+    while last >= 0 and not is_answer(parts[last]):
         last -= 1
-    return estimated_input_tokens(_bytes(chat[last + 1 :], _DEPTH))
+    return None if last < 0 else estimated_input_tokens(_bytes(parts[last + 1 :], _DEPTH))
 
 
 def _bytes(value: object, depth: int) -> int:
@@ -158,7 +168,7 @@ def _bytes(value: object, depth: int) -> int:
     elif isinstance(value, (dict, Mapping)):
         for key, part in value.items():  # of which most messages have two
             if key in _READ:
-                total += _bytes(part, depth - 1)
+                total += text_bytes(part) if isinstance(part, str) else _bytes(part, depth - 1)
             elif key in _JSON:
                 total += _json_bytes(part)
     return total
@@ -169,6 +179,11 @@ def _json_bytes(value: object) -> int:
         return 0
     if isinstance(value, str):
         return text_bytes(value)
+    try:
+        if _fast_json is not None:
+            return len(_fast_json(value))
+    except TypeError:  # of a form that only the other one writes, if any
+        pass
     try:
         return len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"))
     except (TypeError, ValueError, RecursionError):  # objects that are not JSON, or nested without end
@@ -184,9 +199,9 @@ def needs_of(chat: object, request: Mapping[str, Any]) -> frozenset[str]:
         needs.add(_SCHEMA)
     if isinstance(chat, (list, tuple)):
         for item in chat:
-            content = item.get("content") if isinstance(item, Mapping) else None
+            content = item.get("content") if isinstance(item, (dict, Mapping)) else None
             for part in content if isinstance(content, (list, tuple)) else ():
-                if isinstance(part, Mapping) and (need := _need(part)) is not None:
+                if isinstance(part, (dict, Mapping)) and (need := _need(part)) is not None:
                     needs.add(need)
     return frozenset(needs)
 
@@ -219,7 +234,7 @@ def _kind(item: Mapping[str, Any]) -> str:
 
 def is_answer(item: object) -> bool:
     """Whether a model wrote an item of a chat."""
-    return isinstance(item, Mapping) and (item.get("role") in ("assistant", "model") or _kind(item) in _ANSWERS)
+    return isinstance(item, (dict, Mapping)) and (item.get("role") in ("assistant", "model") or _kind(item) in _ANSWERS)
 
 
 def answers(chat: object) -> Iterator[Mapping[str, Any]]:
@@ -232,7 +247,7 @@ def opening(chat: object, request: Mapping[str, Any]) -> str:
     """The system prompt and the user's first message: what all requests of a conversation begin with."""
     parts = [content_text(request.get("system")), content_text(request.get("instructions"))]
     for item in chat if isinstance(chat, (list, tuple)) else [{"role": "user", "content": chat}]:
-        if isinstance(item, Mapping) and not is_answer(item):
+        if isinstance(item, (dict, Mapping)) and not is_answer(item):
             parts.append(content_text(item.get("content")))
             if item.get("role") == "user":
                 break
@@ -247,7 +262,7 @@ def goes_on(chat: object) -> bool:
     for item in reversed(chat):
         if is_answer(item):
             break
-        if not isinstance(item, Mapping):
+        if not isinstance(item, (dict, Mapping)):
             return False
         if item.get("role") in ("tool", "function") or _kind(item).endswith("_output"):
             found = True
@@ -266,7 +281,7 @@ def goes_on(chat: object) -> bool:
 
 
 def _is_result(part: object) -> bool:
-    return isinstance(part, Mapping) and (part.get("type") == "tool_result" or "functionResponse" in part)
+    return isinstance(part, (dict, Mapping)) and (part.get("type") == "tool_result" or "functionResponse" in part)
 
 
 def sealed(chat: object, request: Mapping[str, Any]) -> bool:
@@ -277,16 +292,21 @@ def sealed(chat: object, request: Mapping[str, Any]) -> bool:
 
 
 def _holds_state(item: object, depth: int) -> bool:
+    # a request may have any number of parts, so each is looked at once and quickly
+    if depth == 0 or isinstance(item, str):
+        return False
     if isinstance(item, (list, tuple)):
-        return depth > 0 and any(_holds_state(part, depth - 1) for part in item)
-    if depth == 0 or not isinstance(item, Mapping):
+        return any(_holds_state(part, depth - 1) for part in item)
+    if not isinstance(item, (dict, Mapping)):
         return False
-    if item.get("role") == "user" and isinstance(item.get("content"), str):
+    if _kind(item) in _SEALED_TYPES:
+        return True
+    if _TELLING.isdisjoint(item):
         return False
-    return (
-        _kind(item) in _SEALED_TYPES
-        or any(item.get(key) for key in _SEALED_KEYS)
-        or any(_holds_state(item.get(key), depth - 1) for key in _NESTED)
+    own_words = item.get("role") == "user" and isinstance(item.get("content"), str)
+    return not own_words and (
+        any(item.get(key) for key in _SEALED_KEYS)
+        or any(_holds_state(item[key], depth - 1) for key in _NESTED if key in item)
     )
 
 
@@ -298,7 +318,7 @@ def maker_of(chat: object) -> str | None:
 def _maker(item: object, depth: int) -> str | None:
     if depth == 0:
         return None
-    if isinstance(item, Mapping):
+    if isinstance(item, (dict, Mapping)):
         own = next((maker for maker, holds in _MAKERS if holds(item)), None)
         return own or _maker([item.get(key) for key in _NESTED], depth)
     parts = item if isinstance(item, (list, tuple)) else ()

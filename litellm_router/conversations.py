@@ -16,17 +16,20 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from litellm_router.chat import answers, opening
 from p2l_plugins.cache.breaker import Breaker
-from p2l_plugins.cache.redis import is_cluster
+from p2l_plugins.cache.redis import pipeline, raw_values
 
 SCHEMA = 1
 
 #: Answers of a chat that are looked up, the latest first, and marks of one answer.
 ANSWERS, MARKS = 3, 8
+
+#: Parts of one answer that are looked at.
+PARTS = 256
 
 #: Writes to Redis that may be under way; what comes on top stays in this process.
 WRITES = 64
@@ -175,11 +178,7 @@ class Conversations:
         started = time.monotonic()
         try:
             async with asyncio.timeout(min(self._deadline_s, timeout_s)):
-                names = [self._key(key) for key in keys]
-                if is_cluster(client):
-                    values = await asyncio.gather(*map(client.get, names))
-                else:
-                    values = await client.mget(names)
+                values = await raw_values(client, [self._key(key) for key in keys])
         except Exception as error:  # whatever a client raises, the conversation is taken for a new one
             self._breaker.failed(type(error).__name__, time.monotonic() - started)
             return None
@@ -209,7 +208,7 @@ class Conversations:
         started = time.monotonic()
         try:
             async with asyncio.timeout(WRITE_S):
-                pipe = client.pipeline() if is_cluster(client) else client.pipeline(transaction=False)
+                pipe = pipeline(client)
                 for key in keys:
                     pipe.set(self._key(key), value, ex=max(1, round(self._ttl_s)))
                 await pipe.execute()
@@ -231,8 +230,7 @@ class Conversations:
 
 
 def _read(value: object, names: Mapping[str, str]) -> Turn | None:
-    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-    number, _, model = text.partition(" ") if isinstance(text, str) else ("", "", "")
+    number, _, model = value.decode("utf-8", "replace").partition(" ") if isinstance(value, bytes) else ("", "", "")
     try:
         uniform = float(number)
     except ValueError:
@@ -272,7 +270,7 @@ def _marks_of(answer: object) -> Iterator[tuple[str, str]]:
     """What tells an answer from others: its text, the ids of its tool calls, the state of its provider."""
     content = _of(answer, "content")
     nested = [part for key in ("thinking_blocks", "reasoning_items", "tool_calls") for part in _list(_of(answer, key))]
-    parts = [part for part in (*_list(content), *nested) if not isinstance(part, str)]
+    parts = [part for part in islice(chain(_list(content), nested), PARTS) if not isinstance(part, str)]
     for part in (answer, *parts):
         yield from (("state", text) for key in _STATE if (text := _text_of(part, key)))
     yield from (("call", text) for text in [_text_of(answer, "call_id"), *map(_call_of, parts)] if text)

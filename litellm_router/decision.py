@@ -273,7 +273,7 @@ class Case:
         wanted, group, current = self.wanted, self.group, self.current
         opponents = opponents_of(wanted.rule, scorer)
         value = values.of(scorer, self.scored.used, group.columns, wanted.rule.objective, opponents)
-        lengths = [min(length, wanted.max_output) for length in traffic.answer_tokens(group.models)]
+        lengths = [wanted.answers * min(length, wanted.max_output) for length in traffic.answer_tokens(group.models)]
         known = None if current is None else (current, wanted.prompt_tokens - wanted.new_tokens)
         costs = group.costs(wanted.prompt_tokens, lengths, known)
         pacer = traffic.pacer(self.name, wanted.rule, value, costs, wanted.payer)
@@ -301,7 +301,9 @@ class Case:
             record["truncated"] = found.entry.truncated
         if found.entry.unknown:
             record["unknown"] = round(float(found.entry.unknown), 4)
-        if self.scored.used.key.startswith(OVERALL):
+        if not self.wanted.turns:
+            record["reason"] = "no_text"
+        elif self.scored.used.key.startswith(OVERALL):
             record["reason"] = "unknown_text"
         if self.wanted.client is not None:
             record["client"] = self.wanted.client

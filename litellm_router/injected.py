@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Collection
+from itertools import islice
 
 from p2l_plugins.errors import PromptError
 from p2l_plugins.prompts import Turns
@@ -31,6 +32,9 @@ INJECTED = frozenset(
     user_info user_instructions user_memories user_rules workspace_context workspace_info workspaceinfo
     """.split()
 )
+
+#: Tags of one turn that are looked at: a request waits for it.
+MOST_TAGS = 10_000
 
 #: Tags around what the user asks: only the tags go.
 ASKS = frozenset("ask query question request task user_message user_query user_request userrequest".split())
@@ -62,10 +66,10 @@ def without_injected(turns: Turns, more: Collection[str] = (), keep: bool = True
 
 
 def _stripped(turn: str, names: Collection[str]) -> str:
-    """A turn without its blocks, in one pass; a tag that is never closed is text."""
+    """A turn without its blocks, in one pass over its first `MOST_TAGS`; a tag that is never closed is text."""
     opened: dict[str, list[int]] = defaultdict(list)
     blocks = []
-    for tag in _TAG.finditer(turn):
+    for tag in islice(_TAG.finditer(turn), MOST_TAGS):
         name = tag[2].lower()
         if name not in names:
             continue

@@ -71,7 +71,7 @@ def observe(group: str, record: Record, seconds: float) -> None:
     _ALL["cache"].labels(record["cache"]).inc()
     if record.get("truncated"):
         _ALL["truncated"].inc()
-    if "reason" in record:
+    if record.get("reason") == "unknown_text":
         _ALL["unknown"].inc()
     cost = record["costs"].get(record["model"])
     if cost is not None:

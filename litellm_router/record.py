@@ -63,7 +63,7 @@ class Record(TypedDict, total=False):
         cost: USD that the answer cost, as LiteLLM has it.
         truncated: whether the prompt was longer than the bundle reads; missing where its scorer does not say.
         unknown: share of the prompt's text that the bundle's tokenizer does not know; missing where that is none.
-        reason: why the overall scores decided in place of the prompt's own: `unknown_text`.
+        reason: why the overall scores decided in place of the prompt's own: `unknown_text` or `no_text`.
         not_followed: whether LiteLLM took a deployment that was not offered.
     """
 

@@ -23,8 +23,11 @@ BUCKETS = ("litellm_metadata", "metadata")
 #: Keys of a request by which LiteLLM's router leaves deployments out; a client has no business with them.
 PRIVATE = ("_excluded_deployment_ids", "_retry_skipped_deployment_ids", "_target_order")
 
-#: Where the routes say how long an answer may be.
-_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+#: Where the routes say how long an answer may be, and those of a response.
+_LIMITS, _LIMIT_OF_RESPONSES = ("max_tokens", "max_completion_tokens"), ("max_output_tokens",)
+
+#: Where they ask for several answers at once.
+_ANSWERS, MOST_ANSWERS = ("n", "best_of"), 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +42,9 @@ class Wanted:
         sealed: whether it carries state that only the provider that made it can read; maker: of it, where its form
             tells.
         goes_on: whether the model is in the middle of its answer, between calls of tools.
-        turns: of the user.
+        turns: of the user; none where there is no text, and a limit has to be kept all the same.
         prompt_tokens: estimated; new_tokens: those that no model has read yet.
-        max_output: tokens that the answer may have.
+        max_output: tokens that an answer may have; answers: how many are asked for at once.
         needs: what a model must be able to take.
     """
 
@@ -56,6 +59,7 @@ class Wanted:
     prompt_tokens: int
     new_tokens: int
     max_output: float
+    answers: int
     needs: frozenset[str]
 
 
@@ -95,15 +99,37 @@ def read(
         closed := sealed(chat, request),
         maker_of(chat) if closed else None,
         goes_on(chat),
-        turns_of(chat, settings.injected_tags),
-        prompt_tokens(chat, request),
-        tokens_since_answer(chat),
-        min((limit for key in _LIMITS if (limit := _tokens(request.get(key))) is not None), default=math.inf),
+        _turns(chat, settings, rule),
+        tokens := prompt_tokens(chat, request),
+        tokens if (new := tokens_since_answer(chat)) is None else new,
+        _max_output(chat, request),
+        min(max((count for key in _ANSWERS if (count := _positive(request.get(key)))), default=1), MOST_ANSWERS),
         needs_of(chat, request),
     )
 
 
-def _tokens(value: object) -> int | None:
+def _turns(chat: object, settings: P2LSettings, rule: Rule) -> Turns:
+    """The user's turns: who leaves them out, or writes them as somebody else, does not escape the limits of a rule.
+
+    Raises:
+        NotRoutedError: `no_text`, where there are no limits.
+    """
+    try:
+        return turns_of(chat, settings.injected_tags)
+    except NotRoutedError:
+        if rule.rule == "best" and rule.max_cost is None:
+            raise
+        return ()
+
+
+def _max_output(chat: object, request: Mapping[str, Any]) -> float:
+    """Tokens that an answer may have; of two limits the larger one, since it depends on the provider which holds."""
+    is_response = chat is not None and chat is request.get("input")
+    keys = _LIMIT_OF_RESPONSES if is_response else _LIMITS
+    return max((limit for key in keys if (limit := _positive(request.get(key))) is not None), default=math.inf)
+
+
+def _positive(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 

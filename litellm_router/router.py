@@ -32,7 +32,7 @@ from litellm_router.prices import price_of
 from litellm_router.reasons import NotRoutedError
 from litellm_router.record import Record, headers_of, note
 from litellm_router.request import PRIVATE, read
-from litellm_router.routers import deployment_of, is_anothers, router_of
+from litellm_router.routers import deployment_of, is_anothers, proxy_router, router_of
 from litellm_router.scoring import Loaded, load_scorer
 from litellm_router.settings import KEY, P2LSettings
 from litellm_router.state import State
@@ -67,7 +67,7 @@ class P2LRouter(CustomLogger):
         self._load = load
         self._state: State | None = None
         self._wrong: tuple[object, ConfigError] | None = None
-        self._ranked: set[str] = set()
+        self._ranked: set[tuple[str, object]] = set()
         self._cache_counters = metrics.CacheCounters()
         self._lock = threading.Lock()
 
@@ -174,7 +174,9 @@ class P2LRouter(CustomLogger):
 
     def _takes_part(self, name: str, deployments: list[Deployment], attempts: Attempts | None) -> bool:
         """Whether there is a choice, or one is usual here and LiteLLM has left a single model."""
-        return takes_part(deployments) or (attempts is None and name in self._ranked)
+        if not deployments:
+            return False
+        return takes_part(deployments) or (attempts is None and _choice(name, deployments) in self._ranked)
 
     def _checked_state(self) -> State:
         try:
@@ -207,6 +209,7 @@ class P2LRouter(CustomLogger):
         attempts.worth = partial(_worth, case, loaded, traffic)
         if state.collector is not None:
             attempts.sample = state.collector.sample(name, wanted, chat, request, group)
+        attempts.answers = wanted.answers
         self._book(state, case, decision, pacer, attempts, evidence, loaded.scorer.fingerprint)
 
     def _book(
@@ -257,25 +260,29 @@ class P2LRouter(CustomLogger):
         if len(group.models) < 2:
             raise NotRoutedError("models" if takes_part(deployments) else "one_left")
         if len(self._ranked) < MOST_GROUPS:
-            self._ranked.add(name)
+            self._ranked.add(_choice(name, deployments))
         return group
 
     def set_up_failover(self, router: Any, groups: Collection[str] | None = None) -> None:
         """As `Failover.set_up`, by the settings as they stand now; what is wrong with them is said. Never raises."""
+        changed = self._policies(lambda settings: self.failover.set_up(router, settings, groups))
+        if changed:
+            log.info(
+                "p2l sets model_group_retry_policy: every error of a provider goes on to the next best model, "
+                "%d at most, in %s; p2l_settings.failover: off leaves retries alone",
+                self.state().settings.max_attempts,
+                ", ".join(changed),
+            )
+
+    def _policies(self, give: Callable[[P2LSettings], list[str]]) -> list[str]:
+        """The names that got a policy."""
         try:
-            settings = self.state().settings
-            changed = self.failover.set_up(router, settings, groups)
-            if changed:
-                log.info(
-                    "p2l sets model_group_retry_policy: every error of a provider goes on to the next best model, "
-                    "%d at most, in %s; p2l_settings.failover: off leaves retries alone",
-                    settings.max_attempts,
-                    ", ".join(changed),
-                )
+            return give(self.state().settings)
         except ConfigError as error:
             self.health.misconfigured(f"{error}; LiteLLM's own strategy decides")
         except Exception as error:  # of a LiteLLM whose router is another
             self.health.misconfigured(f"failover could not be set up ({type(error).__name__})")
+        return []
 
     def _failed(self, error: Exception) -> Record:
         if not isinstance(error, NotRoutedError):
@@ -313,10 +320,16 @@ class P2LRouter(CustomLogger):
     async def async_pre_call_hook(
         self, user_api_key_dict: Any, cache: Any, data: dict[str, Any], call_type: Any
     ) -> dict[str, Any] | None:
-        """Takes away what only LiteLLM's router itself may say: which deployments to leave out."""
+        """Takes away what only LiteLLM's router itself may say: which deployments to leave out.
+
+        The name that is asked for may be one that a wildcard stands for, or of a group that was added since the start.
+        """
         if isinstance(data, dict):
             for key in PRIVATE:
                 data.pop(key, None)
+            name = data.get("model")
+            if isinstance(name, str):
+                self._policies(lambda settings: self.failover.before(proxy_router(), settings, name))
         return data
 
     async def async_post_call_success_deployment_hook(
@@ -403,7 +416,7 @@ class P2LRouter(CustomLogger):
             state.traffic.answered(
                 None if attempts is None else attempts.token,
                 self._model_in(info),
-                tokens if isinstance(tokens, int) and tokens > 0 else None,
+                _length_of(tokens, 1 if attempts is None else attempts.answers),
                 float(cost) if isinstance(cost, int | float) and 0 <= cost < float("inf") else None,
             )
         except Exception:  # a log record of an unknown form costs what could be learnt from it
@@ -432,6 +445,16 @@ class P2LRouter(CustomLogger):
         return self._model_in((call_info or {}).get("model_info"))
 
 
+def _choice(name: str, deployments: list[Deployment]) -> tuple[str, object]:
+    """What a request chooses from: a group, or a team's own of that name."""
+    return name, (deployments[0].get("model_info") or {}).get("team_id")
+
+
+def _length_of(tokens: object, answers: int) -> int | None:
+    """Tokens of one of the answers of a request, of the sum that its usage says."""
+    return max(1, round(tokens / answers)) if isinstance(tokens, int) and tokens > 0 else None
+
+
 def _signer(group: Group, request: Mapping[str, Any]) -> str | None:
     """The model that gave the response that a request goes on from, by LiteLLM's own id of it."""
     deployment = deployment_in(request.get("previous_response_id"))
@@ -449,5 +472,5 @@ def _worth(
     value = loaded.values.of(loaded.scorer, case.scored.used, columns, case.wanted.rule.objective)[-1]
     found = deployment_of(router_of(deployment), deployment)
     price = None if found is None else price_of(found)
-    length = min(traffic.answer_tokens([model])[0], case.wanted.max_output)
+    length = case.wanted.answers * min(traffic.answer_tokens([model])[0], case.wanted.max_output)
     return float(value), None if price is None else price.cost(case.wanted.prompt_tokens, length)

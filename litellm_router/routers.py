@@ -66,8 +66,13 @@ def is_anothers(deployment: str, callback: Any) -> bool:
 
 def routers() -> list[Any]:
     """The routers that live."""
-    found = [*_installed, *_holders(), getattr(sys.modules.get("litellm.proxy.proxy_server"), "llm_router", None)]
+    found = [*_installed, *_holders(), proxy_router()]
     return list({id(one): one for one in found if one is not None}.values())
+
+
+def proxy_router() -> Any:
+    """The router of the proxy that this process is, or None."""
+    return getattr(sys.modules.get("litellm.proxy.proxy_server"), "llm_router", None)
 
 
 def router_of(deployment: str) -> Any:

@@ -209,8 +209,12 @@ class Scoring:
         Raises:
             NotRoutedError: as `of_prompt`.
         """
-        found = await self.of_prompt(loaded, turns, deadline)
         overall = loaded.scorer.overall
+        if not turns:
+            if overall is None:
+                raise NotRoutedError("no_text")
+            return Read(none := Scored(OVERALL, overall, True), none), None
+        found = await self.of_prompt(loaded, turns, deadline)
         used, evidence = found, None
         if overall is not None and (found.entry.unknown or 0.0) > self.settings.unknown_limit:
             used = Scored(OVERALL, overall, found.cached)

@@ -12,7 +12,7 @@ from typing import Any
 
 from litellm_router.check import problems
 from litellm_router.router import P2LRouter
-from litellm_router.routers import TESTED, is_tested, litellm_version, settings_of
+from litellm_router.routers import TESTED, is_tested, litellm_version, proxy_router, settings_of
 from litellm_router.scoring import Loaded, sentence_of
 from p2l_plugins.errors import ConfigError, without_credentials
 
@@ -35,7 +35,7 @@ def warm_up_in_proxy(router: P2LRouter) -> None:
     def wait() -> None:
         end = time.monotonic() + STARTUP_S
         while time.monotonic() < end:
-            llm_router = getattr(sys.modules.get("litellm.proxy.proxy_server"), "llm_router", None)
+            llm_router = proxy_router()
             if llm_router is not None:
                 _name_litellm()
                 router.set_up_failover(llm_router)

@@ -131,7 +131,7 @@ def user_turns(messages: Iterable[Any]) -> Turns:
     """
     turns = []
     for message in messages:
-        if isinstance(message, Mapping) and message.get("role") == "user":
+        if isinstance(message, (dict, Mapping)) and message.get("role") == "user":
             text = content_text(message.get("content"))
             if text.strip():
                 turns.append(text)
@@ -142,13 +142,13 @@ def content_text(content: Any) -> str:
     """The text of a message's content: a string, or the text parts of a list; empty for anything else."""
     if isinstance(content, str):
         return content
-    if not isinstance(content, Sequence):
+    if not isinstance(content, (list, Sequence)):
         return ""
     texts = []
     for part in content:
         if isinstance(part, str):
             texts.append(part)
-        elif isinstance(part, Mapping) and isinstance(part.get("text"), str):
+        elif isinstance(part, (dict, Mapping)) and isinstance(part.get("text"), str):
             texts.append(part["text"])
     return "\n".join(texts)
 

@@ -120,5 +120,5 @@ def cached(p2l: P2L) -> Iterator[P2L | CachedScorer]:
     if not url:
         yield p2l
         return
-    with BlockingCache(RedisCache(Clients(url), deadline_s=PATIENT_S)) as cache:
+    with BlockingCache(RedisCache(Clients(url, URL), deadline_s=PATIENT_S)) as cache:
         yield CachedScorer(p2l, cache, secret=derive_secret(secret) if secret else b"")

@@ -245,6 +245,36 @@ def test_a_limit_of_the_answer_is_a_limit_of_its_cost(ask):
     assert float(headers["x-p2l-cost"]) == pytest.approx(1e-5 * (10 + len(PROMPT) / 4), rel=0.1)
 
 
+def test_several_answers_cost_as_many_times_as_much_and_a_cap_holds_for_them(ask):
+    assert ask("capped", [say(PROMPT)], max_tokens=20)[1]["x-p2l-model"] == DEAR
+    _, headers = ask("capped", [say(PROMPT)], max_tokens=20, n=50)
+    assert headers["x-p2l-model"] == CHEAP
+    assert float(headers["x-p2l-cost"]) == pytest.approx(1e-6 * (50 * 20 + len(PROMPT) / 4), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "system", "content": PROMPT}],
+        [say([{"type": "image_url", "image_url": {"url": PIXEL}}])],
+        [say(PROMPT), {"role": "assistant", "content": "x"}][1:],
+    ],
+)
+def test_a_prompt_without_text_of_a_user_escapes_no_limit(ask, messages):
+    for _ in range(6):
+        _, headers = ask("capped", messages)
+        assert (headers["x-p2l-model"], headers["x-p2l-reason"]) == (CHEAP, "no_text")
+        _, headers = ask("ok", messages, metadata={"p2l": {"max_cost": 0.001}})
+        assert (headers["x-p2l-model"], headers["x-p2l-reason"]) == (CHEAP, "no_text")
+    assert ask("ok", messages)[1]["x-p2l-error"] == "no_text"
+
+
+@pytest.mark.parametrize("limits", [{"max_output_tokens": 1}, {"max_tokens": 1, "max_completion_tokens": 4000}])
+def test_a_limit_that_a_provider_may_not_keep_opens_no_cap(ask, limits):
+    assert ask("capped", [say(PROMPT)], **limits)[1]["x-p2l-model"] == CHEAP
+    assert ask("capped", None, "/v1/responses", input=PROMPT, max_output_tokens=20)[1]["x-p2l-model"] == DEAR
+
+
 def test_what_an_agent_puts_before_the_question_does_not_count(ask, record_of):
     rules = "<project-rules>" + "Always write tests. " * 500 + "</project-rules>\n"
     reminder = "<system-reminder>" + "Use the tools. " * 300 + "</system-reminder>"

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import yaml
 from demo import running_proxy, warm_up
+from helpers.proxies import entered
 from helpers.servers import server
 from helpers.upstream import upstream
 
@@ -75,23 +76,10 @@ def proxies(valkey, provider, tmp_path_factory):
     environment = {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(valkey.port)}
     with contextlib.ExitStack() as stack, ThreadPoolExecutor(2) as pool, httpx.Client(timeout=30) as client:
         running = [running_proxy(first), running_proxy(second, env=environment)]
-        both = [stack.enter_context(one) for one in pool.map(_started, running)]
+        both = [stack.enter_context(one) for one in pool.map(entered, running)]
         for proxy in both:
             warm_up(client, proxy, "auto")
         yield both
-
-
-def _started(running):
-    """The entered context, which closes with the stack."""
-    stack = contextlib.ExitStack()
-    proxy = stack.enter_context(running)
-
-    @contextlib.contextmanager
-    def entered():
-        with stack:
-            yield proxy
-
-    return entered()
 
 
 def ask(client, proxy, prompt):

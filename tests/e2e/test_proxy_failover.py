@@ -52,6 +52,71 @@ def group_of(provider, name, ranking, how):
     ]
 
 
+#: Who a request is from, by its key.
+AUTH = """
+import hashlib
+from litellm.proxy._types import UserAPIKeyAuth
+
+async def user(request, api_key):
+    team = api_key.partition("-of-")[2] or None
+    return UserAPIKeyAuth(api_key=hashlib.sha256(api_key.encode()).hexdigest(), team_id=team)
+"""
+
+
+def of_team(provider, team, ranking, how):
+    """The models of a team, each with a name of LiteLLM's own and all with one for the team."""
+    for one in group_of(provider, team, ranking, how):
+        one["model_name"] = f"model_name_{team}_{one['model_info']['p2l_model']}"
+        one["model_info"] |= {"team_id": team, "team_public_model_name": "own"}
+        yield one
+
+
+@pytest.fixture(scope="module")
+def proxy_with_names(tmp_path_factory, provider, ranking):
+    """A proxy whose groups are asked for by other names than their own."""
+    folder = tmp_path_factory.mktemp("names")
+    (folder / "auth.py").write_text(AUTH)
+    refused = {ranking[0]: "400"}
+    groups = [
+        *group_of(provider, "group", ranking, refused),
+        *of_team(provider, "several", ranking, refused),
+        *of_team(provider, "one", ranking[1:2], {}),
+        *group_of(provider, "wild-*", ranking, refused),
+    ]
+    config = config_of(["litellm_router.p2l_router"], groups, timeout_ms=5000)
+    config["router_settings"] = {"disable_cooldowns": True, "model_group_alias": {"alias": "group", "led": "wild-7"}}
+    config["general_settings"]["custom_auth"] = "auth.user"
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    with running_proxy(folder / "config.yaml") as running, httpx.Client(timeout=30) as client:
+        warm_up(client, running, "group")
+        yield running
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [("group", "k"), ("alias", "k"), ("led", "k"), ("own", "k-of-several"), ("wild-1", "k"), ("wild-2", "k-of-one")],
+)
+def test_failover_holds_by_whatever_name_a_group_is_asked_for(proxy_with_names, ranking, route, name, key):
+    path, body = ROUTES[route]
+    headers = {"Authorization": f"Bearer {key}"}
+    # a name of its own on each route, so that each is the first request for it
+    asked = f"{name}-{route}" if name.startswith("wild") else name
+    answer = httpx.post(proxy_with_names.url + path, json=body | {"model": asked}, headers=headers, timeout=60)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-p2l-model"] == ranking[1]
+    assert answer.headers["x-p2l-ranking"] == ",".join(ranking)
+
+
+def test_a_team_with_one_model_under_a_name_that_has_several_for_others_is_left_alone(proxy_with_names):
+    body = {"model": "own", "messages": [{"role": "user", "content": PROMPT}]}
+    for key, seen in (("k-of-several", True), ("k-of-one", False)):
+        headers = {"Authorization": f"Bearer {key}"}
+        answer = httpx.post(f"{proxy_with_names.url}/v1/chat/completions", json=body, headers=headers, timeout=60)
+        assert answer.status_code == 200
+        assert any(name.startswith("x-p2l") for name in answer.headers) == seen
+
+
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory, tap, provider, ranking):
     folder = tmp_path_factory.mktemp("proxy")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from p2l_plugins import P2L
 from p2l_plugins.routing.policies import values
 
@@ -69,3 +71,16 @@ def delta_of(event):
         return event["delta"].get("text", "")
     choice = (event.get("choices") or [{}])[0]
     return choice.get("text") or (choice.get("delta") or {}).get("content") or ""
+
+
+def entered(running):
+    """The entered context of one of several proxies that start together, which closes with the stack it is put on."""
+    stack = contextlib.ExitStack()
+    proxy = stack.enter_context(running)
+
+    @contextlib.contextmanager
+    def kept():
+        with stack:
+            yield proxy
+
+    return kept()

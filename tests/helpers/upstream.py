@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 from collections import Counter
 from collections.abc import Iterator
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from helpers.loopback import Answering, Loopback, serving
@@ -21,7 +23,8 @@ class Upstream(Loopback):
     """Answers at `/{how}/{name}/…`, on the routes of OpenAI and Anthropic.
 
     how: a status, `context`, `policy`, `hang` (until `released`), or a text to answer with; name: of the deployment,
-    which may be left out.
+    which may be left out. A request with tools is answered with a call of one too, and one that asks for reasoning with
+    state that only this provider can read; no two answers have the same.
 
     Attributes:
         asked: requests by how.
@@ -60,19 +63,30 @@ class Handler(Answering):
             }
             return self.send(status, json.dumps({"type": "error", "error": error}).encode())
         route = "/".join(rest[-2:]) if rest[-2:] == ["chat", "completions"] else rest[-1]
+        call = f"call_{secrets.token_hex(8)}" if body.get("tools") else None
+        state = f"state_{secrets.token_hex(8)}" if body.get("thinking") or body.get("include") else None
+        beside = Beside(call, state)
         if body.get("stream"):
             content = "".join(
                 ("" if kind is None else f"event: {kind}\n") + f"data: {json.dumps(event)}\n\n"
-                for kind, event in EVENTS.get(route, chat_events)(how, body["model"])
+                for kind, event in EVENTS.get(route, chat_events)(how, body["model"], beside)
             )
             end = "" if route == "messages" else "data: [DONE]\n\n"
             return self.send(200, f"{content}{end}".encode(), "text/event-stream")
-        return self.send(200, json.dumps(ANSWERS.get(route, chat)(how, body["model"], self.server.tokens)).encode())
+        answer = ANSWERS.get(route, chat)(how, body["model"], self.server.tokens, beside)
+        return self.send(200, json.dumps(answer).encode())
 
 
-def chat(text, model, tokens):
+class Beside(NamedTuple):
+    """What an answer has beside its text: the id of a call, a provider's state."""
+
+    call: str | None = None
+    state: str | None = None
+
+
+def chat(text, model, tokens, beside):
     """A chat completion, or a text completion: clients read the half that they know."""
-    message = {"role": "assistant", "content": text}
+    message = {"role": "assistant", "content": text} | calls(beside.call)
     return {
         "id": "one",
         "object": "chat.completion",
@@ -83,25 +97,49 @@ def chat(text, model, tokens):
     }
 
 
-def message(text, model, tokens):
+def calls(call):
+    """The calls of tools in a message of a chat completion, or in a delta of its stream."""
+    function = {"name": "read", "arguments": "{}"}
+    return {} if call is None else {"tool_calls": [{"index": 0, "id": call, "type": "function", "function": function}]}
+
+
+def message(text, model, tokens, beside):
     """A message of Anthropic's."""
+    thinking = {"type": "thinking", "thinking": "hm", "signature": beside.state}
+    use = {"type": "tool_use", "id": beside.call, "name": "read", "input": {}}
     return {
         "id": "msg_1",
         "type": "message",
         "role": "assistant",
         "model": model,
-        "content": [{"type": "text", "text": text}],
+        "content": [
+            *[thinking][: beside.state is not None],
+            {"type": "text", "text": text},
+            *[use][: beside.call is not None],
+        ],
         "stop_reason": "end_turn",
         "usage": {"input_tokens": 10, "output_tokens": tokens},
     }
 
 
-def response(text, model, tokens):
+def response(text, model, tokens, beside):
     """A response."""
     content = [{"type": "output_text", "text": text, "annotations": []}]
     output = [{"type": "message", "id": "m", "role": "assistant", "status": "completed", "content": content}]
+    output = [*items_before(beside), *output, *items_after(beside)]
     usage = {"input_tokens": 10, "output_tokens": tokens, "total_tokens": 10 + tokens}
     return whole_response(model) | {"status": "completed", "output": output, "usage": usage}
+
+
+def items_before(beside):
+    """The reasoning of a response, encrypted."""
+    return [{"type": "reasoning", "id": "r", "summary": [], "encrypted_content": beside.state}] if beside.state else []
+
+
+def items_after(beside):
+    """The calls of tools of a response."""
+    call = {"type": "function_call", "id": "f", "call_id": beside.call, "name": "read", "arguments": "{}"}
+    return [call | {"status": "completed"}] if beside.call else []
 
 
 def whole_response(model):
@@ -110,9 +148,10 @@ def whole_response(model):
     return whole | {"instructions": None, "incomplete_details": None, "metadata": {}}
 
 
-def chat_events(text, model):
+def chat_events(text, model, beside):
     """The stream of a chat completion."""
-    for delta in ({"role": "assistant", "content": ""}, *({"content": word} for word in text.partition(" ")), {}):
+    deltas = [{"role": "assistant", "content": ""}, *({"content": word} for word in text.partition(" "))]
+    for delta in (*deltas, *[calls(beside.call)][: beside.call is not None], {}):
         choice = {"index": 0, "delta": delta, "finish_reason": None if delta else "stop"}
         yield (
             None,
@@ -120,14 +159,14 @@ def chat_events(text, model):
         )
 
 
-def completion_events(text, model):
+def completion_events(text, model, beside):
     """The stream of a text completion."""
     for word, reason in ((text, None), ("", "stop")):
         choice = {"index": 0, "text": word, "finish_reason": reason, "logprobs": None}
         yield None, {"id": "one", "object": "text_completion", "created": 1, "model": model, "choices": [choice]}
 
 
-def responses_events(text, model):
+def responses_events(text, model, beside):
     """The stream of a response."""
     whole = whole_response(model)
     yield None, {"type": "response.created", "response": whole | {"status": "in_progress"}}
@@ -142,19 +181,39 @@ def responses_events(text, model):
                 "delta": word,
             },
         )
-    yield None, {"type": "response.completed", "response": response(text, model, 5)}
+    for place, item in enumerate(items_after(beside), start=1):
+        for kind in ("added", "done"):
+            yield None, {"type": f"response.output_item.{kind}", "output_index": place, "item": item}
+    yield None, {"type": "response.completed", "response": response(text, model, 5, beside)}
 
 
-def message_events(text, model):
+def message_events(text, model, beside):
     """The stream of a message of Anthropic's."""
-    start = message(text, model, 0) | {"content": [], "stop_reason": None}
-    block = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
-    delta = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}}
+    whole = message(text, model, 0, beside)
+    yield "message_start", {"type": "message_start", "message": whole | {"content": [], "stop_reason": None}}
+    for place, block in enumerate(whole["content"]):
+        empty, deltas = EMPTY[block["type"]](block)
+        yield "content_block_start", {"type": "content_block_start", "index": place, "content_block": empty}
+        for delta in deltas:
+            yield "content_block_delta", {"type": "content_block_delta", "index": place, "delta": delta}
+        yield "content_block_stop", {"type": "content_block_stop", "index": place}
     end = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 5}}
-    stop = {"type": "content_block_stop", "index": 0}
-    for event in ({"type": "message_start", "message": start}, block, delta, stop, end, {"type": "message_stop"}):
-        yield event["type"], event
+    yield "message_delta", end
+    yield "message_stop", {"type": "message_stop"}
 
+
+#: How a block of a message begins in its stream, and what is added to it.
+EMPTY = {
+    "text": lambda block: (block | {"text": ""}, [{"type": "text_delta", "text": block["text"]}]),
+    "tool_use": lambda block: (block, [{"type": "input_json_delta", "partial_json": "{}"}]),
+    "thinking": lambda block: (
+        block | {"thinking": "", "signature": ""},
+        [
+            {"type": "thinking_delta", "thinking": block["thinking"]},
+            {"type": "signature_delta", "signature": block["signature"]},
+        ],
+    ),
+}
 
 ANSWERS = {"messages": message, "responses": response}
 EVENTS = {"messages": message_events, "responses": responses_events, "completions": completion_events}

@@ -220,6 +220,6 @@ def test_only_a_plain_false_is_a_no():
 def test_redis_as_a_store_needs_a_shared_cache(tiny_bundle):
     given = {"share": 1, "judge": "j", "budget_per_day": 1, "store": "redis", "store_prompts": True}
     settings = P2LSettings.read({"bundle": str(tiny_bundle), "collect": given, "cache": {"shared": False}})
-    with pytest.raises(ConfigError, match="cache.shared is false"):
+    with pytest.raises(ConfigError, match=r"cache\.shared is false"):
         P2LRouter(settings).state()
     assert isinstance(RouterCacheSettings(url=SecretStr("redis://x")).url, SecretStr)

@@ -1,7 +1,9 @@
 import copy
 
+import litellm
 import numpy as np
 
+from litellm_router.abilities import lacks
 from litellm_router.deployments import Group, Groups, takes_part
 from p2l_plugins.scoring.bundle import resolve_model
 
@@ -121,3 +123,20 @@ def test_a_change_that_litellm_makes_in_place_is_seen(deployment, tiny):
     assert groups.of(deployments).members[0].order == 7
     deployments[0]["litellm_params"]["order"] = [1]  # of a form that is nobody's
     assert groups.of(deployments).members[0].order is None
+
+
+def test_what_litellm_does_not_know_of_a_model_is_no_fact(monkeypatch):
+    """It lists a model that it does not know once that one has answered, with None for all that models may support."""
+    tools = {"supports_function_calling"}
+    own = {"litellm_params": {"model": "openai/of-our-own"}, "model_info": {}}
+    assert not lacks(own, tools, 10)
+    for told, lacking in (({}, False), ({"supports_function_calling": False}, True), ({"supports_vision": True}, True)):
+        entry = {
+            "litellm_provider": "openai",
+            "mode": "chat",
+            "supports_vision": None,
+            "supports_function_calling": None,
+        }
+        name = f"openai/of-our-own-{len(told)}-{lacking}-{next(iter(told), '')}"
+        monkeypatch.setitem(litellm.model_cost, name, entry | told)
+        assert lacks(own | {"litellm_params": {"model": name}}, tools, 10) == lacking

@@ -163,12 +163,12 @@ async def test_metrics_count_decisions_and_reasons(p2l, group):
     def value(name, **labels):
         return REGISTRY.get_sample_value(name, labels) or 0.0
 
-    callback = p2l(rule="paced", budget=1e-3)
+    callback = p2l(rule="paced", budget=1e-3, groups={"unlimited": {"rule": "best"}})
     before = value("p2l_decisions_total", group="metered", model="alpha", mode="route")
     none = value("p2l_not_routed_total", reason="no_text")
     seconds = value("p2l_latency_seconds_count")
-    for text in ("math", "math", [{"role": "user", "content": None}]):
-        await decide(callback, group, text, group="metered")
+    for text, name in (("math", "metered"), ("math", "metered"), ([{"role": "user", "content": None}], "unlimited")):
+        await decide(callback, group, text, group=name)
     counted = sum(
         value("p2l_decisions_total", group="metered", model=m, mode="route") for m in ("alpha", "beta", "gamma")
     )
