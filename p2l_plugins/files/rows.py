@@ -244,7 +244,7 @@ def _cells(columns: list[str], cells: list[str]) -> Row | BadRow:
     if len(cells) > len(columns):
         return BadRow(
             "bad-line",
-            f"of {len(cells)} cells, but the first line names {len(columns)} columns: quote text with commas",
+            f"not a row of the {len(columns)} columns: it has {len(cells)} cells; quote text with commas",
         )
     row: Row = dict.fromkeys(columns)
     row.update(zip(columns, (cell or None for cell in cells), strict=False))
