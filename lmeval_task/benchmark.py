@@ -8,12 +8,14 @@ figure that is not defined, as where all prompts have the same score, is "n/a".
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from operator import attrgetter
 from typing import Any, Self
 
 import numpy as np
 from lm_eval.api.instance import Instance
+from lm_eval.api.registry import get_aggregation
 from lm_eval.api.task import Task
 
 from lmeval_task.agreement import agreement
@@ -25,11 +27,16 @@ from p2l_plugins.errors import ConfigError, PromptError
 from p2l_plugins.outcomes import Array, usable_probability
 from p2l_plugins.prompts import Turns, as_turns
 from p2l_plugins.scoring.scorer import Scores
+from p2l_plugins.votes.directions import KEEPING, OF_LIKELIHOODS, item_is_lower_better
 
 PREDICTED = "p2l_predicted"
 AUC, SPEARMAN = "p2l_auc", "p2l_spearman"
 
-Pair = tuple[float, float]
+#: Prediction, score, and whether the prompt was seen in training.
+Pair = tuple[float, float, bool]
+SEEN = "p2l_seen_in_training"
+
+logger = logging.getLogger(__name__)
 
 
 class P2LBenchmark(Task):  # type: ignore[misc]  # lm-eval ships no types
@@ -78,7 +85,9 @@ class P2LBenchmark(Task):  # type: ignore[misc]  # lm-eval ships no types
         if config.get("task_alias"):
             self.set_config("task_alias", config["task_alias"])
         self._p2l_off = False
-        self._p2l_of: dict[Turns, float] = {}
+        self._p2l_of: dict[Turns, tuple[float, bool]] = {}
+        self._p2l_known = self.p2l.bundle.training_prompts
+        self._p2l_some_seen = False
         self._p2l_rows: dict[str, Callable[[list[Pair]], float | str]] = {}
         self._p2l_metrics: dict[str, list[str]] = {}
         self._p2l_report: dict[str, Any] = {}
@@ -95,7 +104,10 @@ class P2LBenchmark(Task):  # type: ignore[misc]  # lm-eval ships no types
             docs = {instance.doc_id: instance.doc for instance in self.instances}
             turns = list(dict.fromkeys(map(self._p2l_turns, docs.values())))
             scores = score_turns(self.p2l, turns, f"P2L scores of {self.task_name}")
-            self._p2l_of = dict(zip(turns, predictions(scores, self.evaluated).tolist(), strict=True))
+            seen = [False] * len(turns) if self._p2l_known is None else self._p2l_known.seen(turns).tolist()
+            predicted = predictions(scores, self.evaluated).tolist()
+            self._p2l_of = dict(zip(turns, zip(predicted, seen, strict=True), strict=True))
+            self._p2l_some_seen = self._p2l_any_seen()
             truncated = 0 if scores.truncated is None else int(scores.truncated.sum())
             self._p2l_report = {
                 "kind": "benchmark",
@@ -105,32 +117,66 @@ class P2LBenchmark(Task):  # type: ignore[misc]  # lm-eval ships no types
                 "evaluated_model": self.p2l.models[self.evaluated],
                 "prediction": "usable" if self.p2l.family == "grk" else "win_rate",
                 "n_truncated": truncated,
+                "n_seen": None if self._p2l_known is None else sum(seen),
+                "n_prompts": len(turns),
             }
+            if any(seen):
+                logger.warning(
+                    "%s: the bundle was trained on %d of %d prompts; the rows …_unseen judge the others apart",
+                    self.task_name,
+                    sum(seen),
+                    len(turns),
+                )
         return result
+
+    def _p2l_any_seen(self) -> bool:
+        """Whether a document of the whole task was seen in training: the rows are then the same on every rank."""
+        if self._p2l_known is None:
+            return False
+        return bool(self._p2l_known.seen([self._p2l_turns(doc) for doc in self.eval_docs]).any())
 
     def process_results(self, doc: Any, results: Any) -> dict[str, Any]:
         """The source's values, and (prediction, score) for each of our rows."""
         values: dict[str, Any] = super().process_results(doc, results)
         if self._p2l_off:
             return values
-        predicted = self._p2l_of[self._p2l_turns(doc)]
+        predicted, seen = self._p2l_of[self._p2l_turns(doc)]
         own: dict[str, Pair] = {}
         for metric, value in values.items():
             score = as_number(value)
             if score is not None:
-                own |= dict.fromkeys(self._rows_of(metric), (predicted, score))
+                own |= dict.fromkeys(self._rows_of(metric), (predicted, score, seen))
         if own:
-            self._p2l_rows |= {PREDICTED: _mean, f"{PREDICTED}_stderr": _mean_error}
-            own = {PREDICTED: (predicted, 0.0), f"{PREDICTED}_stderr": (predicted, 0.0), **own}
+            rows: dict[str, Callable[[list[Pair]], float | str]]
+            rows = {PREDICTED: _mean, f"{PREDICTED}_stderr": _mean_error}
+            rows |= {} if self._p2l_known is None else {SEEN: _share_seen}
+            self._p2l_rows |= rows
+            own = {**dict.fromkeys(rows, (predicted, 0.0, seen)), **own}
         return {**values, **own}
 
     def _rows_of(self, metric: str) -> list[str]:
         if metric not in self._p2l_metrics:
-            lower = super().higher_is_better().get(metric) is False
-            rows = agreement_rows(metric, lower)
+            lower = self._p2l_lower(metric)
+            rows = {} if lower is None else agreement_rows(metric, lower)
+            if lower is not None and self._p2l_some_seen:
+                rows |= agreement_rows(metric, lower, unseen=True)
             self._p2l_rows |= rows
             self._p2l_metrics[metric] = list(rows)
         return self._p2l_metrics[metric]
+
+    def _p2l_lower(self, metric: str) -> bool | None:
+        """Whether a lower score of a prompt is better; None, with a warning, where nothing says so."""
+        if metric in self.settings.p2l_higher_is_better or metric in self.settings.p2l_lower_is_better:
+            return metric in self.settings.p2l_lower_is_better
+        function = super().aggregation().get(metric)
+        lower = item_is_lower_better(metric, _aggregation_name(function), super().higher_is_better().get(metric))
+        if lower is None:
+            logger.warning(
+                "%s: whether a higher or a lower %s of one document is better is not known, so it gets no rows; say it "
+                'with --metadata \'{"p2l_higher_is_better": ["%s"]}\' or p2l_lower_is_better',
+                *(self.task_name, metric, metric),
+            )
+        return lower
 
     def aggregation(self) -> dict[str, Callable[..., Any]]:
         """The source's, and ours."""
@@ -138,7 +184,7 @@ class P2LBenchmark(Task):  # type: ignore[misc]  # lm-eval ships no types
 
     def higher_is_better(self) -> dict[str, bool]:
         """The source's, and that more agreement is better."""
-        ours = [row for row in self._p2l_rows if row.startswith((f"{AUC}:", f"{SPEARMAN}:")) and not _is_error(row)]
+        ours = [row for row in self._p2l_rows if row.startswith((AUC, SPEARMAN)) and not _is_error(row)]
         return {**super().higher_is_better(), **dict.fromkeys(ours, True)}
 
     def dump_config(self) -> dict[str, Any]:
@@ -167,20 +213,43 @@ def as_number(value: object) -> float | None:
     return None
 
 
-def agreement_rows(metric: str, lower_is_better: bool) -> dict[str, Callable[[list[Pair]], float | str]]:
-    """Names of a metric's rows and how each is aggregated; a standard error stands right after its row."""
+def _aggregation_name(function: object) -> object:
+    """The name under which lm-eval knows an aggregation; the function itself where it does not."""
+    for name in (*KEEPING, *OF_LIKELIHOODS):
+        try:
+            if function is not None and get_aggregation(name) is function:
+                return name
+        except KeyError:
+            continue
+    return function
+
+
+def agreement_rows(
+    metric: str, lower_is_better: bool, unseen: bool = False
+) -> dict[str, Callable[[list[Pair]], float | str]]:
+    """Names of a metric's rows and how each is aggregated; a standard error stands right after its row.
+
+    Args:
+        metric: its name.
+        lower_is_better: of the score of a prompt.
+        unseen: count only the prompts that were not seen in training.
+    """
     metric = metric.replace(",", "_").replace("/", "_")  # lm-eval splits names at a comma, and W&B at a slash
 
     def show(path: str, missing: str) -> Callable[[list[Pair]], float | str]:
         def aggregate(items: list[Pair]) -> float | str:
-            predicted, score = np.array(items, np.float64).T
+            kept = [item[:2] for item in items if not (unseen and item[2])]
+            if not kept:
+                return missing
+            predicted, score = np.array(kept, np.float64).T
             value: float | None = attrgetter(path)(agreement(predicted, score, lower_is_better))
             return missing if value is None else value
 
         return aggregate
 
     rows = {}
-    for name, figure in ((AUC, "auc"), (SPEARMAN, "spearman")):
+    which = "_unseen" if unseen else ""
+    for name, figure in ((AUC + which, "auc"), (SPEARMAN + which, "spearman")):
         rows[f"{name}:{metric}"] = show(f"{figure}.value", NO_VALUE)
         rows[f"{name}:{metric}_stderr"] = show(f"{figure}.stderr", NO_ERROR)
         rows[f"{name}:{metric}_low"] = show(f"{figure}.low", NO_VALUE)
@@ -193,10 +262,14 @@ def _is_error(row: str) -> bool:
 
 
 def _mean(items: list[Pair]) -> float:
-    return float(np.mean([predicted for predicted, _ in items]))
+    return float(np.mean([item[0] for item in items]))
+
+
+def _share_seen(items: list[Pair]) -> float:
+    return float(np.mean([item[2] for item in items]))
 
 
 def _mean_error(items: list[Pair]) -> float | str:
     if len(items) < 2:
         return NO_ERROR
-    return float(np.std([predicted for predicted, _ in items], ddof=1) / np.sqrt(len(items)))
+    return float(np.std([item[0] for item in items], ddof=1) / np.sqrt(len(items)))

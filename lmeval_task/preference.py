@@ -29,7 +29,7 @@ from lmeval_task.settings import Settings
 from p2l_plugins.errors import ConfigError, DataError
 from p2l_plugins.evaluation.evaluate import evaluate_probabilities, evaluate_votes
 from p2l_plugins.evaluation.report import Evaluation
-from p2l_plugins.outcomes import BAD, OUTCOMES, TIE, A, Array, B
+from p2l_plugins.outcomes import BAD, OUTCOMES, TIE, A, Array, B, Mask
 from p2l_plugins.prompts import Turns
 from p2l_plugins.scoring.scorer import P2L
 from p2l_plugins.votes.read import read_votes
@@ -38,6 +38,7 @@ from p2l_plugins.votes.votes import Votes
 SUMMARY = "p2l_preference"
 
 _DIFFERENCES = "p2l_minus_"
+_UNSEEN = "p2l_unseen_minus_"
 _FIGURES = {
     "log_loss": False,
     "brier": False,
@@ -94,7 +95,11 @@ class P2LPreference(PromptsTask):
 
     def evaluate(self, items: Sequence[dict[str, Any]], votes: Votes, baseline: Votes | None) -> Evaluation:
         """Judges the items of all ranks, in the order of the votes' prompts."""
-        return evaluate_votes(scores_of(self.p2l, items), votes, baseline)
+        return evaluate_votes(scores_of(self.p2l, items), votes, baseline, seen=self._seen(votes))
+
+    def _seen(self, votes: Votes) -> Mask | None:
+        known = self.p2l.bundle.training_prompts
+        return None if known is None else known.seen(votes.prompts)
 
     def aggregation(self) -> dict[str, Callable[..., Any]]:
         """The first row makes the report that the others read."""
@@ -104,7 +109,7 @@ class P2LPreference(PromptsTask):
     def higher_is_better(self) -> dict[str, bool]:
         """Directions of the rows that have one."""
         directions = {f"{name}_{figure}": up for name in _FORECASTS for figure, up in _FIGURES.items()}
-        return directions | {f"{_DIFFERENCES}{name}": False for name in _FORECASTS[1:]}
+        return directions | {f"{way}{name}": False for way in (_DIFFERENCES, _UNSEEN) for name in _FORECASTS[1:]}
 
     def _aggregate(self, items: list[dict[str, Any]]) -> str:
         items = sorted(items, key=lambda item: item["id"])
@@ -123,6 +128,7 @@ class P2LPreference(PromptsTask):
         return (
             f"log loss {report.p2l.log_loss:.4f}; marginal {report.marginal.log_loss:.4f}; "
             f"constant {report.constant.log_loss:.4f}; {report.n_votes} votes"
+            + (f"; {report.n_seen} of {report.n_prompts} prompts seen in training" if report.n_seen else "")
         )
 
     def _row(self, pick: Pick, missing: str) -> Callable[[list[Any]], float | str]:
@@ -201,7 +207,7 @@ class P2LPreferenceChoice(P2LPreference):
         rows = np.concatenate([np.array(item["log_p"], np.float64) for item in items])
         log_p: Array = np.full((len(rows), len(OUTCOMES)), -np.inf)
         log_p[:, : rows.shape[1]] = rows
-        return evaluate_probabilities(log_p, votes, baseline, self.p2l.family)
+        return evaluate_probabilities(log_p, votes, baseline, self.p2l.family, self._seen(votes))
 
     def _choices(self, vote: int) -> list[str]:
         """Continuations in the order of the outcomes, as far as the family tells them apart."""
@@ -273,11 +279,22 @@ def _rows() -> dict[str, Pick]:
     for name in _FORECASTS[1:]:
         rows[f"{_DIFFERENCES}{name}"] = partial(_difference, name, "log_loss")
         rows[f"{_DIFFERENCES}{name}_stderr"] = partial(_difference, name, "log_loss_stderr")
+    rows["p2l_seen_in_training"] = lambda report: math.nan if report.n_seen is None else report.n_seen
+    for name in _FORECASTS[1:]:
+        rows[f"{_UNSEEN}{name}"] = partial(_unseen_difference, name, "log_loss")
+        rows[f"{_UNSEEN}{name}_stderr"] = partial(_unseen_difference, name, "log_loss_stderr")
     return rows
 
 
 def _difference(name: str, key: str, report: Evaluation) -> float:
     return float(getattr(report.differences[name], key))
+
+
+def _unseen_difference(name: str, key: str, report: Evaluation) -> float:
+    """As `_difference`, of the prompts that were not seen in training."""
+    if report.n_seen == 0:
+        return _difference(name, key, report)
+    return math.nan if report.unseen is None else _difference(name, key, report.unseen)
 
 
 def _missing(row: str) -> str:

@@ -183,7 +183,7 @@ def read_settings(config: Mapping[str, Any]) -> tuple[Settings, P2L]:
 
 def score_turns(p2l: P2L, turns: Sequence[Turns], label: str) -> Scores:
     """Scores with a progress bar, from the shared cache where `P2L_CACHE_URL` names one."""
-    with tqdm(total=len(turns), desc=label) as bar, cached(p2l) as scorer:
+    with tqdm(total=len(turns), desc=label, disable=None) as bar, cached(p2l) as scorer:
         return scorer.score_turns(turns, progress=bar.update)
 
 

@@ -32,6 +32,8 @@ class Settings(BaseModel):
         p2l_votes: held-out votes of the preference tasks.
         p2l_training_votes: votes that their baselines are fitted on.
         p2l_names: model names in the votes → names in the bundle.
+        p2l_higher_is_better, p2l_lower_is_better: metrics of X_p2l of which a higher, or a lower, value of one prompt
+            is better, where lm-eval's definitions do not say so.
         p2l_usable, p2l_margin: of a score matrix, as in `p2l evaluate`.
     """
 
@@ -47,6 +49,8 @@ class Settings(BaseModel):
     p2l_votes: str | None = None
     p2l_training_votes: str | None = None
     p2l_names: dict[str, str] = {}
+    p2l_higher_is_better: list[str] = []
+    p2l_lower_is_better: list[str] = []
     p2l_usable: float = 0.5
     p2l_margin: float = Field(default=0.0, ge=0)
 

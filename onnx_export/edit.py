@@ -19,8 +19,10 @@ from onnx_export.sample import SAMPLE
 from p2l_plugins.errors import BundleError, ConfigError, DataError
 from p2l_plugins.files.tables import replaced_folder
 from p2l_plugins.outcomes import Array
+from p2l_plugins.prompts import Turns
 from p2l_plugins.scoring.bundle import Bundle, Manifest, sha256
 from p2l_plugins.scoring.scorer import P2L
+from p2l_plugins.scoring.training_prompts import TRAINING_PROMPTS, TrainingPrompts
 from p2l_plugins.votes.votes import Votes, held_out
 
 GRAPH = "model.onnx"
@@ -109,6 +111,7 @@ def add_model(
             },
             figures,
             model,
+            [turns for turns, held in zip(mine.prompts, out, strict=True) if not held],
         )
         stored = Row(weight[-1].astype(np.float64), float(bias[-1]))
         _verify(bundle, new, np.arange(len(manifest.models)), stored)
@@ -174,6 +177,27 @@ def rename_model(bundle: Bundle, old: str, new: str, output: Path, keep_alias: b
     return Bundle.open(output)
 
 
+def mark_training(bundle: Bundle, prompts: Sequence[Turns], split: Mapping[str, Any], output: Path) -> Bundle:
+    """Writes the bundle with hashes of the prompts that it was trained on; its scores and fingerprint stay.
+
+    Args:
+        prompts: those that it has seen.
+        split: `held_out` and `seed` of its training.
+
+    Raises:
+        DataError: the output folder holds something.
+    """
+    manifest = bundle.manifest
+    with replaced_folder(output) as folder:
+        for name in manifest.files:
+            shutil.copyfile(bundle.folder / name, folder / name)
+        TrainingPrompts.of(prompts).write(folder / TRAINING_PROMPTS)
+        files = {**manifest.files, TRAINING_PROMPTS: sha256(folder / TRAINING_PROMPTS)}
+        training = {**manifest.training, "split": dict(split)}
+        manifest.model_copy(update={"files": files, "training": training}).write(folder)
+    return Bundle.open(output)
+
+
 def held_out_figures(task: Task, rows: Sequence[Row]) -> dict[str, Any]:
     """Log loss of held-out votes for the three rows of `fit_new_model`, and the gain of the first over the second.
 
@@ -209,12 +233,14 @@ def write_changed(
     update: dict[str, Any],
     change: dict[str, Any],
     model: onnx.ModelProto | None = None,
+    seen: Sequence[Turns] = (),
 ) -> Bundle:
     """The bundle's files in `folder`, with another manifest and, where given, another graph.
 
     Args:
         update: fields of the manifest that change.
         change: what is noted of it under `training.changes`.
+        seen: prompts that the change was fitted to; they count as training prompts where the bundle has these.
     """
     manifest = bundle.manifest
     files = dict(manifest.files)
@@ -224,6 +250,9 @@ def write_changed(
             files[GRAPH] = sha256(folder / GRAPH)
         else:
             shutil.copyfile(bundle.folder / name, folder / name)
+    if bundle.training_prompts is not None and len(seen):
+        bundle.training_prompts.with_prompts(seen).write(folder / TRAINING_PROMPTS)
+        files[TRAINING_PROMPTS] = sha256(folder / TRAINING_PROMPTS)
     changes = [*manifest.training.get("changes", []), change]
     training = {**manifest.training, "changes": changes}
     manifest.model_copy(update={**update, "files": files, "training": training}).write(folder)

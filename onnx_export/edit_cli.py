@@ -1,4 +1,4 @@
-"""The subcommands that change a bundle: `p2l add-model`, `remove-model`, `rename-model` and `refit-head`."""
+"""The subcommands that change a bundle: `p2l add-model`, `remove-model`, `rename-model`, `refit-head`, …"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from p2l_plugins.console import BundleArg, JsonOption, progress
+from p2l_plugins.console import BundleArg, JsonOption, finite_option, progress
 from p2l_plugins.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,8 +26,12 @@ def add_model(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="New folder for the bundle. Default: './BUNDLE+NAME'.")
     ] = None,
-    usable: Annotated[float, typer.Option(help="Score matrix: lowest score of a usable answer.")] = 0.5,
-    margin: Annotated[float, typer.Option(help="Score matrix: largest difference that is a tie.")] = 0.0,
+    usable: Annotated[
+        float, typer.Option(help="Score matrix: lowest score of a usable answer.", callback=finite_option)
+    ] = 0.5,
+    margin: Annotated[
+        float, typer.Option(help="Score matrix: largest difference that is a tie.", min=0, callback=finite_option)
+    ] = 0.0,
     alias: Annotated[
         list[str] | None,
         typer.Option(
@@ -156,6 +160,38 @@ def refit_head(
         return
     typer.echo(f"{output}: loss {change['loss'][0]:.4f} → {change['loss'][-1]:.4f} in {epochs} epochs")
     typer.echo(f"fingerprint {source.manifest.fingerprint} → {new.manifest.fingerprint}")
+
+
+def mark_training(
+    bundle: BundleArg,
+    config: Annotated[Path, typer.Argument(help="YAML file of the training: data and split.")],
+    output: NewBundle,
+    data: Annotated[Path | None, typer.Option(help="Folder of the data files. Default: that of CONFIG.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Note which prompts a bundle was trained on, as hashes, so that evaluations can tell them apart."""
+    edit = _need_onnx()
+    from p2l_plugins.training.config import read_config
+    from p2l_plugins.training.split import load_sources, split
+
+    source = _open(bundle)
+    settings = read_config(config)
+    parts = split(settings, load_sources(settings, data or config.parent))
+    listed = [(row.get("prompts"), row.get("held_out_prompts")) for row in source.manifest.training.get("data", [])]
+    if listed and listed != [(total, out) for total, out, _ in parts.sizes]:
+        raise ConfigError(
+            f"{config}: its files hold other prompts, or divide them otherwise, than those that {bundle} was trained "
+            "on; name the configuration and the files of its training"
+        )
+    new = edit.mark_training(
+        source, parts.seen_prompts(), {"held_out": settings.held_out, "seed": settings.seed}, output
+    )
+    count = len(new.training_prompts)
+    if as_json:
+        typer.echo(json.dumps(_identity(source, new, output) | {"training_prompts": count}, indent=2))
+        return
+    typer.echo(f"{output}: {count} training prompts noted")
+    _say(source, new, output)
 
 
 def _need_onnx() -> ModuleType:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from onnx_export.graph import export_plain
 from onnx_export.quantise import quantise_int8
 from p2l_plugins.errors import BundleError, ConfigError, P2LError
 from p2l_plugins.files.tables import replaced_folder
-from p2l_plugins.scoring.bundle import SCORING_FILES, Bundle, Manifest, sha256
+from p2l_plugins.scoring.bundle import BUNDLE_FILES, Bundle, Manifest, sha256
 from p2l_plugins.scoring.session import DEVICES, open_graph, require_device
+from p2l_plugins.scoring.training_prompts import TRAINING_PROMPTS
 from p2l_plugins.training.checkpoint import Checkpoint
 from p2l_plugins.training.model import ENCODERS
 
@@ -77,6 +79,9 @@ def export(
                 step(f"the fused route is not used: {error}")
         _write_tokenizer(checkpoint, folder)
         training = checkpoint.training
+        seen = Path(source) / TRAINING_PROMPTS
+        if seen.is_file():
+            shutil.copyfile(seen, folder / TRAINING_PROMPTS)
         manifest = Manifest(
             name=str(training.get("config", {}).get("name") or Path(source).name),
             family=checkpoint.model.family,
@@ -87,7 +92,7 @@ def export(
             precision=precision,  # type: ignore[arg-type]
             route=chosen,  # type: ignore[arg-type]
             opset=opset,
-            files={name: sha256(folder / name) for name in SCORING_FILES if (folder / name).exists()},
+            files={name: sha256(folder / name) for name in BUNDLE_FILES if (folder / name).exists()},
             training=_training_summary(Path(source)),
             gate=figures,
         )
@@ -178,4 +183,4 @@ def _training_summary(source: Path) -> dict[str, Any]:
     if not report.is_file():
         return {}
     content = json.loads(report.read_text(encoding="utf-8"))
-    return {key: content[key] for key in ("name", "models", "data") if key in content}
+    return {key: content[key] for key in ("name", "models", "split", "data") if key in content}

@@ -127,7 +127,7 @@ def refit_head(
             "unseen_prior": kappa,
             "loss": [round(loss, 6) for loss in losses],
         }
-        write_changed(bundle, folder, {"quality": {}}, change, graph)
+        write_changed(bundle, folder, {"quality": {}}, change, graph, parts.seen_prompts())
     return Bundle.open(output)
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -13,10 +18,49 @@ stderr = Console(stderr=True, highlight=False)
 
 BundleArg = Annotated[str, typer.Argument(help="A bundle: its folder, a Hugging Face hub id, or 'starter'.")]
 PROMPTS = typer.Argument(
-    help="Prompts: .jsonl, .csv or .parquet with a column 'prompt', .txt (a line each), '-' (stdin)."
+    help="Prompts: .jsonl, .csv or .parquet with a column 'prompt', .txt (a line each); '-' is JSONL on stdin."
 )
 PromptsArg = Annotated[Path, PROMPTS]
+ModelsOption = Annotated[
+    list[str] | None,
+    typer.Option("--models", help="Score matrix: only this column is a model. Repeatable.", metavar="NAME"),
+]
+NotModelsOption = Annotated[
+    list[str] | None,
+    typer.Option("--not-models", help="Score matrix: this column is no model. Repeatable.", metavar="NAME"),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def finite_option(value: float | None) -> float | None:
+    """Refuses an option that is infinite or not a number, with which every comparison would go one way."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number.")
+    return value
+
+
+class Terminated(SystemExit):
+    """SIGTERM, as an exception, so that what was begun is cleaned up."""
+
+
+def end_on_sigterm() -> None:
+    """Lets SIGTERM end the command as an error does: with its temporary files removed, and exit status 143."""
+
+    def end(number: int, frame: object) -> None:
+        raise Terminated(128 + number)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, end)
+
+
+@contextmanager
+def resumable(how: str) -> Iterator[None]:
+    """Says how to go on where the user or the system stops a long command."""
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated):
+        stderr.print(f"p2l: stopped; {how}", markup=False, soft_wrap=True)
+        raise
 
 
 class _Silent(Progress):

@@ -49,6 +49,7 @@ SLOW = (
     "training",
     "votes/test_command.py",
     "votes/test_lmeval.py",
+    "votes/test_silently_wrong.py",
 )
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from p2l_plugins.console import BundleArg, JsonOption, PromptsArg, progress
+from p2l_plugins.console import BundleArg, JsonOption, PromptsArg, progress, resumable
 from p2l_plugins.errors import ConfigError
 
 
@@ -49,7 +49,8 @@ def score(
             task = bar.add_task("scoring", total=found.prompts)
             if output is not None:
                 on_ray = partial(score_on_ray, bundle, p2l.fingerprint, workers=workers) if engine == "ray" else None
-                score_to_file(p2l, file, found, output, resume, lambda n: bar.advance(task, n), engine=on_ray)
+                with resumable(f"{output}.partial keeps what is done; go on with the same command and --resume"):
+                    score_to_file(p2l, file, found, output, resume, lambda n: bar.advance(task, n), engine=on_ray)
             else:
                 for chunk in file.chunks():
                     scores = p2l.score(chunk["prompt"], progress=lambda n: bar.advance(task, n))

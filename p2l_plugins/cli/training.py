@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from p2l_plugins.console import JsonOption
+from p2l_plugins.console import JsonOption, resumable
 from p2l_plugins.errors import ConfigError
 from p2l_plugins.training.config import read_config
 
@@ -33,10 +33,11 @@ def train(
     settings = read_config(config)
     if seed is not None:
         settings = settings.model_copy(update={"seed": seed})
-    report = module.train(settings, data or config.parent, output, resume)
+    with resumable(f"{output}.partial keeps the last checkpoint; go on with the same command and --resume"):
+        report = module.train(settings, data or config.parent, output, resume)
     if int(os.environ.get("RANK", "0")):
         return
-    keys = ("name", "models", "prompts", "votes", "steps", "seconds", "train_loss", "held_out", "data")
+    keys = ("name", "models", "model_names", "prompts", "votes", "steps", "seconds", "train_loss", "held_out", "data")
     summary = {key: report[key] for key in keys}
     if as_json:
         typer.echo(json.dumps(summary, indent=2))
@@ -45,6 +46,7 @@ def train(
         typer.echo(
             f"{row['file']}: {row['prompts']} prompts ({row['held_out_prompts']} held out), {row['votes']} votes"
         )
+    typer.echo(f"models: {', '.join(summary['model_names'])}")
     typer.echo(f"{summary['models']} models, {summary['steps']} steps, loss {summary['train_loss']:.4f} → {output}")
     held_out = summary["held_out"]
     if held_out:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from p2l_plugins.cli.adapters import adapters_too
-from p2l_plugins.console import JsonOption, progress, stderr
+from p2l_plugins.console import JsonOption, ModelsOption, NotModelsOption, finite_option, progress, stderr
 from p2l_plugins.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="Write here: .jsonl
 OnErrorOption = Annotated[
     Literal["refuse", "drop"], typer.Option(help="A row with a value that can't be used: refuse the file, or drop it.")
 ]
-Margin = Annotated[float, typer.Option(help="Scores that differ by no more are a tie.", min=0)]
-Usable = Annotated[float, typer.Option(help="Two equal scores below this are 'tie (bothbad)'.")]
+Margin = Annotated[float, typer.Option(help="Scores that differ by no more are a tie.", min=0, callback=finite_option)]
+Usable = Annotated[float, typer.Option(help="Two equal scores below this are 'tie (bothbad)'.", callback=finite_option)]
 MatrixOption = Annotated[bool, typer.Option("--matrix", help="Write a score matrix, not votes.")]
 Duplicates = Annotated[
     bool, typer.Option("--drop-duplicates", help="Keep the first of equal votes: prompt, pair and outcome.")
@@ -83,6 +83,8 @@ def from_scores(
     margin: Margin = 0.0,
     usable: Usable = 0.5,
     lower_is_better: Annotated[bool, typer.Option("--lower-is-better", help="A lower score is better.")] = False,
+    models: ModelsOption = None,
+    not_models: NotModelsOption = None,
     on_error: OnErrorOption = "refuse",
     keep_model: KeepModel = None,
     drop_model: DropModel = None,
@@ -92,11 +94,13 @@ def from_scores(
     as_json: JsonOption = False,
 ) -> None:
     """Scores of models on prompts (.jsonl, .json, .parquet, .csv)."""
+    from p2l_plugins.votes.columns import ModelColumns
     from p2l_plugins.votes.scores import read_matrix
 
+    columns = ModelColumns(tuple(models or ()), tuple(not_models or ()))
     cleaning = _cleaning(None, keep_model, drop_model, conflicts, drop_duplicates, min_votes, matrix)
     with _import(output, on_error, cleaning, as_json) as run:
-        scores = read_matrix(run.tally.read(file), run.tally, lower_is_better=lower_is_better)
+        scores = read_matrix(run.tally.read(file), run.tally, lower_is_better=lower_is_better, columns=columns)
     run.finish_scores(scores, str(file), matrix, margin, usable)
 
 
@@ -121,6 +125,14 @@ def from_lm_eval(
     ] = None,
     prompt_template: Annotated[
         str | None, typer.Option(help="Jinja over the fields of the document.", metavar="TEMPLATE")
+    ] = None,
+    higher_is_better: Annotated[
+        list[str] | None,
+        typer.Option(help="A metric: a higher value of a document is better. Repeatable.", metavar="NAME"),
+    ] = None,
+    lower_is_better: Annotated[
+        list[str] | None,
+        typer.Option(help="A metric: a lower value of a document is better. Repeatable.", metavar="NAME"),
     ] = None,
     min_models: Annotated[
         int | None, typer.Option(help="Take documents that so many models ran. Default: all models.", min=1)
@@ -151,7 +163,10 @@ def from_lm_eval(
     if prompt_field is not None and prompt_template is not None:
         raise ConfigError("--prompt-field and --prompt-template exclude each other")
     rule = PromptRule(prompt_field, None if prompt_template is None else compiled(prompt_template))
-    selection = Selection(tuple(metric or ()), tuple(filter_ or ()), tuple(task or ()), min_models)
+    higher, lower = tuple(higher_is_better or ()), tuple(lower_is_better or ())
+    if both := set(higher) & set(lower):
+        raise ConfigError(f"{min(both)!r} can't be both --higher-is-better and --lower-is-better")
+    selection = Selection(tuple(metric or ()), tuple(filter_ or ()), tuple(task or ()), higher, lower, min_models)
     cleaning = _cleaning(None, keep_model, drop_model, conflicts, drop_duplicates, min_votes, matrix)
     with _import(output, on_error, cleaning, as_json) as run:
         files = find_samples(named, run.tally)
@@ -216,6 +231,49 @@ def from_litellm(
     run.finish_votes(votes)
 
 
+@app.command("split")
+def split_votes(
+    file: Annotated[Path, typer.Argument(help="Votes file or score matrix.")],
+    train: Annotated[Path, typer.Option(help="Write the side to train on here: .jsonl or .parquet.")],
+    test: Annotated[Path, typer.Option(help="Write the held-out side here: .jsonl or .parquet.")],
+    fraction: Annotated[
+        float, typer.Option("--held-out", help="Fraction of the prompts that is held out.", min=0, max=1)
+    ] = 0.2,
+    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
+    models: ModelsOption = None,
+    not_models: NotModelsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the sides that `p2l train` makes: by prompt, so that one prompt's votes stand on one side."""
+    from p2l_plugins.files.tables import check_ending
+    from p2l_plugins.votes.columns import ModelColumns
+    from p2l_plugins.votes.output import FORMATS, write_side
+    from p2l_plugins.votes.read import read_votes
+    from p2l_plugins.votes.votes import held_out
+
+    for path in (train, test):
+        check_ending(path, FORMATS)
+    if train.absolute() == test.absolute():
+        raise ConfigError(f"{train}: --train and --test name the same file; name two")
+    votes = read_votes(file, models=ModelColumns(tuple(models or ()), tuple(not_models or ())))
+    out = held_out(votes.prompts, fraction, seed)
+    sides = {"train": (train, votes.select(~out)), "test": (test, votes.select(out))}
+    for name, (_, side) in sides.items():
+        if not len(side):
+            raise DataError(f"{file}: no vote is left for --{name}: --held-out is {fraction:g} of {len(out)} prompts")
+    for path, side in sides.values():
+        write_side(path, side)
+    result = {
+        name: {"file": str(path), "prompts": len(side.prompts), "votes": len(side)}
+        for name, (path, side) in sides.items()
+    }
+    if as_json:
+        typer.echo(json.dumps({"held_out": fraction, "seed": seed, **result}, indent=2, ensure_ascii=False))
+        return
+    for name, row in result.items():
+        typer.echo(f"{name}: {row['prompts']} prompts, {row['votes']} votes → {row['file']}")
+
+
 @app.command()
 def check(
     files: Annotated[list[Path], typer.Argument(help="Votes files or score matrices; several count as one.")],
@@ -227,17 +285,21 @@ def check(
     min_votes: Annotated[int, typer.Option(help="List models with fewer votes.", min=0)] = 30,
     usable: Usable = 0.5,
     margin: Margin = 0.0,
+    models: ModelsOption = None,
+    not_models: NotModelsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Report on votes: outcomes, duplicates, conflicts, coverage, position bias, lengths. Writes nothing."""
     from p2l_plugins.votes import report
+    from p2l_plugins.votes.columns import ModelColumns
     from p2l_plugins.votes.read import read_votes
 
+    columns = ModelColumns(tuple(models or ()), tuple(not_models or ()))
     parts = []
     with progress() as bar:
         step = bar.add_task("reading", total=len(files))
         for file in files:
-            parts.append(read_votes(file, usable=usable, margin=margin))
+            parts.append(read_votes(file, usable=usable, margin=margin, models=columns))
             bar.advance(step)
     other = None if against is None else report.combined([read_votes(against, usable=usable, margin=margin)])
     result = {
@@ -265,7 +327,7 @@ class _Import:
 
         votes = clean_votes(votes, self.cleaning, self.tally)
         write_votes(self.output, votes, self.tally)
-        self._report(votes.summary(), "{votes} votes on {prompts} prompts, {models} models")
+        self._report(votes.summary(), votes.voted_models, "{votes} votes on {prompts} prompts, {models} models")
 
     def finish_scores(self, scores: ScoreMatrix, source: str, matrix: bool, margin: float, usable: float) -> None:
         """Writes a matrix, or the votes that follow from it."""
@@ -274,22 +336,22 @@ class _Import:
 
         check_matrix(scores, source)
         if not matrix:
-            self.finish_votes(scores.votes(margin, usable))
+            self.finish_votes(scores.votes(margin, usable, self.tally))
             return
         scores = scores.only(self.cleaning.keep_models, self.cleaning.drop_models)
         check_matrix(scores, source)
         if negated := int(scores.lower.sum()):
             self.tally.note(f"{negated} prompts, where a lower score is better, have their scores negated")
         write_matrix(self.output, scores)
-        self._report(scores.summary(), "{prompts} prompts × {models} models, {scores} scores")
+        self._report(scores.summary(), scores.models, "{prompts} prompts × {models} models, {scores} scores")
 
-    def _report(self, summary: Mapping[str, Any], line: str) -> None:
-        """The rules' table and the notes on stderr, the summary on stdout."""
-        for text in self.tally.lines():
+    def _report(self, summary: Mapping[str, Any], models: Sequence[str], line: str) -> None:
+        """The rules' table, the notes and the models' names on stderr, the summary on stdout."""
+        for text in [*self.tally.lines(), f"models: {', '.join(models)}"]:
             stderr.print(text, markup=False, soft_wrap=True)
         if self.as_json:
             result = {"rows": self.tally.rows, **summary, "dropped": dict(self.tally.dropped)}
-            result |= {"notes": self.tally.notes, "output": str(self.output)}
+            result |= {"notes": self.tally.notes, "model_names": list(models), "output": str(self.output)}
             typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
         else:
             typer.echo(f"{line.format(**summary)} → {self.output}")

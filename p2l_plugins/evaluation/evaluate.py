@@ -7,7 +7,7 @@ judgement of choices; here they make one report.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -40,6 +40,7 @@ def evaluate_votes(
     kind: Bins = "equal-mass",
     costs: Array | None = None,
     objective: policies.Objective = "win_rate",
+    seen: Mask | None = None,
 ) -> Evaluation:
     """Judges scores of the prompts of held-out votes.
 
@@ -51,6 +52,8 @@ def evaluate_votes(
         bins, kind: of the calibration.
         costs: (P, M) USD per request for the bundle's models, NaN for models that can't be chosen: adds the curve of
             score against cost of a score matrix.
+        seen: (P,) which of the votes' prompts were seen in training; where some were, the others are judged apart, too.
+            None: not known.
         objective: what the curve's policies maximise: `win_rate` against the candidates, or `usable` (grk only).
 
     Raises:
@@ -86,10 +89,45 @@ def evaluate_votes(
             notes.append(str(error))
     report = _judged(log_p, mine, baseline, family, bins, kind)
     categories = category_losses(log_p, mine, family)
-    return replace(report, categories=categories, routed=routing_report, curve=curve, notes=notes)
+    report = replace(report, categories=categories, routed=routing_report, curve=curve, notes=notes)
+
+    def judge(kept: Votes, rows: Mask) -> Evaluation:
+        prices = None if costs is None else costs[rows]
+        nothing = np.zeros(len(kept.prompts), np.bool_)
+        return evaluate_votes(scores.select(rows), kept, baseline, bins, kind, prices, objective, nothing)
+
+    return with_unseen(report, votes, seen, judge)
 
 
-def evaluate_probabilities(log_p: Array, votes: Votes, baseline: Votes | None, family: Family) -> Evaluation:
+def with_unseen(
+    report: Evaluation, votes: Votes, seen: Mask | None, judge: Callable[[Votes, Mask], Evaluation]
+) -> Evaluation:
+    """The report, with how many prompts were seen in training, and the others judged apart where some were.
+
+    Args:
+        report: on all votes.
+        votes: that it judges.
+        seen: (P,) which prompts were seen; None: not known.
+        judge: makes the report on some of the votes, given with the (P,) mask of their prompts.
+    """
+    if seen is None:
+        note = "the bundle does not say which prompts it was trained on; on those, a forecast looks better than it is"
+        return replace(report, notes=[*report.notes, note])
+    if not (count := int(seen.sum())):
+        return replace(report, n_seen=0)
+    left = votes.select(~seen)
+    told = "they are judged apart below" if len(left) else "none are left to judge"
+    note = (
+        f"the bundle was trained on {count} of these {len(seen)} prompts, so the figures on all of them are no measure "
+        f"of how good it is; on the others: {told}"
+    )
+    unseen = judge(left, ~seen) if len(left) else None
+    return replace(report, n_seen=count, unseen=unseen, notes=[note, *report.notes])
+
+
+def evaluate_probabilities(
+    log_p: Array, votes: Votes, baseline: Votes | None, family: Family, seen: Mask | None = None
+) -> Evaluation:
     """Judges a forecast that is given as probabilities beside the marginal and the constant, as `evaluate_votes` does.
 
     Args:
@@ -97,9 +135,16 @@ def evaluate_probabilities(log_p: Array, votes: Votes, baseline: Votes | None, f
         votes: held-out votes.
         baseline: votes that the others are fitted on, with the same models; None: in folds of `votes` by prompt.
         family: which outcomes there are.
+        seen: as of `evaluate_votes`.
     """
     fitted = fit_forecasts(_parts(votes, baseline), votes if baseline is None else baseline, family)
-    return _judged(_forecasts(log_p, fitted, votes, family), votes, baseline, family)
+    report = _judged(_forecasts(log_p, fitted, votes, family), votes, baseline, family)
+
+    def judge(kept: Votes, rows: Mask) -> Evaluation:
+        nothing = np.zeros(len(kept.prompts), np.bool_)
+        return evaluate_probabilities(log_p[rows[votes.prompt]], kept, baseline, family, nothing)
+
+    return with_unseen(report, votes, seen, judge)
 
 
 def _parts(votes: Votes, baseline: Votes | None) -> Parts:

@@ -31,6 +31,8 @@ class Evaluation:
         routed: routed score, of a score matrix.
         curve: score against cost, where costs were given.
         notes: what to know when reading the figures.
+        n_seen: prompts that the bundle was trained on; None where it does not say.
+        unseen: the report on the other prompts, where it was trained on some and not on all.
     """
 
     n_prompts: int
@@ -47,6 +49,8 @@ class Evaluation:
     routed: Routed | None = None
     curve: CostScore | None = None
     notes: list[str] = field(default_factory=list)
+    n_seen: int | None = None
+    unseen: Evaluation | None = None
 
     @property
     def forecasts(self) -> dict[str, VoteQuality]:
@@ -62,7 +66,8 @@ class Evaluation:
     def to_dict(self, tables: bool = True) -> dict[str, Any]:
         """JSON-ready; a figure that is not a number is null. Without `tables` only what fits a manifest."""
         result = asdict(self)
-        for name in ("category_marginal", "routed", "curve"):
+        result["unseen"] = None if self.unseen is None else self.unseen.to_dict(tables)
+        for name in ("category_marginal", "routed", "curve", "unseen"):
             if result[name] is None:
                 del result[name]
         if not tables:
@@ -120,8 +125,9 @@ def evaluation_tables(report: Evaluation, bins: bool = False) -> str:
         if report.n_baseline_prompts is None
         else f"baselines fitted on {report.n_baseline_prompts} other prompts"
     )
+    seen = f", {report.n_seen} seen in training" if report.n_seen else ""
     parts = [
-        f"{report.n_prompts} prompts, {report.n_votes} votes, {report.n_decisive} decisive; {fitted}; ± is one "
+        f"{report.n_prompts} prompts{seen}, {report.n_votes} votes, {report.n_decisive} decisive; {fitted}; ± is one "
         "standard error by prompt",
         _forecasts(report),
         _calibration(report),
@@ -134,7 +140,10 @@ def evaluation_tables(report: Evaluation, bins: bool = False) -> str:
         parts += _routed(report.routed)
     if report.curve is not None:
         parts.append(curve_tables(report.curve))
-    return "\n\n".join([*parts, *(f"Note: {note}" for note in report.notes)])
+    parts += [f"Note: {note}" for note in report.notes]
+    if report.unseen is not None:
+        parts += ["## Prompts that were not seen in training", evaluation_tables(report.unseen, bins)]
+    return "\n\n".join(parts)
 
 
 def _forecasts(report: Evaluation) -> str:

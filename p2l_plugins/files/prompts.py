@@ -7,7 +7,7 @@ second gives them in chunks, which are the same in every run.
 from __future__ import annotations
 
 import hashlib
-import math
+import re
 import shutil
 import sys
 import tempfile
@@ -18,11 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from p2l_plugins.errors import DataError, PromptError
-from p2l_plugins.files.rows import Row, opened, read_rows
+from p2l_plugins.files.rows import STDIN, Row, byte_lines, ending, opened, read_rows
 from p2l_plugins.files.tables import need_file
-from p2l_plugins.prompts import Prompt, prompt_in
+from p2l_plugins.prompts import Prompt, as_turns, prompt_in
 
 Column = list[Any]
+_LINE_END = re.compile(r"\r\n|\r|\n")
+
+#: How tables write that a label is missing.
+_NO_LABEL = ("", "nan", "NaN", "NaT", "<NA>")
 
 #: A chunk ends at so many prompts or characters.
 CHUNK_PROMPTS = 4096
@@ -44,7 +48,7 @@ def read_prompts(path: Path) -> tuple[list[Prompt], dict[str, Column]]:
 
 def _prompt_rows(path: Path, name: str, columns: Sequence[str] | None) -> Iterator[Row]:
     """Rows with these columns (None: all that there are); a line of a `.txt` file is a prompt."""
-    if path.suffix.lower() != ".txt":
+    if ending(path) != ".txt":
         rows = read_rows(path, columns=columns, need=columns or ("prompt",), name=name)
         yield from (row for _, row in rows)
         return
@@ -52,13 +56,13 @@ def _prompt_rows(path: Path, name: str, columns: Sequence[str] | None) -> Iterat
     position = 0
     empty = True
     with opened(path) as stream:
-        for line in stream:
+        for line in byte_lines(stream, name):
             try:
                 text = line.decode("utf-8" if position else "utf-8-sig")
             except UnicodeDecodeError as error:
                 raise DataError(f"{name}: not UTF-8 text (byte {position + error.start})") from None
             position += len(line)
-            for part in text.splitlines():
+            for part in _LINE_END.split(text):  # other characters that end a line for Python may stand in a prompt
                 if part.strip():
                     empty = False
                     yield {"prompt": part}
@@ -68,7 +72,8 @@ def _prompt_rows(path: Path, name: str, columns: Sequence[str] | None) -> Iterat
 
 def _prompt(row: Row, number: int, name: str) -> Prompt:
     try:
-        return prompt_in(row.get("prompt"))
+        turns = as_turns(prompt := prompt_in(row.get("prompt")))
+        return turns[0] if isinstance(prompt, str) else list(turns)
     except PromptError as error:
         raise PromptError(f"{name}: prompt {number}: {error}") from None
 
@@ -114,7 +119,7 @@ class PromptFile:
 
     def __init__(self, path: Path, columns: Sequence[str] = (), name: str | None = None) -> None:
         self.path = path
-        self.name = name or str(path)
+        self.name = STDIN if name == "-" else name or str(path)
         self.columns = ("prompt", *dict.fromkeys(column for column in columns if column != "prompt"))
 
     def scan(self, count: Sequence[str] = (), distinct: int = 64) -> Summary:
@@ -179,8 +184,7 @@ def label(value: Any) -> str | None:
     Raises:
         DataError: a list or an object.
     """
-    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
-        return None
     if isinstance(value, list | dict):
         raise DataError(f"a category or group is text or a number, not {type(value).__name__}")
-    return str(value)
+    text = "" if value is None else str(value)
+    return None if text.strip() in _NO_LABEL else text

@@ -1,11 +1,17 @@
-"""The one reader of rows: JSONL, JSON, CSV and Parquet, one row at a time. Only one batch of rows is in memory."""
+"""The one reader of rows: JSONL, JSON, CSV and Parquet, one row at a time. Only one batch of rows is in memory.
+
+All but Parquet may be compressed: `.gz`, and `.zst` where pyarrow is there.
+"""
 
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
+import re
 import sys
+import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -17,7 +23,14 @@ from p2l_plugins.prompts import conversation_in
 
 Row = dict[str, Any]
 FORMATS = (".jsonl", ".ndjson", ".json", ".parquet", ".csv")
+#: The name of standard input in messages; it has no ending, so they say its form.
+STDIN = "standard input (JSONL)"
+COMPRESSED = (".gz", ".zst")
 _BATCH = 1024  # rows of a Parquet file that are Python objects at one time; conversations are long
+#: A list of texts or messages as Python, NumPy or pandas print it.
+_PYTHON_LIST = re.compile(r"""\s*(\[\s*'|\[\s*\{\s*'|array\(\[).*[])]\s*\Z""", re.DOTALL)
+#: How a conversation is written into a cell.
+JSON_FORM = 'write it as JSON, as json.dumps does: ["first turn", "second turn"], or a list of messages'
 _NAMES = 1000  # of columns, kept for messages
 
 
@@ -40,7 +53,19 @@ def refuse(place: str, error: BadRow) -> None:
 
 def missing_column(name: object, column: str, there: Iterable[str]) -> DataError:
     """The error of a column that a file does not have."""
-    return DataError(f"{name}: column {column!r} is missing; the file has {', '.join(map(repr, there))}")
+    there = list(there)
+    return DataError(
+        f"{name}: column {column!r} is missing; the file has {', '.join(map(repr, there))}{delimiter_hint(there)}"
+    )
+
+
+def delimiter_hint(columns: Iterable[str]) -> str:
+    """What to say of the columns of a CSV file that was written with another delimiter; empty where it was not."""
+    there = list(columns)
+    found = next((mark for mark in ("\t", ";", "|") if len(there) == 1 and mark in there[0]), None)
+    if found is None:
+        return ""
+    return f"; its columns are divided by {found!r}, but must be divided by ',': write the file again with commas"
 
 
 def read_rows(
@@ -54,7 +79,7 @@ def read_rows(
     """The rows of a file, each with its place ("FILE: line 7") for messages. A missing value is None or absent.
 
     A bare string in JSON is a prompt. A cell of the column `prompt` of a CSV file that is a JSON list of texts or of
-    chat messages is that list.
+    chat messages is that list; one that is a list as Python prints it is refused (rule "bad-prompt").
 
     Args:
         path: `-` is JSONL on standard input; a `.json` file holds an array of objects, or JSON lines.
@@ -69,9 +94,13 @@ def read_rows(
     name = name or str(path)
     if str(path) != "-":
         need_file(path, name)
-    kind = ".jsonl" if str(path) == "-" else path.suffix.lower()
-    if kind not in FORMATS:
-        raise DataError(f"{name}: the ending {path.suffix!r} is not one of {', '.join(FORMATS)}")
+    kind = ".jsonl" if str(path) == "-" else ending(path)
+    if kind not in FORMATS or (kind == ".parquet" and path.suffix.lower() != kind):
+        raise DataError(
+            f"{name}: the ending {path.suffix!r} is not one of {', '.join(FORMATS)} (also with {', '.join(COMPRESSED)})"
+        )
+    if str(path) == "-":
+        name = STDIN
     rows: Iterator[tuple[str, Row | BadRow]]
     if kind == ".parquet":
         rows = _parquet(path, name, columns, need)
@@ -82,9 +111,42 @@ def read_rows(
     return _checked(rows, bad, need, name)
 
 
+def ending(path: Path) -> str:
+    """The ending of a file's name, in small letters and without that of its compression."""
+    inner = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
+    return inner.suffix.lower()
+
+
 def opened(path: Path) -> AbstractContextManager[BinaryIO]:
-    """The bytes of a file, or of standard input (`-`)."""
-    return nullcontext(sys.stdin.buffer) if str(path) == "-" else path.open("rb")
+    """The bytes of a file, uncompressed, or of standard input (`-`).
+
+    Raises:
+        DataError: a `.zst` file without pyarrow.
+    """
+    if str(path) == "-":
+        return nullcontext(sys.stdin.buffer)
+    if path.suffix.lower() == ".gz":
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    if path.suffix.lower() == ".zst":
+        try:
+            import pyarrow as pa
+        except ImportError:
+            raise DataError(f"{path}: reading .zst needs pyarrow: pip install pyarrow") from None
+        return io.BufferedReader(pa.input_stream(str(path), compression="zstd"))
+    return path.open("rb")
+
+
+def unreadable(error: Exception) -> str:
+    """Why the bytes or the text of a file can't be read."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8 text (byte {error.start})"
+    if isinstance(error, RecursionError):
+        return "lists or objects inside one another too deep"
+    return f"not readable ({str(error) or type(error).__name__})"
+
+
+#: What reading a compressed file may raise.
+_BROKEN = (EOFError, zlib.error, OSError)
 
 
 def _checked(
@@ -116,27 +178,36 @@ def _object(value: Any) -> Row | BadRow:
 
 def _jsonl(source: AbstractContextManager[BinaryIO], name: str) -> Iterator[tuple[str, Row | BadRow]]:
     with source as stream:
-        for number, line in enumerate(stream, start=1):
+        for number, line in enumerate(byte_lines(stream, name), start=1):
             if not line.strip():
                 continue
             try:
                 row = _object(json.loads(line.decode("utf-8-sig")))
-            except UnicodeDecodeError as error:
-                row = BadRow("bad-line", f"not UTF-8 text (byte {error.start})")
+            except (UnicodeDecodeError, RecursionError) as error:
+                row = BadRow("bad-line", unreadable(error))
             except ValueError as error:
                 row = BadRow("bad-line", f"not valid JSON ({error})")
             yield f"{name}: line {number}", row
 
 
+def byte_lines(stream: BinaryIO, name: str) -> Iterator[bytes]:
+    """The lines of a stream; a compressed file that is broken is refused where it breaks."""
+    try:
+        yield from stream
+    except _BROKEN as error:
+        raise DataError(f"{name}: {unreadable(error)}") from None
+
+
 def _json(path: Path, name: str) -> Iterator[tuple[str, Row | BadRow]]:
-    data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    with opened(path) as stream:
+        data = b"".join(byte_lines(stream, name)).removeprefix(b"\xef\xbb\xbf")
     if not data.lstrip().startswith(b"["):
         yield from _jsonl(nullcontext(io.BytesIO(data)), name)
         return
     try:
         values = json.loads(data.decode())
-    except UnicodeDecodeError as error:
-        raise DataError(f"{name}: not UTF-8 text (byte {error.start})") from None
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"{name}: {unreadable(error)}") from None
     except ValueError as error:
         raise DataError(f"{name}: not valid JSON ({error})") from None
     for number, value in enumerate(values, start=1):
@@ -146,16 +217,42 @@ def _json(path: Path, name: str) -> Iterator[tuple[str, Row | BadRow]]:
 def _csv(path: Path, name: str) -> Iterator[tuple[str, Row | BadRow]]:
     csv.field_size_limit(2**31 - 1)  # the default of 128 KiB is less than a long conversation
     number = 0
-    with path.open(encoding="utf-8-sig", newline="") as stream:
+    with opened(path) as data, io.TextIOWrapper(data, encoding="utf-8-sig", newline="") as stream:
         try:
-            for number, row in enumerate(csv.DictReader(stream), start=1):
-                cells: Row = {column: cell or None for column, cell in row.items() if column is not None}
-                if cells.get("prompt"):
-                    cells["prompt"] = conversation_in(cells["prompt"])
-                yield f"{name}: row {number}", cells
-        except (csv.Error, UnicodeDecodeError) as error:
+            rows = csv.reader(stream)
+            columns = _header(next(rows, []), name)
+            for number, cells in enumerate((cells for cells in rows if cells), start=1):
+                yield f"{name}: row {number}", _cells(columns, cells)
+        except (csv.Error, UnicodeDecodeError, *_BROKEN) as error:
             reason = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
             raise DataError(f"{name}: row {number + 1} can't be read ({reason})") from None
+
+
+def _header(cells: list[str], name: str) -> list[str]:
+    """The columns that a CSV file's first line names, without white space around them."""
+    columns = [cell.strip() for cell in cells]
+    twice = next((column for column in columns if column and columns.count(column) > 1), None)
+    if twice is not None:
+        raise DataError(
+            f"{name}: {columns.count(twice)} columns are named {twice!r}; rename or delete all but one of them"
+        )
+    return columns
+
+
+def _cells(columns: list[str], cells: list[str]) -> Row | BadRow:
+    """A row of a CSV file; a cell that is empty or not there is None."""
+    if len(cells) > len(columns):
+        return BadRow(
+            "bad-line",
+            f"not a row of the {len(columns)} columns: it has {len(cells)} cells; quote text with commas",
+        )
+    row: Row = dict.fromkeys(columns)
+    row.update(zip(columns, (cell or None for cell in cells), strict=False))
+    if row.get("prompt"):
+        row["prompt"] = conversation_in(row["prompt"])
+        if isinstance(row["prompt"], str) and _PYTHON_LIST.match(row["prompt"]):
+            return BadRow("bad-prompt", f"a conversation that Python printed; {JSON_FORM}")
+    return row
 
 
 def _parquet(
@@ -173,6 +270,9 @@ def _parquet(
             for column in need:
                 if column not in there:
                     raise missing_column(name, column, there)
+            twice = next((column for column in there if there.count(column) > 1), None)
+            if twice is not None:
+                raise DataError(f"{name}: several columns are named {twice!r}; rename or delete all but one of them")
             names = [column for column in there if columns is None or column in columns]
             for batch in file.iter_batches(_BATCH, columns=names):
                 values = []
@@ -183,5 +283,5 @@ def _parquet(
                 for row in zip(*values, strict=True):
                     number += 1
                     yield f"{name}: row {number}", dict(zip(names, row, strict=True))
-    except (pa.lib.ArrowException, OSError) as error:
-        raise DataError(f"{name}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
+    except (pa.lib.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise DataError(f"{name}: not a readable Parquet file ({next(iter(str(error).splitlines()), '')})") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -13,6 +14,9 @@ from typing import Any
 import yaml
 
 from p2l_plugins.errors import ConfigError, DataError
+
+#: What a full disk, an exhausted quota and a limit on the size of files answer.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def need_file(path: Path, name: str | None = None) -> None:
@@ -31,6 +35,8 @@ def read_json_object(path: Path) -> dict[str, Any]:
         value = json.loads(_text(path))
     except ValueError as error:
         raise DataError(f"{path}: not valid JSON ({error})") from None
+    except RecursionError:
+        raise DataError(f"{path}: lists or objects inside one another too deep") from None
     if not isinstance(value, dict):
         raise DataError(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value
@@ -44,8 +50,11 @@ def read_yaml_object(path: Path) -> dict[str, Any]:
     """
     try:
         value = yaml.safe_load(_text(path))
-    except yaml.YAMLError as error:
-        raise DataError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from None
+    except (yaml.YAMLError, ValueError, TypeError) as error:  # a date that is none is a ValueError
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(f"{path}: not valid YAML ({reason})") from None
+    except RecursionError:
+        raise DataError(f"{path}: lists or keys inside one another too deep") from None
     if not isinstance(value, dict):
         raise DataError(f"{path}: expected keys and values, found {type(value).__name__}")
     return value
@@ -81,6 +90,22 @@ def need_folder(target: Path) -> None:
 
 
 @contextmanager
+def full_disk_named(target: Path) -> Iterator[None]:
+    """Names what was being written where the disk is full or a limit on it is reached.
+
+    Raises:
+        DataError: it is.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            reason = os.strerror(error.errno)
+            raise DataError(f"{target}: can't be written ({reason}); make room or name another place") from None
+        raise
+
+
+@contextmanager
 def replaced_file(target: Path) -> Iterator[Path]:
     """A temporary file beside `target` that takes its place at the end; an error leaves what was there before.
 
@@ -89,7 +114,10 @@ def replaced_file(target: Path) -> Iterator[Path]:
     """
     if target.is_dir():
         raise DataError(f"{target}: is a folder; name a file")
-    with tempfile.TemporaryDirectory(dir=target.absolute().parent, prefix=f".{target.name}-") as temporary:
+    with (
+        full_disk_named(target),
+        tempfile.TemporaryDirectory(dir=target.absolute().parent, prefix=f".{target.name}-") as temporary,
+    ):
         work = Path(temporary) / target.name
         yield work
         os.replace(work, target)
@@ -106,7 +134,10 @@ def replaced_folder(target: Path) -> Iterator[Path]:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise DataError(f"{target}: already exists; name a new folder")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
+    with (
+        full_disk_named(target),
+        tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary,
+    ):
         work = Path(temporary) / target.name
         work.mkdir()
         yield work

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -15,12 +16,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from p2l_plugins.errors import BundleError
 from p2l_plugins.outcomes import Family
 from p2l_plugins.prompts import TextForm
+from p2l_plugins.scoring.training_prompts import TRAINING_PROMPTS, TrainingPrompts, read_training_prompts
 
 MANIFEST = "p2l.json"
 STARTER = "starter"
 
 #: Files of a bundle whose content changes a score; `model.onnx.data` holds the weights of large models.
 SCORING_FILES = ("model.onnx", "model.onnx.data", "tokenizer.json", "chat_template.jinja")
+#: All that the manifest lists.
+BUNDLE_FILES = (*SCORING_FILES, TRAINING_PROMPTS)
 
 
 class Manifest(BaseModel):
@@ -106,6 +110,12 @@ class Bundle:
     folder: Path
     manifest: Manifest
 
+    @cached_property
+    def training_prompts(self) -> TrainingPrompts | None:
+        """The prompts that it was trained on; None where it does not say."""
+        listed = TRAINING_PROMPTS in self.manifest.files
+        return read_training_prompts(self.folder) if listed else None
+
     @classmethod
     def open(cls, folder: Path) -> Bundle:
         """Reads and checks a bundle: manifest, every file's hash, fingerprint.
@@ -157,7 +167,7 @@ def find_bundle(source: str | Path) -> Path:
             f"{source}: there is no such folder (a hub id needs huggingface_hub: pip install huggingface_hub)"
         ) from None
     try:
-        return Path(snapshot_download(str(source), allow_patterns=[MANIFEST, *SCORING_FILES]))
+        return Path(snapshot_download(str(source), allow_patterns=[MANIFEST, *BUNDLE_FILES]))
     except Exception as error:  # the hub client raises many kinds, all of which mean the same to the user
         raise BundleError(
             f"{source}: neither a folder nor a hub id that can be fetched ({type(error).__name__})"

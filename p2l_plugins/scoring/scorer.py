@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -64,6 +64,16 @@ class Scores:
             BundleError: an unknown name.
         """
         return resolve_model(model, self.models, self.aliases)
+
+    def select(self, rows: NDArray[np.bool_]) -> Scores:
+        """The scores of the prompts where `rows` (N,) is true."""
+        return replace(
+            self,
+            coefs=self.coefs[rows],
+            raw_eta=None if self.raw_eta is None else self.raw_eta[rows],
+            truncated=None if self.truncated is None else self.truncated[rows],
+            unknown=None if self.unknown is None else self.unknown[rows],
+        )
 
     def win_rates(self) -> Array:
         """(N, M) mean P(beats another model) on each prompt, as in `Leaderboard.win_rate`; ties are not wins."""

@@ -18,7 +18,7 @@ from typing import Any
 
 from p2l_plugins.errors import ConfigError, DataError
 from p2l_plugins.files.prompts import CHUNK_CHARACTERS, CHUNK_PROMPTS, PromptFile, Summary
-from p2l_plugins.files.tables import need_folder
+from p2l_plugins.files.tables import full_disk_named, need_folder
 from p2l_plugins.prompts import Prompt
 from p2l_plugins.scoring.scorer import P2L, Scores
 
@@ -94,15 +94,16 @@ def score_to_file(
         scored: Iterator[Scores] = (p2l.score(part, progress) for part in left)
     else:
         scored = engine(left)
-    for number, (part, scores) in enumerate(zip(again, scored, strict=True), start=done):
-        temporary = folder / "new"
-        _write(temporary, part, scores, output.suffix, found.conversations)
-        os.replace(temporary, folder / f"{number:08d}.part")
-        if engine is not None and progress is not None:
-            progress(len(part))
-    joined = folder / f"joined{output.suffix}"
-    _join(folder, joined, p2l.models)
-    os.replace(joined, output)
+    with full_disk_named(output):
+        for number, (part, scores) in enumerate(zip(again, scored, strict=True), start=done):
+            temporary = folder / "new"
+            _write(temporary, part, scores, output.suffix, found.conversations)
+            os.replace(temporary, folder / f"{number:08d}.part")
+            if engine is not None and progress is not None:
+                progress(len(part))
+        joined = folder / f"joined{output.suffix}"
+        _join(folder, joined, p2l.models)
+        os.replace(joined, output)
     shutil.rmtree(folder)
 
 

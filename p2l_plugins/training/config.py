@@ -22,6 +22,7 @@ class Source(BaseModel):
         path: Parquet, JSONL or CSV; relative to the data folder.
         usable: for a score matrix, the lowest score of a usable answer.
         margin: for a score matrix, the largest difference that is still a tie.
+        models, not_models: for a score matrix, the columns that alone are models; columns that are none.
         prompt_weight: total weight of one prompt's votes; null keeps the votes' own weights.
         category_prior: in place of the configuration's; a file of few prompts needs a stronger one.
         licence: noted in the manifest.
@@ -30,8 +31,10 @@ class Source(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: str
-    usable: float = 0.5
-    margin: float = 0.0
+    usable: float = Field(default=0.5, allow_inf_nan=False)
+    margin: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    models: tuple[str, ...] = ()
+    not_models: tuple[str, ...] = ()
     prompt_weight: float | None = Field(default=1.0, gt=0)
     category_prior: float | None = Field(default=None, ge=0)
     licence: str | None = None

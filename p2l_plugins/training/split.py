@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from p2l_plugins.errors import DataError
+from p2l_plugins.prompts import Turns
 from p2l_plugins.training.config import Source, TrainConfig
+from p2l_plugins.votes.columns import ModelColumns
 from p2l_plugins.votes.read import read_votes
 from p2l_plugins.votes.votes import Votes, check_family, held_out, merge
 
@@ -30,6 +32,10 @@ class Split:
     sources: list[Votes]
     sizes: list[tuple[int, int, int]]
 
+    def seen_prompts(self) -> list[Turns]:
+        """The prompts that a model was made with: to learn from, or to watch the training on."""
+        return [*self.training.prompts, *self.validation.prompts]
+
 
 def load_sources(config: TrainConfig, data_dir: Path) -> list[tuple[Source, Votes]]:
     """Reads every source of a configuration.
@@ -40,7 +46,9 @@ def load_sources(config: TrainConfig, data_dir: Path) -> list[tuple[Source, Vote
     parts = []
     for source in config.data:
         path = data_dir / source.path
-        votes = read_votes(path, config.aliases, source.usable, source.margin)
+        votes = read_votes(
+            path, config.aliases, source.usable, source.margin, ModelColumns(source.models, source.not_models)
+        )
         parts.append((source, check_family(votes, config.family, config.ties, path)))
     return parts
 

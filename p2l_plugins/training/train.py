@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,8 @@ from transformers import EarlyStoppingCallback, TrainingArguments
 
 from p2l_plugins.errors import ConfigError, DataError, P2LError
 from p2l_plugins.outcomes import Array, negative_log_likelihood
-from p2l_plugins.prompts import TextEncoder
+from p2l_plugins.prompts import TextEncoder, Turns
+from p2l_plugins.scoring.training_prompts import TRAINING_PROMPTS, TrainingPrompts
 from p2l_plugins.training.backbone import load_backbone
 from p2l_plugins.training.batches import PromptDataset
 from p2l_plugins.training.categories import Categories, find_categories
@@ -119,14 +121,17 @@ def _train(config: TrainConfig, data_dir: Path, partial: Path, state: PartialSta
         "processes": state.num_processes,
         "order": order,
         "models": len(models),
+        "model_names": list(models),
         "prompts": len(training.prompts),
         "votes": len(training),
         "held_out": _held_out_losses(trainer, votes, datasets.watched, config) if watch else {},
+        "split": {"held_out": config.held_out, "seed": config.seed},
         "data": _data(parts, votes),
         "log": trainer.state.log_history,
     }
     if state.is_main_process:
-        _save(partial, config, Checkpoint(model.eval(), start.tokenizer, models, start.form, {}), parts, report)
+        checkpoint = Checkpoint(model.eval(), start.tokenizer, models, start.form, {})
+        _save(partial, config, checkpoint, parts, report, votes.seen_prompts())
     state.wait_for_everyone()
     return report
 
@@ -195,8 +200,9 @@ def _save(
     checkpoint: Checkpoint,
     parts: Sequence[tuple[Source, Votes]],
     report: dict[str, Any],
+    seen: Sequence[Turns],
 ) -> None:
-    """Writes the checkpoint folder with the report, its picture and the log."""
+    """Writes the checkpoint folder with hashes of the prompts that it has seen, the report, its picture and the log."""
     checkpoint.training = {
         "head_type": config.family,
         "loss_type": config.family,
@@ -212,6 +218,7 @@ def _save(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     checkpoint.save(folder)
+    TrainingPrompts.of(seen).write(folder / TRAINING_PROMPTS)
     (folder / "training_report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     draw_learning_curve(report, folder / "learning_curve.png")
     if (partial / "tensorboard").is_dir():
@@ -250,7 +257,7 @@ def arguments(config: TrainConfig, partial: Path, steps: int, processes: int, wa
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
         ddp_find_unused_parameters=False,
-        disable_tqdm=False,
+        disable_tqdm=not sys.stderr.isatty(),
     )
 
 

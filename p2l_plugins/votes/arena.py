@@ -14,7 +14,7 @@ from p2l_plugins.files.rows import BadRow, Row
 from p2l_plugins.outcomes import TIE, A, B
 from p2l_plugins.prompts import Turns, conversation_in
 from p2l_plugins.votes.tally import Skip, Tally, shown
-from p2l_plugins.votes.values import clean_label, decoded, outcome_of, seconds, turns_of, two_models
+from p2l_plugins.votes.values import absent, clean_label, decoded, finite, outcome_of, seconds, turns_of, two_models
 from p2l_plugins.votes.votes import VoteBuilder, Votes
 
 #: What is read; other columns (answers, token counts, judges, …) are not.
@@ -68,13 +68,15 @@ def arena_votes(
 
 
 def _outcome(row: Row) -> int:
-    if "winner" in row or not any(name in row for name in _FLAGS):
-        return outcome_of(row.get("winner"))
+    if "winner" in row:
+        return outcome_of(row["winner"])
+    if not any(name in row for name in _FLAGS):
+        raise BadRow("unknown-winner", absent("winner", row))
     flags = {}
     for name in _FLAGS:
         try:
-            flags[name] = {0.0: False, 1.0: True}[float(row.get(name) or 0)]
-        except (TypeError, ValueError, KeyError):
+            flags[name] = {0.0: False, 1.0: True}[finite(row.get(name) or 0, name)]
+        except (BadRow, KeyError):
             raise BadRow("unknown-winner", f"{name} is {shown(row[name])}; valid: 0, 1") from None
     chosen = [code for name, code in _FLAGS.items() if flags[name]]
     if len(chosen) != 1:
@@ -128,10 +130,10 @@ def _weight(value: Any) -> float:
     if value is None:
         return 1.0
     try:
-        weight = float(value)
-    except (TypeError, ValueError):
+        weight = finite(value, "weight")
+    except BadRow:
         weight = math.nan
-    if not (math.isfinite(weight) and weight > 0):
+    if not weight > 0:
         raise BadRow("bad-weight", f"weight is {shown(value)}, but must be a number above 0")
     return weight
 

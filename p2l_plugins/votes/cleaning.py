@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from p2l_plugins.errors import DataError
 from p2l_plugins.outcomes import OUTCOMES
-from p2l_plugins.votes.scores import need_models
+from p2l_plugins.votes.columns import need_models
 from p2l_plugins.votes.tally import Tally
 from p2l_plugins.votes.votes import Index, Votes, flipped
 

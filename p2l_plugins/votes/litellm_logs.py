@@ -16,7 +16,7 @@ from typing import Any, Literal
 from p2l_plugins.files.rows import BadRow, Row
 from p2l_plugins.prompts import Turns
 from p2l_plugins.votes.tally import Skip, Tally, shown
-from p2l_plugins.votes.values import decoded, model_name, outcome_of, seconds, turns_of, two_models
+from p2l_plugins.votes.values import decoded, finite, model_name, outcome_of, seconds, turns_of, two_models
 from p2l_plugins.votes.votes import VoteBuilder, Votes, outcome_of_scores
 
 NameBy = Literal["model", "model_group", "model_id"]
@@ -177,8 +177,8 @@ def _rating(item: Any, max_score: float) -> float:
     if isinstance(value, str) and value.lower() in _WORDS:
         return _WORDS[value.lower()]
     try:
-        number = float(value)
-    except (TypeError, ValueError):
+        number = finite(value, "the rating", "bad-feedback")
+    except BadRow:
         number = math.nan
     if number == -1:
         return 0.0

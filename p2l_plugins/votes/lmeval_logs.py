@@ -7,6 +7,7 @@ A line of samples is one document under one filter.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,14 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from p2l_plugins.errors import DataError
-from p2l_plugins.files.rows import BadRow, Row
+from p2l_plugins.files.rows import BadRow, Row, ending, read_rows
 from p2l_plugins.files.tables import read_json_object
 from p2l_plugins.prompts import Turns
+from p2l_plugins.votes.directions import in_results
 from p2l_plugins.votes.lmeval_prompts import PromptRule, RunPrompts
 from p2l_plugins.votes.scores import MatrixBuilder, ScoreMatrix
 from p2l_plugins.votes.tally import Tally
+from p2l_plugins.votes.values import finite
 
 _NAME_KEYS = ("peft", "delta", "pretrained", "model", "path", "engine")  # lm-eval's own order
+#: When a run ended, at the end of its files' names.
+_TIME = re.compile(r"_(\d{4}-\d\d-\d\d[T ][\d.:+Z-]+)$")
 _NOT_METRICS = frozenset(
     "doc_id doc target arguments resps filtered_resps filter metrics doc_hash prompt_hash target_hash".split()
 )
@@ -50,10 +55,9 @@ class Samples:
         section = self.results.get(key)
         return section.get(self.task) if isinstance(section, Mapping) else None
 
-    def lower_is_better(self, metric: str) -> bool:
-        """Whether the run's results say so of a metric."""
-        directions = self.of_task("higher_is_better")
-        return isinstance(directions, Mapping) and directions.get(metric) is False
+    def lower_is_better(self, metric: str) -> bool | None:
+        """Whether a lower value of a document is better; None where the run's results do not say."""
+        return in_results(self.of_task("configs"), self.of_task("higher_is_better"), metric)
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,16 @@ class Selection:
         metrics: the first of these that a task has; empty: the task's only one.
         filters: likewise.
         tasks: these tasks only; empty takes all.
+        higher, lower: metrics of which a higher, or a lower, value of a document is better; they come before what the
+            results say.
         min_models: documents that fewer models ran are dropped; None: that not all models ran.
     """
 
     metrics: tuple[str, ...] = ()
     filters: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
+    higher: tuple[str, ...] = ()
+    lower: tuple[str, ...] = ()
     min_models: int | None = None
 
 
@@ -87,19 +95,24 @@ def find_samples(folders: Iterable[tuple[str | None, Path]], tally: Tally) -> li
     for given, folder in folders:
         if not folder.is_dir():
             raise DataError(f"{folder}: there is no such folder")
-        paths = sorted(folder.rglob("samples_*.jsonl"))
+        paths = sorted(p for p in folder.rglob("samples_*") if ending(p) == ".jsonl" and p.is_file())
         if not paths:
             raise DataError(f"{folder}: no samples_*.jsonl under it; run lm_eval with --log_samples and --output_path")
         results: dict[tuple[Path, str], Mapping[str, Any]] = {}
         for path in paths:
-            task, _, time = path.stem.removeprefix("samples_").rpartition("_")
+            task, time = _task_and_time(path)
             run = (path.parent, time)
             if run not in results:
-                found = next(iter(sorted(path.parent.glob(f"*_{time}.json"))), None)
+                found = _results_file(path.parent, time)
                 results[run] = {} if found is None else read_json_object(found)
             samples = Samples(given or _model_name(results[run], path.parent), task, time, path, results[run])
             known = latest.get((samples.model, task))
             if known is not None and known.path != path:
+                if not (known.time and time):
+                    raise DataError(
+                        f"{path}: the model {samples.model!r} has samples of the task {task!r} in {known.path}, too, "
+                        "and no time in the names says which are later; tell the runs apart with --model NAME=FOLDER"
+                    )
                 older += 1
             if known is None or samples.time >= known.time:
                 latest[samples.model, task] = samples
@@ -108,6 +121,21 @@ def find_samples(folders: Iterable[tuple[str | None, Path]], tally: Tally) -> li
             f"{older} older samples of the same model and task are left out; --model NAME=FOLDER tells runs apart"
         )
     return list(latest.values())
+
+
+def _task_and_time(path: Path) -> tuple[str, str]:
+    """The task, and the time where the name has one: `samples_TASK_TIME.jsonl`, `samples_TASK.jsonl`."""
+    name = path.name.removeprefix("samples_").partition(".jsonl")[0]
+    time = _TIME.search(name)
+    return (name, "") if time is None else (name[: time.start()], time[1])
+
+
+def _results_file(folder: Path, time: str) -> Path | None:
+    """The results of a run: of this time; without one, those of the folder where there is just one file of them."""
+    if time:
+        return next(iter(sorted(folder.glob(f"*_{time}.json"))), None)
+    found = sorted({*folder.glob("results.json"), *folder.glob("results_*.json")})
+    return found[0] if len(found) == 1 else None
 
 
 def lm_eval_matrix(files: Sequence[Samples], rule: PromptRule, selection: Selection, tally: Tally) -> ScoreMatrix:
@@ -139,7 +167,7 @@ def lm_eval_matrix(files: Sequence[Samples], rule: PromptRule, selection: Select
         metric = _choose("metric", name, numbers, selection.metrics, task.odd)
         chosen = _choose("filter", name, list(task.filters), selection.filters, {})
         tally.drop("other-filter", task.filters.total() - task.filters[chosen])
-        lower = any(run.lower_is_better(metric) for run in runs)
+        lower = _lower(name, metric, runs, selection)
         if lower:
             tally.note(f"task {name}: a lower {metric} is better")
         task.fill(builder, models, least, metric, chosen, lower, tally)
@@ -148,10 +176,11 @@ def lm_eval_matrix(files: Sequence[Samples], rule: PromptRule, selection: Select
 
 @dataclass
 class _Doc:
-    """Scores of one document under all metrics and filters, per model."""
+    """Scores of one document under all metrics and filters, per model; and the samples of each model and filter."""
 
     turns: Turns
     scores: dict[str, dict[tuple[str, str], float]] = field(default_factory=dict)
+    rows: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
 @dataclass
@@ -179,12 +208,16 @@ class _Task:
         scores = self.docs[doc_id, doc_hash].scores.setdefault(model, {})
         name = str(row.get("filter", "none"))
         self.filters[name] += 1
+        self.docs[doc_id, doc_hash].rows[model, name] += 1
         listed = row.get("metrics")
         for metric in listed if isinstance(listed, list) else row.keys() - _NOT_METRICS:
             value = row.get(metric)
             if value is None or isinstance(value, bool | int | float):
                 self.metrics[metric] += 1
-                scores[metric, name] = math.nan if value is None else float(value)
+                try:
+                    scores[metric, name] = finite(value, metric)
+                except BadRow:
+                    scores[metric, name] = math.inf
             else:
                 self.odd[metric] = type(value).__name__
 
@@ -198,12 +231,30 @@ class _Task:
             tally.note(f"task {self.name}: {len(mismatched)} documents differ between the models (doc_hash)")
         for (doc_id, _), doc in self.docs.items():
             scores = {model: found.get((metric, chosen), math.nan) for model, found in doc.scores.items()}
+            ran = sum(doc.rows[model, chosen] for model in doc.scores)
+            for model, score in list(scores.items()):
+                if math.isinf(score):
+                    place = f"task {self.name}: document {doc_id} of the model {model!r}"
+                    tally.bad(
+                        place, BadRow("bad-score", f"{metric} is infinite or too large, but must be a finite number")
+                    )
+                    del scores[model]
+                    ran -= 1
             there = {model: score for model, score in scores.items() if not math.isnan(score)}
-            tally.drop("no-score", sum(any(f == chosen for _, f in s) for s in doc.scores.values()) - len(there))
+            repeated = sum(doc.rows[model, chosen] - 1 for model in doc.scores if doc.rows[model, chosen] > 1)
+            if repeated:
+                tally.note(f"task {self.name}: {repeated} samples repeat a document and filter; the last one counts")
+                tally.drop("repeated-sample", repeated)
+            tally.drop("no-score", ran - repeated - len(there))
             if len(there) < least:
                 tally.drop("hash-mismatch" if doc_id in mismatched else "too-few-models", len(there))
                 continue
-            index = builder.row(doc.turns, self.name, lower)
+            try:
+                index = builder.row(doc.turns, self.name, lower, len(there))
+            except BadRow as error:
+                tally.bad(f"task {self.name}: document {doc_id}", error)
+                tally.drop(error.rule, len(there) - 1)
+                continue
             for model in models:
                 if model in there:
                     builder.add(index, model, there[model])
@@ -212,14 +263,38 @@ class _Task:
 def _read_task(name: str, runs: list[Samples], rule: PromptRule, tally: Tally) -> _Task:
     task = _Task(name)
     # runs that show the bare question come first: a document's prompt is taken from the first run that has it
-    for run in sorted(runs, key=lambda run: bool(run.results.get("chat_template"))):
-        prompts = RunPrompts(rule, name, run.results, tally)
+    readers = {run.path: RunPrompts(rule, name, run.results, tally) for run in runs}
+    for run in sorted(runs, key=lambda run: readers[run.path].dressed(_first_row(run.path))):
+        prompts = readers[run.path]
         for place, row in tally.read(run.path):
             try:
                 task.read(row, run.model, prompts)
             except BadRow as error:
                 tally.bad(place, error)
     return task
+
+
+def _first_row(path: Path) -> Row:
+    """The first row that can be read; an empty one where there is none."""
+    return next((row for _, row in read_rows(path, lambda place, error: None)), {})
+
+
+def _lower(task: str, metric: str, runs: Sequence[Samples], selection: Selection) -> bool:
+    """Whether a lower value of a document is better: the user's word, else that of lm-eval and of the results."""
+    if metric in selection.higher or metric in selection.lower:
+        return metric in selection.lower
+    said = {run.lower_is_better(metric) for run in runs} - {None}
+    if len(said) == 1:
+        return bool(said.pop())
+    why = (
+        "the runs' results differ in it"
+        if said
+        else "its aggregate is not one that says so, or results.json is missing"
+    )
+    raise DataError(
+        f"task {task!r}: whether a higher or a lower {metric} of one document is better is not known ({why}); say it "
+        f"with --higher-is-better {metric} or --lower-is-better {metric}"
+    )
 
 
 def _choose(kind: str, task: str, there: list[str], wanted: tuple[str, ...], odd: Mapping[str, str]) -> str:

@@ -45,6 +45,20 @@ def write_votes(path: Path, votes: Votes, tally: Tally) -> None:
     _write(path, columns)
 
 
+def write_side(path: Path, votes: Votes) -> None:
+    """Writes votes as they were read: a score matrix as one, with the category of each prompt.
+
+    Raises:
+        DataError: the path is a folder.
+    """
+    if votes.scores is None:
+        write_votes(path, votes, Tally())
+        return
+    lower, rows = np.zeros(len(votes.prompts), np.bool_), np.ones(len(votes.prompts), np.int64)
+    groups = [group or None for group in votes.groups]
+    write_matrix(path, ScoreMatrix(votes.models, votes.prompts, groups, votes.scores, lower, rows))
+
+
 def write_matrix(path: Path, matrix: ScoreMatrix) -> None:
     """Writes a score matrix, in which a higher score is better.
 

@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from p2l_plugins.errors import DataError
-from p2l_plugins.files.rows import Row, missing_column, read_rows
+from p2l_plugins.files.rows import Row, delimiter_hint, missing_column, read_rows
 from p2l_plugins.prompts import clean
 from p2l_plugins.votes.arena import arena_votes
-from p2l_plugins.votes.scores import DESCRIPTIVE, ScoreMatrix, read_matrix
+from p2l_plugins.votes.columns import DESCRIPTIVE, ModelColumns, unnamed
+from p2l_plugins.votes.scores import ScoreMatrix, read_matrix
 from p2l_plugins.votes.tally import Tally
 from p2l_plugins.votes.votes import Votes
 
@@ -20,7 +21,13 @@ _VOTE = ("model_a", "model_b", "winner")
 _COLUMNS = ("prompt", *_VOTE, "weight", "language", "category", "timestamp")
 
 
-def read_votes(path: Path, aliases: Mapping[str, str] | None = None, usable: float = 0.5, margin: float = 0.0) -> Votes:
+def read_votes(
+    path: Path,
+    aliases: Mapping[str, str] | None = None,
+    usable: float = 0.5,
+    margin: float = 0.0,
+    models: ModelColumns = ModelColumns(),  # noqa: B008  # frozen
+) -> Votes:
     """A votes file or a score matrix, told apart by the column `winner`.
 
     Args:
@@ -28,6 +35,7 @@ def read_votes(path: Path, aliases: Mapping[str, str] | None = None, usable: flo
         aliases: canonical name of each model name in the file; names that are not listed stay.
         usable: a score below this is not usable: two equal ones are "tie (bothbad)".
         margin: scores that differ by no more than this are a tie.
+        models: which columns of a score matrix are models, by their names in the file.
 
     Raises:
         DataError: what is wrong with the file: column, row, value, and what is valid.
@@ -39,7 +47,7 @@ def read_votes(path: Path, aliases: Mapping[str, str] | None = None, usable: flo
             if name not in columns:
                 raise missing_column(path, name, columns)
         return _from_votes(rows, columns, path, aliases or {})
-    return _from_matrix(rows, columns, path, aliases or {}).votes(margin, usable)
+    return _from_matrix(rows, columns, path, aliases or {}, models).votes(margin, usable)
 
 
 def _placed(rows: Iterable[Row], path: Path) -> Iterable[tuple[str, Row]]:
@@ -60,15 +68,20 @@ def _from_votes(rows: list[Row], columns: list[str], path: Path, aliases: Mappin
     return votes.renamed(sorted(votes.models)).by_prompt()
 
 
-def _from_matrix(rows: list[Row], columns: list[str], path: Path, aliases: Mapping[str, str]) -> ScoreMatrix:
-    matrix = read_matrix(_placed(rows, path), Tally(strict=True))
-    for name in columns:
-        if name not in DESCRIPTIVE and clean(name) not in matrix.models and all(_is_missing(r.get(name)) for r in rows):
+def _from_matrix(
+    rows: list[Row], columns: list[str], path: Path, aliases: Mapping[str, str], chosen: ModelColumns
+) -> ScoreMatrix:
+    matrix = read_matrix(_placed(rows, path), Tally(strict=True), columns=chosen)
+    for name in [] if chosen.models else columns:
+        if name in DESCRIPTIVE or name in chosen.not_models or unnamed(name) or clean(name) in matrix.models:
+            continue
+        if all(_is_missing(r.get(name)) for r in rows):
             raise DataError(f"{path}: the model {name!r} has no votes: its column holds no score; drop the column")
     if len(matrix.models) < 2:
         raise DataError(
             f"{path}: neither a votes file (prompt, model_a, model_b, winner) nor a score matrix (prompt and one "
             f"numeric column per model, two at least); the file has {', '.join(map(repr, columns))}"
+            f"{delimiter_hint(columns)}"
         )
     models = tuple(aliases.get(name, name) for name in matrix.models)
     if len(set(models)) < len(models):

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from array import array
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +13,12 @@ from numpy.typing import NDArray
 from p2l_plugins.errors import DataError
 from p2l_plugins.files.rows import BadRow, Row
 from p2l_plugins.outcomes import Array
-from p2l_plugins.prompts import Turns, clean
-from p2l_plugins.votes.tally import Tally, shown
-from p2l_plugins.votes.values import clean_label, model_name, turns_of
+from p2l_plugins.prompts import Turns
+from p2l_plugins.votes.columns import DESCRIPTIVE, ModelColumns, WideRows, need_models
+from p2l_plugins.votes.tally import Tally
+from p2l_plugins.votes.values import absent, clean_label, finite, model_name, turns_of
 from p2l_plugins.votes.votes import Votes, outcome_of_scores
 
-#: Columns of a score matrix that describe a row; every other numeric column is a model.
-DESCRIPTIVE = frozenset(
-    "prompt id question_id doc_id index benchmark category language subset source metric weight timestamp".split()
-)
 #: Names that a reader of a score matrix does not take for a model.
 _RESERVED = DESCRIPTIVE | {"model_a", "model_b", "winner"}
 
@@ -39,6 +33,7 @@ class ScoreMatrix:
         category: P labels, None where there is none.
         scores: (P, M), NaN where a model was not run.
         lower: (P,) True where a lower score is better.
+        rows: (P,) how many rows of the file say something of the prompt.
     """
 
     models: tuple[str, ...]
@@ -46,23 +41,28 @@ class ScoreMatrix:
     category: list[str | None]
     scores: Array
     lower: NDArray[np.bool_]
+    rows: NDArray[np.int64]
 
     def summary(self) -> dict[str, int]:
         """Counts of prompts, models and scores."""
         scores = int((~np.isnan(self.scores)).sum())
         return {"prompts": len(self.prompts), "models": len(self.models), "scores": scores}
 
-    def votes(self, margin: float = 0.0, usable: float = 0.5) -> Votes:
+    def votes(self, margin: float = 0.0, usable: float = 0.5, tally: Tally | None = None) -> Votes:
         """Every pair of models on every prompt where both were run: the better score wins.
 
         Args:
             margin: scores that differ by no more are a tie.
             usable: two equal scores are a tie where the better one reaches this, else "tie (bothbad)".
+            tally: is told how many rows are on prompts with fewer than two scores (rule "no-pair").
         """
+        if tally is not None:
+            tally.drop("no-pair", int(self.rows[(~np.isnan(self.scores)).sum(1) < 2].sum()))
         first, second = np.triu_indices(len(self.models), 1)
         sign = np.where(self.lower, -1.0, 1.0)
         scores = sign[:, None] * self.scores
-        prompt, pair = np.nonzero(~np.isnan(scores[:, first] + scores[:, second]))
+        there = ~np.isnan(scores)
+        prompt, pair = np.nonzero(there[:, first] & there[:, second])
         a, b = first[pair], second[pair]
         category = np.array(self.category, np.object_)
         return Votes(
@@ -89,15 +89,6 @@ class ScoreMatrix:
         return replace(self, models=tuple(self.models[i] for i in columns), scores=self.scores[:, columns])
 
 
-def need_models(names: Iterable[str], known: Sequence[str]) -> None:
-    """Raises a DataError for a name that no row has, with similar ones."""
-    for name in names:
-        if name not in known:
-            similar = difflib.get_close_matches(name, known, n=3)
-            hint = f"similar: {', '.join(similar)}" if similar else f"{len(known)} models are"
-            raise DataError(f"the model {name!r} is not in the file; {hint}")
-
-
 class MatrixBuilder:
     """Collects scores; several of one model on one prompt become their mean."""
 
@@ -106,14 +97,26 @@ class MatrixBuilder:
         self._prompts: dict[Turns, int] = {}
         self._category: list[str | None] = []
         self._lower = array("b")
+        self._rows = array("q")
         self._row, self._column, self._score = array("i"), array("i"), array("d")
 
-    def row(self, turns: Turns, category: str | None = None, lower: bool = False) -> int:
-        """The row of a prompt; category and direction are those of its first occurrence."""
+    def row(self, turns: Turns, category: str | None = None, lower: bool = False, rows: int = 1) -> int:
+        """The row of a prompt; category and direction are those of its first occurrence.
+
+        Args:
+            rows: of the file, that stand behind this call.
+
+        Raises:
+            BadRow: rule "mixed-direction": of the same prompt a higher score was better before, and now a lower one.
+        """
         row = self._prompts.setdefault(turns, len(self._prompts))
         if row == len(self._category):
             self._category.append(category)
             self._lower.append(lower)
+            self._rows.append(0)
+        elif bool(self._lower[row]) != lower:
+            raise BadRow("mixed-direction", "the prompt has scores of another direction: import the two metrics apart")
+        self._rows[row] += rows
         return row
 
     def model(self, name: str) -> int:
@@ -136,9 +139,10 @@ class MatrixBuilder:
         shape = (len(self._prompts), len(self._models))
         cell = np.array(self._row, np.int64) * shape[1] + np.array(self._column, np.int64)
         count = np.bincount(cell, minlength=shape[0] * shape[1])
-        total = np.bincount(cell, np.array(self._score), minlength=shape[0] * shape[1])
-        with np.errstate(invalid="ignore"):
-            scores = (total / count).reshape(shape)
+        # divided first, so that the sum of the largest numbers is finite
+        parts = np.array(self._score, np.float64) / count[cell]
+        scores = np.bincount(cell, parts, minlength=shape[0] * shape[1]).astype(np.float64).reshape(shape)
+        scores[count.reshape(shape) == 0] = np.nan
         count = count.reshape(shape)
         columns = [i for name, i in self._models.items() if name not in set(without) and count[:, i].any()]
         count = count[:, columns]
@@ -152,96 +156,62 @@ class MatrixBuilder:
             category=self._category,
             scores=scores[:, columns],
             lower=np.array(self._lower, np.bool_),
+            rows=np.array(self._rows, np.int64),
         )
 
 
-def read_matrix(rows: Iterable[tuple[str, Row]], tally: Tally, *, lower_is_better: bool = False) -> ScoreMatrix:
+def read_matrix(
+    rows: Iterable[tuple[str, Row]],
+    tally: Tally,
+    *,
+    lower_is_better: bool = False,
+    columns: ModelColumns = ModelColumns(),  # noqa: B008  # frozen
+) -> ScoreMatrix:
     """A matrix from long rows (`prompt`, `model`, `score`) or wide ones (`prompt`, a numeric column per model).
 
-    The first row tells which. Wide: columns that mostly hold text are no models. A missing or NaN score is "not run".
+    The first row tells which. Wide: which columns are models says `columns`. A missing or NaN score is "not run".
     Rule that drops a row: "empty-prompt".
 
     Raises:
-        DataError: the first score that is not a number, unless the tally drops them (rule "bad-score").
+        DataError: the first score that is not a number, unless the tally drops them (rule "bad-score"); a column that
+            looks like no model's, or a model that `columns` names and the rows lack.
     """
     builder = MatrixBuilder()
-    wide = _WideRows(builder)
+    wide = WideRows(columns)
     long: bool | None = None
     for place, row in rows:
         if long is None:
             long = "model" in row and "score" in row
         try:
             if "prompt" not in row:
-                raise BadRow("bad-prompt", f"column 'prompt' is missing; the row has {shown(list(row))}")
+                raise BadRow("bad-prompt", absent("prompt", row))
             turns = turns_of(row["prompt"], "prompt")
-            index = builder.row(turns, clean_label(row.get("category") or row.get("benchmark")), lower_is_better)
+            category = clean_label(row.get("category")) or clean_label(row.get("benchmark"))
             if long:
-                _add_long(builder, index, row)
+                _add_long(builder, turns, category, lower_is_better, row)
             else:
-                wide.add(index, place, row)
+                index = builder.row(turns, category, lower_is_better)
+                for model, score in wide.scores(place, row):
+                    builder.add(index, model, score)
         except BadRow as error:
             tally.bad(place, error)
-    return builder.matrix(tally, without=wide.columns_of_text(tally))
+    if long:
+        matrix = builder.matrix(tally)
+        need_models(columns.named, matrix.models)
+        return matrix.only(columns.models, columns.not_models)
+    models = wide.models(tally)
+    for model in models:
+        builder.model(model)
+    return builder.matrix(tally, without=set(wide.seen) - set(models))
 
 
-def _add_long(builder: MatrixBuilder, index: int, row: Row) -> None:
-    model, value = model_name(row.get("model"), "model"), row.get("score")
+def _add_long(builder: MatrixBuilder, turns: Turns, category: str | None, lower: bool, row: Row) -> None:
+    model = model_name(row.get("model"), "model")
     builder.model(model)
-    score = _number(value)
-    if score is None:
-        raise BadRow("bad-score", f"score is {shown(value)}, but must be a number or empty")
+    score = finite(row.get("score"), "score")
+    index = builder.row(turns, category, lower)
     if not math.isnan(score):
         builder.add(index, model, score)
-
-
-class _WideRows:
-    """Rows with a column per model; only at the end it is known which columns are text."""
-
-    def __init__(self, builder: MatrixBuilder) -> None:
-        self._builder = builder
-        self._names: dict[str, str] = {}
-        self._numbers: Counter[str] = Counter()
-        self._odd: Counter[str] = Counter()
-        self._first: dict[str, tuple[str, Any]] = {}
-
-    def add(self, index: int, place: str, row: Row) -> None:
-        for column, value in row.items():
-            if column in DESCRIPTIVE:
-                continue
-            if column not in self._names:
-                self._names[column] = clean(column)
-                self._builder.model(self._names[column])
-            score = _number(value)
-            if score is None:
-                self._odd[column] += 1
-                self._first.setdefault(column, (place, value))
-            elif not math.isnan(score):
-                self._numbers[column] += 1
-                self._builder.add(index, self._names[column], score)
-
-    def columns_of_text(self, tally: Tally) -> list[str]:
-        """Columns that are no models; a value that is no number in the others is a bad row."""
-        text = [name for name, odd in self._odd.items() if self._numbers[name] < odd]
-        if text:
-            tally.note(f"columns of text are no models: {', '.join(text)}")
-        for name, odd in self._odd.items():
-            if name not in text:
-                place, value = self._first[name]
-                problem = f"the score of {name!r} is {shown(value)}, but must be a number or empty"
-                tally.bad(place, BadRow("bad-score", problem))
-                tally.drop("bad-score", odd - 1)
-        return text
-
-
-def _number(value: Any) -> float | None:
-    """A score; NaN is "not run"; None is no score (text, or infinite)."""
-    if value is None or value == "":
-        return math.nan
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return None if math.isinf(number) else number
 
 
 def check_matrix(matrix: ScoreMatrix, source: str) -> None:

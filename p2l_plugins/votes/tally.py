@@ -91,5 +91,8 @@ class Tally:
 
 def shown(value: Any) -> str:
     """A value for an error message, cut to 60 characters."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, a list inside thousands of others
+        text = f"a {type(value).__name__} too large to show"
     return text if len(text) <= 60 else f"{text[:57]}..."

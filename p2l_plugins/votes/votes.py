@@ -127,6 +127,12 @@ class Votes:
             scores[:, index] = self.scores
         return replace(self, models=tuple(models), a=index[self.a], b=index[self.b], scores=scores)
 
+    @property
+    def voted_models(self) -> tuple[str, ...]:
+        """The models that have a vote."""
+        voted = np.unique(np.concatenate([self.a, self.b])).tolist()
+        return tuple(self.models[i] for i in voted)
+
     def summary(self) -> dict[str, Any]:
         """Counts of votes, of the prompts and models that have one, and of outcomes."""
         counts = np.bincount(self.outcome, minlength=len(OUTCOMES)).tolist()

@@ -226,7 +226,11 @@ def test_parquet_with_nested_conversations_and_nanosecond_times(tmp_path):
         ({"model_b": 3}, "bad-model", "model_b is 3"),
         ({"weight": 0}, "bad-weight", "weight is 0, but must be a number above 0"),
         ({"weight": "heavy"}, "bad-weight", "weight is 'heavy'"),
-        ({"timestamp": "yesterday"}, "bad-timestamp", "timestamp is 'yesterday'; valid: seconds since 1970, or ISO"),
+        (
+            {"timestamp": "yesterday"},
+            "bad-timestamp",
+            "timestamp is 'yesterday'; valid: seconds or milliseconds since 1970, or ISO",
+        ),
         ({"tstamp": True}, "bad-timestamp", "tstamp is True"),
         ({"prompt": 7}, "bad-prompt", "prompt is int; valid: text, a list of texts, or a list of messages"),
         ({"prompt": None, "conversation": "hi"}, "bad-prompt", "conversation is text that is not JSON"),

@@ -79,7 +79,7 @@ def test_litellm_logs(tmp_path):
     feedback.write_text('{"id": "x", "rating": "up"}\n{"id": "y", "rating": "down"}\n')
     result = votes("from-litellm", path, "--feedback", feedback, "-o", tmp_path / "v.jsonl")
     assert "1 votes on 1 prompts, 2 models" in result.stdout
-    assert result.stderr.split()[-2:] == ["no-feedback", "-1"]
+    assert result.stderr.split()[-5:] == ["no-feedback", "-1", "models:", "x,", "y"]
 
 
 def test_check_reports_and_writes_nothing(rows, tmp_path):

@@ -176,7 +176,7 @@ def test_feedback_from_another_file_is_joined_by_any_id():
         (log("x", feedback={"comment": "?"}), r"feedback has \['comment'\]; valid: winner, rating, score, thumbs"),
         (log("", "up"), "model is '', but must be a model's name"),
         (log(feedback={"winner": "x", "model_a": "x", "model_b": "y"}), "winner is 'x'; valid: 'model_a'"),
-        (log(feedback={"winner": "tie", "model_a": "x"}), "feedback.model_b is None"),
+        (log(feedback={"winner": "tie", "model_a": "x"}), "column 'feedback.model_b' is missing"),
         (log("x", "up", startTime="noon"), "startTime is 'noon'"),
     ],
 )

@@ -67,7 +67,7 @@ def test_columns_of_text_are_no_models_and_are_told():
     rows = [{"prompt": f"p{i}", "x": 1, "y": 0, "answer": text} for i, text in enumerate(["yes", "no", "7"])]
     matrix, tally = matrix_of(*rows)
     assert matrix.models == ("x", "y")
-    assert tally.notes == ["columns of text are no models: answer"]
+    assert tally.notes[0] == "columns of text are no models: answer"
 
 
 def test_empty_prompts_are_dropped_by_name():
