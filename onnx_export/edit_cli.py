@@ -42,11 +42,11 @@ def add_model(
     as_json: JsonOption = False,
 ) -> None:
     """Add a model to a bundle from its votes: fits one row of the head, everything else stays as it is."""
-    models = _need_onnx()
+    models = need_onnx()
     from p2l_plugins.votes.read import read_votes
 
-    source = _open(bundle)
-    aliases = _aliases(alias or [])
+    source = open_bundle(bundle)
+    aliases = aliases_of(alias or [])
     folder = output or Path(re.sub(r"[^\w.+-]+", "-", f"{source.manifest.name}+{name}"))
     rows = read_votes(votes, source.manifest.aliases | aliases, usable, margin)
     with progress() as bar:
@@ -78,8 +78,8 @@ def remove_model(
     as_json: JsonOption = False,
 ) -> None:
     """Remove models from a bundle."""
-    models = _need_onnx()
-    source = _open(bundle)
+    models = need_onnx()
+    source = open_bundle(bundle)
     new = models.remove_models(source, names, output)
     if as_json:
         typer.echo(json.dumps(_identity(source, new, output) | {"removed": names}, indent=2, ensure_ascii=False))
@@ -100,8 +100,8 @@ def rename_model(
     as_json: JsonOption = False,
 ) -> None:
     """Rename a model of a bundle; the old name stays as an alias."""
-    models = _need_onnx()
-    source = _open(bundle)
+    models = need_onnx()
+    source = open_bundle(bundle)
     new = models.rename_model(source, old, new_name, output, keep_alias)
     if as_json:
         change = {"old": old, "new": new_name, "alias": keep_alias}
@@ -129,11 +129,11 @@ def refit_head(
     as_json: JsonOption = False,
 ) -> None:
     """Fit the head of a bundle anew to votes, on frozen states of its backbone."""
-    _need_onnx()
+    need_onnx()
     from onnx_export.refit import refit_head as run
     from p2l_plugins.training.config import read_config
 
-    source = _open(bundle)
+    source = open_bundle(bundle)
     settings = read_config(config)
     with progress() as bar:
         task = bar.add_task("scoring", total=None)
@@ -158,7 +158,12 @@ def refit_head(
     typer.echo(f"fingerprint {source.manifest.fingerprint} → {new.manifest.fingerprint}")
 
 
-def _need_onnx() -> ModuleType:
+def need_onnx() -> ModuleType:
+    """`onnx_export.edit`, where the extra is there.
+
+    Raises:
+        ConfigError: it is not.
+    """
     try:
         import scipy.optimize  # noqa: F401
 
@@ -170,13 +175,14 @@ def _need_onnx() -> ModuleType:
     return models
 
 
-def _open(bundle: str) -> Bundle:
+def open_bundle(bundle: str) -> Bundle:
+    """The bundle of an argument."""
     from p2l_plugins.scoring.bundle import Bundle, find_bundle
 
     return Bundle.open(find_bundle(bundle))
 
 
-def _aliases(options: list[str]) -> dict[str, str]:
+def aliases_of(options: list[str]) -> dict[str, str]:
     """OTHER=MODEL → {OTHER: MODEL}; the last `=` separates."""
     pairs = {}
     for option in options:
