@@ -159,11 +159,19 @@ class JointRows:
 class JointProblem:
     """The posterior mode of the rows, at any strength of the prior.
 
+    Args:
+        task: the votes.
+        known: what the head knows of the models.
+        frozen: (M,) models whose rows stay those of the head; None: none.
+        ties: whether raw_eta is fitted too.
+
     theta is ((M, R) u, (R,) v, κ, (M,) standardised levels, standardised slope and shift of raw_eta).
     """
 
-    def __init__(self, task: JointTask, known: Known) -> None:
+    def __init__(self, task: JointTask, known: Known, frozen: Mask | None = None, ties: bool = True) -> None:
         self.task = task
+        self.free: Array = np.ones(task.models) if frozen is None else np.where(frozen, 0.0, 1.0)
+        self.ties = ties and task.raw_eta is not None
         centre = task.features.mean(axis=0)
         self.prior: Prior = row_prior(known.rows, known.bias, centre, ISOTROPIC)
         moved = task.features - centre
@@ -195,7 +203,7 @@ class JointProblem:
 
     def _eta_line(self, theta: Array) -> tuple[float, float]:
         """Slope and shift of raw_eta."""
-        if self.task.raw_eta is None:
+        if not self.ties:
             return 1.0, 0.0
         slope = 1.0 + SLOPE_DEVIATION * float(theta[-2])
         return slope, self.eta * (1.0 - slope) + SHIFT_DEVIATION[self.task.family] * float(theta[-1])
@@ -228,16 +236,18 @@ class JointProblem:
         task, deviation = self.task, self.prior.level_deviation
         u, v, kappa, offset, _ = self._parts(theta)
         scale_u, scale_v = np.sqrt(strength.differ), np.sqrt(strength.common)
-        base = self.own if strength.own else self.common[:, None]
-        beta = base + (self.level + deviation * offset) + (kappa * self.common + scale_v * (self.x @ v))[:, None]
+        own = self.own if strength.own else np.where(self.free > 0, self.common[:, None], self.own)
+        shared = kappa * self.common + scale_v * (self.x @ v)
+        moved = deviation * offset + shared[:, None]
         if strength.differ:
-            beta += scale_u * (self.x @ u.T)
+            moved += scale_u * (self.x @ u.T)
+        beta = own + self.level + self.free * moved
         slope, shift = self._eta_line(theta)
         loss, in_a, in_b, in_eta = task.losses(beta, None if task.raw_eta is None else slope * task.raw_eta + shift)
         n, m = beta.shape
         cells = np.concatenate([task.prompt * m + task.a, task.prompt * m + task.b])
         slopes = np.concatenate([task.weight * in_a, task.weight * in_b])
-        by_cell = np.bincount(cells, slopes, minlength=n * m).reshape(n, m)
+        by_cell = np.bincount(cells, slopes, minlength=n * m).reshape(n, m) * self.free
         by_prompt = by_cell.sum(axis=1)
         gradient = theta.copy()
         g_u, g_v, _, g_offset, g_eta = self._parts(gradient)
@@ -246,7 +256,7 @@ class JointProblem:
         g_v += scale_v * (by_prompt @ self.x)
         gradient[g_u.size + g_v.size] += float(by_prompt @ self.common)
         g_offset += deviation * by_cell.sum(axis=0)
-        if task.raw_eta is not None:
+        if self.ties and task.raw_eta is not None:
             weighted = task.weight * in_eta
             g_eta += (
                 SLOPE_DEVIATION * float(weighted @ (task.raw_eta[task.prompt] - self.eta)),
@@ -271,8 +281,9 @@ class JointProblem:
         theta = unit * minimize(scaled, first, jac=True, method="L-BFGS-B", options=options).x
         u, v, kappa, offset, _ = self._parts(theta)
         moves = np.sqrt(strength.common) * v + (np.sqrt(strength.differ) * u if strength.differ else 0.0 * u)
-        means = self.means if strength.own else np.broadcast_to(self.prior.mean, self.means.shape)
+        free = self.free[:, None]
+        means = self.means if strength.own else np.where(free > 0, self.prior.mean, self.means)
         moved = np.stack([self.prior.weight(self.turn @ move) for move in moves])
-        weight = means + kappa * self.prior.mean + moved
-        level = self.level + self.prior.level_deviation * offset
+        weight = means + free * (kappa * self.prior.mean + moved)
+        level = self.level + self.free * self.prior.level_deviation * offset
         return JointRows(weight, level - weight @ self.prior.centre, *self._eta_line(theta)), theta

@@ -78,12 +78,23 @@ class Folds:
         known: what the head knows of its models.
         fold: (P,) fold of each prompt.
         keep: (P,) prompts to fit on, of those of the other folds; None: all of them.
+        frozen, ties: as of `JointProblem`.
     """
 
-    def __init__(self, task: JointTask, known: Known, fold: Ids, keep: Mask | None = None) -> None:
+    def __init__(
+        self,
+        task: JointTask,
+        known: Known,
+        fold: Ids,
+        keep: Mask | None = None,
+        frozen: Mask | None = None,
+        ties: bool = True,
+    ) -> None:
         self.task, self.fold = task, fold
         use = np.ones(len(fold), np.bool_) if keep is None else keep
-        self._problems = [JointProblem(task.select((fold != k) & use), known) for k in range(int(fold.max()) + 1)]
+        self._problems = [
+            JointProblem(task.select((fold != k) & use), known, frozen, ties) for k in range(int(fold.max()) + 1)
+        ]
         self._before: list[tuple[Strength, Array] | None] = [None] * len(self._problems)
 
     def fit(self, strength: Strength) -> tuple[Array, Array | None]:

@@ -5,7 +5,6 @@ import math
 import random
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ import yaml
 
 from p2l_plugins import P2L, DataError
 from p2l_plugins.evaluation.gains import gain_over, prompt_scores
-from p2l_plugins.outcomes import FAMILIES, probabilities, win_matrix
+from p2l_plugins.outcomes import FAMILIES, probabilities
 from p2l_plugins.scoring.bundle import Bundle, Manifest, find_bundle
 from p2l_plugins.votes.read import read_votes
 from p2l_plugins.votes.votes import VoteBuilder
@@ -69,15 +68,16 @@ CONFIG = {
 
 
 def adopted(folder, rows, *options):
-    """Runs the command in a process of its own: (printed, bundle, seconds); it must not import torch."""
+    """Runs the command in a process of its own, which must not import torch and stay small: (printed, bundle)."""
     config = folder / "config.yaml"
     config.write_text(yaml.safe_dump(CONFIG))
     votes = write_rows(folder / "votes.jsonl", rows)
     code = (
         "import sys\nfrom p2l_plugins.cli import main\ntry:\n    main()\nfinally:\n"
-        "    assert not {'torch', 'transformers', 'litellm'} & set(sys.modules), 'heavy imports'"
+        "    assert not {'torch', 'transformers', 'litellm'} & set(sys.modules), 'heavy imports'\n"
+        "    import resource\n    used = resource.getrusage(resource.RUSAGE_SELF)\n"
+        "    assert used.ru_utime + used.ru_stime < 60 and used.ru_maxrss < 1e6, used"
     )
-    started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", code, "adopt", str(config), str(votes), "-o", str(folder / "bundle"), *options],
         capture_output=True,
@@ -86,19 +86,19 @@ def adopted(folder, rows, *options):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return done, folder / "bundle", time.monotonic() - started
+    return done, folder / "bundle"
 
 
 @pytest.fixture(scope="module")
 def topical(tmp_path_factory):
     folder = tmp_path_factory.mktemp("topical")
     rows = score_rows(300, 3.0)
-    done, bundle, seconds = adopted(folder, rows, "--write-config", str(folder / "new.yaml"))
-    return folder, rows, done, bundle, seconds
+    done, bundle = adopted(folder, rows, "--write-config", str(folder / "new.yaml"))
+    return folder, rows, done, bundle
 
 
 def test_models_that_differ_by_topic_are_routed_by_topic(topical):
-    _, _, done, bundle, seconds = topical
+    _, _, done, bundle = topical
     p2l = P2L.load(bundle)
     assert p2l.models == MODELS
     new = score_rows(60, 3.0, seed=1)
@@ -107,11 +107,10 @@ def test_models_that_differ_by_topic_are_routed_by_topic(topical):
     assert np.mean(right) > 0.9
     assert "the bundle routes" in done.stderr
     assert "Without votes, so not in the bundle: new-silent" in done.stderr
-    assert seconds < 60
 
 
 def test_ties_and_both_bad_are_as_frequent_as_in_the_votes(topical):
-    folder, rows, _, bundle, _ = topical
+    folder, rows, _, bundle = topical
     votes = read_votes(folder / "votes.jsonl").renamed(MODELS)
     scores = P2L.load(bundle).score_turns(votes.prompts)
     p = votes.prompt
@@ -122,7 +121,7 @@ def test_ties_and_both_bad_are_as_frequent_as_in_the_votes(topical):
 
 
 def test_the_lines_and_the_copy_of_the_configuration_route_with_the_bundle(topical):
-    folder, _, done, bundle, _ = topical
+    folder, _, done, bundle = topical
     lines = yaml.safe_load(done.stdout)
     assert lines["litellm_settings"]["p2l_settings"]["bundle"] == str(bundle)
     assert "openai/new-math\n#     model_info: {p2l_model: new-math}" in done.stdout
@@ -147,7 +146,7 @@ def test_the_lines_and_the_copy_of_the_configuration_route_with_the_bundle(topic
 
 
 def test_without_anything_to_gain_the_bundle_takes_one_model(tmp_path):
-    done, bundle, _ = adopted(tmp_path, score_rows(200, 0.0, seed=2), "--json")
+    done, bundle = adopted(tmp_path, score_rows(200, 0.0, seed=2), "--json")
     record = json.loads(done.stdout)
     assert record["does"] == "single"
     assert record["verdict"][0].startswith("Routing by prompt gains nothing yet over always taking ")
@@ -268,4 +267,3 @@ def test_raw_eta_is_scaled_twice_by_two_nodes(tmp_path):
     assert len(model.graph.node) == nodes + 2
     kept = {t.name: float(onnx.numpy_helper.to_array(t)) for t in model.graph.initializer if "raw_eta_s" in t.name}
     assert kept == {"raw_eta_slope": 6.0, "raw_eta_shift": 2.0}
-    assert win_matrix("bt", [0.0, 0.0]).shape == (2, 2)
