@@ -65,10 +65,10 @@ def add_model(
     manifest = bundle.manifest
     if not 0 <= fraction < 1:
         raise ConfigError(f"held-out is {fraction:g}, but must be at least 0 and below 1")
-    _check_new_name(name, manifest)
+    check_new_name(name, manifest)
     extra = dict(aliases or {})
     for alias, target in extra.items():
-        _check_alias(alias, target, name, manifest)
+        check_alias(alias, target, name, manifest)
     mine, counts = votes_of(votes, name, manifest.models, manifest.family, drop_ties)
     out = held_out(mine.prompts, fraction, seed)
     if out.all():
@@ -114,7 +114,7 @@ def add_model(
             [turns for turns, held in zip(mine.prompts, out, strict=True) if not held],
         )
         stored = Row(weight[-1].astype(np.float64), float(bias[-1]))
-        _verify(bundle, new, np.arange(len(manifest.models)), stored)
+        verify(bundle, new, np.arange(len(manifest.models)), stored)
     return Bundle.open(output), figures
 
 
@@ -147,7 +147,7 @@ def remove_models(bundle: Bundle, names: Sequence[str], output: Path) -> Bundle:
             {"change": "remove-model", "models": list(dict.fromkeys(names))},
             model,
         )
-        _verify(bundle, new, np.array(keep))
+        verify(bundle, new, np.array(keep))
     return Bundle.open(output)
 
 
@@ -161,7 +161,7 @@ def rename_model(bundle: Bundle, old: str, new: str, output: Path, keep_alias: b
     manifest = bundle.manifest
     _check_model(old, manifest)
     own = {alias: target for alias, target in manifest.aliases.items() if not (alias == new and target == old)}
-    _check_new_name(new, manifest.model_copy(update={"aliases": own}))
+    check_new_name(new, manifest.model_copy(update={"aliases": own}))
     aliases = {alias: new if target == old else target for alias, target in own.items()}
     with replaced_folder(output) as folder:
         write_changed(
@@ -259,14 +259,27 @@ def write_changed(
     return Bundle.open(folder)
 
 
-def _verify(old: Bundle, new: Bundle, kept: NDArray[np.int64], added: Row | None = None) -> None:
-    """Scores some prompts with both bundles: kept columns must not change, and the added one must be its formula."""
+def verify(
+    old: Bundle,
+    new: Bundle,
+    kept: NDArray[np.int64],
+    added: Row | None = None,
+    line: tuple[float, float] = (1.0, 0.0),
+) -> None:
+    """Scores some prompts with both bundles: kept columns must not change, and the last one must be its formula.
+
+    Args:
+        line: slope and shift by which raw_eta was changed.
+
+    Raises:
+        BundleError: something else changed.
+    """
     prompts = [turns for turns in SAMPLE if len(turns) == 1][:24]
     before, after = P2L(old).score_turns(prompts), P2L(new).score_turns(prompts)
     scale = max(1.0, float(np.abs(before.coefs).max()))
     change = float(np.abs(after.coefs[:, : len(kept)] - before.coefs[:, kept]).max())
     if before.raw_eta is not None and after.raw_eta is not None:
-        change = max(change, float(np.abs(after.raw_eta - before.raw_eta).max()))
+        change = max(change, float(np.abs(after.raw_eta - (line[0] * before.raw_eta + line[1])).max()))
     if not change <= UNCHANGED_LIMIT * scale:
         raise BundleError(f"the new graph changes coefficients of other models by {change:.3g}, so it was not written")
     if added is not None:
@@ -277,7 +290,8 @@ def _verify(old: Bundle, new: Bundle, kept: NDArray[np.int64], added: Row | None
             raise BundleError(f"the new graph computes the new model's coefficient with an error of {error:.3g}")
 
 
-def _check_new_name(name: str, manifest: Manifest) -> None:
+def check_new_name(name: str, manifest: Manifest) -> None:
+    """Raises a ConfigError where a name is taken or empty."""
     if not name.strip() or name != name.strip():
         raise ConfigError(f"{name!r} is not a name: it is empty or has white space around it")
     if name in manifest.models:
@@ -286,7 +300,8 @@ def _check_new_name(name: str, manifest: Manifest) -> None:
         raise ConfigError(f"{name!r} is an alias of {manifest.aliases[name]!r} in the bundle; choose another name")
 
 
-def _check_alias(alias: str, target: str, name: str, manifest: Manifest) -> None:
+def check_alias(alias: str, target: str, name: str, manifest: Manifest) -> None:
+    """Raises a ConfigError where an alias is taken, or its target is neither `name` nor a model of the bundle."""
     if target != name and target not in manifest.models:
         raise ConfigError(
             f"alias {alias}={target}: {target!r} is neither the new model nor one of {', '.join(manifest.models)}"

@@ -21,8 +21,16 @@ NewBundle = Annotated[Path, typer.Option("--output", "-o", help="New folder for 
 
 def add_model(
     bundle: BundleArg,
-    votes: Annotated[Path, typer.Option(help="Votes file or score matrix in which NAME meets models of the bundle.")],
-    name: Annotated[str, typer.Option(help="Name of the new model, as in VOTES.")],
+    votes: Annotated[
+        Path | None, typer.Option(help="Votes file or score matrix in which the new models meet others.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the new model, as in VOTES; beside --model, name of the new bundle.")
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="A new model, as in VOTES; repeat it for several, whose rows are fitted together."),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="New folder for the bundle. Default: './BUNDLE+NAME'.")
     ] = None,
@@ -43,34 +51,60 @@ def add_model(
     ] = 0.2,
     seed: Annotated[int, typer.Option(help="Chooses the held-out prompts, as in training.")] = 0,
     drop_ties: Annotated[bool, typer.Option("--drop-ties", help="Leave out ties (bundles of the family bt).")] = False,
+    refit_ties: Annotated[
+        bool, typer.Option("--refit-ties", help="With --model: fit raw_eta too; it changes the ties of all models.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="With --model: write also what loses to the baselines on held-out votes.")
+    ] = False,
+    accuracies: Annotated[
+        Path | None,
+        typer.Option(help="In place of VOTES: a table of category, accuracy and optionally n, with --prompts."),
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Prompts with a column 'category', for --accuracies.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Add a model to a bundle from its votes: fits one row of the head, everything else stays as it is."""
-    models = _need_onnx()
+    """Add models to a bundle from votes, or one from published accuracies: new rows of the head, all else stays."""
+    models = need_onnx()
     from p2l_plugins.votes.read import read_votes
 
-    source = _open(bundle)
-    aliases = _aliases(alias or [])
-    folder = output or Path(re.sub(r"[^\w.+-]+", "-", f"{source.manifest.name}+{name}"))
-    rows = read_votes(votes, source.manifest.aliases | aliases, usable, margin)
+    names = _new_names(name, model, votes, accuracies, prompts)
+    source = open_bundle(bundle)
+    aliases = aliases_of(alias or [])
+    folder = output or Path(re.sub(r"[^\w.+-]+", "-", "+".join([source.manifest.name, *names])))
     with progress() as bar:
         task = bar.add_task("scoring", total=None)
-        new, figures = models.add_model(
-            source,
-            rows,
-            name,
-            folder,
-            aliases,
-            held_out,
-            seed,
-            drop_ties,
-            step=lambda line: typer.echo(f"{line} …", err=True),
-            progress=lambda n: bar.advance(task, n),
-        )
+
+        def step(line: str) -> None:
+            typer.echo(f"{line} …", err=True)
+
+        def advance(n: int) -> None:
+            bar.advance(task, n)
+
+        called = name if model else None
+        if accuracies is not None and prompts is not None:
+            from onnx_export.accuracies import add_from_accuracies, read_accuracies, read_categories
+
+            table = read_accuracies(accuracies)
+            new, figures = add_from_accuracies(
+                source, table, *read_categories(prompts), names[0], folder, called, step, advance
+            )
+        elif votes is not None and model:
+            from onnx_export.add_models import add_models
+
+            rows = read_votes(votes, source.manifest.aliases | aliases, usable, margin)
+            new, figures = add_models(
+                source, rows, names, folder, called, aliases, held_out, seed, refit_ties, force, step, advance
+            )
+        elif votes is not None:
+            rows = read_votes(votes, source.manifest.aliases | aliases, usable, margin)
+            new, figures = models.add_model(
+                source, rows, names[0], folder, aliases, held_out, seed, drop_ties, step, advance
+            )
     if as_json:
         typer.echo(json.dumps(_identity(source, new, folder) | figures, indent=2, ensure_ascii=False))
         return
-    for line in _added(figures):
+    for line in _added(figures) if figures["change"] == "add-model" else _added_several(figures):
         typer.echo(line)
     _say(source, new, folder)
 
@@ -82,8 +116,8 @@ def remove_model(
     as_json: JsonOption = False,
 ) -> None:
     """Remove models from a bundle."""
-    models = _need_onnx()
-    source = _open(bundle)
+    models = need_onnx()
+    source = open_bundle(bundle)
     new = models.remove_models(source, names, output)
     if as_json:
         typer.echo(json.dumps(_identity(source, new, output) | {"removed": names}, indent=2, ensure_ascii=False))
@@ -104,8 +138,8 @@ def rename_model(
     as_json: JsonOption = False,
 ) -> None:
     """Rename a model of a bundle; the old name stays as an alias."""
-    models = _need_onnx()
-    source = _open(bundle)
+    models = need_onnx()
+    source = open_bundle(bundle)
     new = models.rename_model(source, old, new_name, output, keep_alias)
     if as_json:
         change = {"old": old, "new": new_name, "alias": keep_alias}
@@ -133,11 +167,11 @@ def refit_head(
     as_json: JsonOption = False,
 ) -> None:
     """Fit the head of a bundle anew to votes, on frozen states of its backbone."""
-    _need_onnx()
+    need_onnx()
     from onnx_export.refit import refit_head as run
     from p2l_plugins.training.config import read_config
 
-    source = _open(bundle)
+    source = open_bundle(bundle)
     settings = read_config(config)
     with progress() as bar:
         task = bar.add_task("scoring", total=None)
@@ -170,7 +204,7 @@ def mark_training(
     as_json: JsonOption = False,
 ) -> None:
     """Note which prompts a bundle was trained on, as hashes, so that evaluations can tell them apart."""
-    edit = _need_onnx()
+    edit = need_onnx()
     from p2l_plugins.training.config import read_config
     from p2l_plugins.training.split import load_sources, split
 
@@ -194,7 +228,12 @@ def mark_training(
     _say(source, new, output)
 
 
-def _need_onnx() -> ModuleType:
+def need_onnx() -> ModuleType:
+    """`onnx_export.edit`, where the extra is there.
+
+    Raises:
+        ConfigError: it is not.
+    """
     try:
         import scipy.optimize  # noqa: F401
 
@@ -206,13 +245,14 @@ def _need_onnx() -> ModuleType:
     return models
 
 
-def _open(bundle: str) -> Bundle:
+def open_bundle(bundle: str) -> Bundle:
+    """The bundle of an argument."""
     from p2l_plugins.scoring.bundle import Bundle, find_bundle
 
     return Bundle.open(find_bundle(bundle))
 
 
-def _aliases(options: list[str]) -> dict[str, str]:
+def aliases_of(options: list[str]) -> dict[str, str]:
     """OTHER=MODEL → {OTHER: MODEL}; the last `=` separates."""
     pairs = {}
     for option in options:
@@ -235,6 +275,39 @@ def _identity(source: Bundle, new: Bundle, folder: Path) -> dict[str, Any]:
 def _say(source: Bundle, new: Bundle, folder: Path) -> None:
     typer.echo(f"{folder}: {len(new.manifest.models)} models")
     typer.echo(f"fingerprint {source.manifest.fingerprint} → {new.manifest.fingerprint}")
+
+
+def _new_names(
+    name: str | None, model: list[str] | None, votes: Path | None, accuracies: Path | None, prompts: Path | None
+) -> list[str]:
+    """The new models' names, after a look at which options go together."""
+    names = model or ([name] if name else [])
+    if not names:
+        raise ConfigError("name the new model with --model NAME (repeat it for several), or with --name NAME")
+    if (votes is None) == (accuracies is None):
+        raise ConfigError("give either --votes FILE or --accuracies TABLE with --prompts FILE")
+    if (accuracies is None) != (prompts is None):
+        raise ConfigError("--accuracies TABLE and --prompts FILE belong together")
+    if accuracies is not None and len(names) > 1:
+        raise ConfigError(f"--accuracies adds one model, not {len(names)}: {', '.join(names)}")
+    return names
+
+
+def _added_several(f: dict[str, Any]) -> list[str]:
+    """The report of `add-model` for several models, or from accuracies, in lines."""
+    if f["change"] == "add-from-accuracies":
+        head = ["category", "prompts", "published", "fitted"]
+        rows = [f"| {c} | {r['prompts']} | {r['accuracy']:.3f} | {r['fitted']:.3f} |" for c, r in f["table"].items()]
+        return [f"| {' | '.join(head)} |", "|:---|---:|---:|---:|", *rows]
+    opponents = ", ".join(f["known_opponents"]) or "none"
+    lines = [f"{', '.join(f['models'])}: {f['votes']} votes on {f['prompts']} prompts; known opponents: {opponents}"]
+    if f["left_out"]:
+        lines.append(f"{f['left_out']} votes were left out: without a new model, or with one that nobody knows")
+    held = f["held_out"]
+    if held is not None:
+        lines += [f"| held out: {held['votes']} votes on {held['prompts']} prompts | log loss |", "|:---|---:|"]
+        lines += [f"| {name} | {loss:.4f} |" for name, loss in held["log_loss"].items()]
+    return lines
 
 
 def _added(figures: dict[str, Any]) -> list[str]:

@@ -114,6 +114,31 @@ def replace_head(model: onnx.ModelProto, head: Head, weight: NDArray[Any], bias:
             value.type.tensor_type.shape.dim[-1].dim_value = len(bias)
 
 
+def scale_eta(model: onnx.ModelProto, slope: float, shift: float) -> None:
+    """Makes `raw_eta` slope · itself + shift, in place: two nodes at the end of the graph, once."""
+    names = {"raw_eta_slope": slope, "raw_eta_shift": shift}
+    found = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name in names}
+    if found:  # of an earlier change: slope · (old slope · x + old shift) + shift
+        before = {name: float(numpy_helper.to_array(tensor)) for name, tensor in found.items()}
+        names = {
+            "raw_eta_slope": slope * before["raw_eta_slope"],
+            "raw_eta_shift": slope * before["raw_eta_shift"] + shift,
+        }
+        for name, tensor in found.items():
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).dtype.type(names[name]), name))
+        return
+    kind = next(value.type.tensor_type.elem_type for value in model.graph.output if value.name == "raw_eta")
+    for node in model.graph.node:
+        for side in (node.input, node.output):
+            for i, name in enumerate(side):
+                if name == "raw_eta":
+                    side[i] = "raw_eta_before"
+    model.graph.node.append(helper.make_node("Mul", ["raw_eta_before", "raw_eta_slope"], ["raw_eta_scaled"]))
+    model.graph.node.append(helper.make_node("Add", ["raw_eta_scaled", "raw_eta_shift"], ["raw_eta"]))
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    model.graph.initializer.extend(numpy_helper.from_array(dtype.type(x), name) for name, x in names.items())
+
+
 def read_states(
     bundle: Bundle, prompts: Sequence[Turns], progress: Callable[[int], None] | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]:

@@ -121,8 +121,14 @@ class Prior:
         return np.asarray(root * u + moved @ self.axes)
 
 
-def row_prior(rows: NDArray[np.floating], bias: NDArray[np.floating], centre: Array) -> Prior:
-    """Empirical Bayes over a head's rows (M, H) and bias (M,), for prompts with the mean state `centre` (H,)."""
+def row_prior(
+    rows: NDArray[np.floating], bias: NDArray[np.floating], centre: Array, isotropic: float = ISOTROPIC
+) -> Prior:
+    """Empirical Bayes over a head's rows (M, H) and bias (M,), for prompts with the mean state `centre` (H,).
+
+    Args:
+        isotropic: share of the rows' variance that is spread over all directions.
+    """
     w, b = np.asarray(rows, np.float64), np.asarray(bias, np.float64)
     mean = w.mean(axis=0)
     _, singular, axes = np.linalg.svd(w - mean, full_matrices=False)
@@ -134,8 +140,8 @@ def row_prior(rows: NDArray[np.floating], bias: NDArray[np.floating], centre: Ar
         centre,
         mean,
         axes,
-        (1 - ISOTROPIC) * spread,
-        ISOTROPIC * total / w.shape[1],
+        (1 - isotropic) * spread,
+        isotropic * total / w.shape[1],
         float(level.mean()),
         deviation,
     )

@@ -429,3 +429,82 @@ def test_the_commands(without, p2l, tmp_path):
     assert Manifest.model_validate_json((tmp_path / "renamed" / "p2l.json").read_bytes()).models[-1] == "c"
     wrong = p2l(*arguments, "--alias", "nothing", status=2)
     assert wrong.err.strip() == "p2l: --alias 'nothing' must have the form OTHER=MODEL"
+
+
+def test_two_models_that_only_met_each_other_are_added_together(tiny_bundle, p2l, tmp_path):
+    one = remove_models(Bundle.open(tiny_bundle), ["counter", "coder"], tmp_path / "one")
+    rows = [row for row in topic_votes() if "weak" not in (row["model_a"], row["model_b"])]
+    votes = tmp_path / "votes.jsonl"
+    votes.write_text("\n".join(map(json.dumps, rows)))
+    shown = p2l(
+        *("add-model", one.folder, "--votes", votes, "--model", "counter", "--model", "coder"),
+        *("--name", "mine", "--refit-ties", "-o", tmp_path / "both"),
+    )
+    assert "counter, coder: 160 votes on 64 prompts; known opponents: none" in shown.out
+    bundle = Bundle.open(tmp_path / "both")
+    assert (bundle.manifest.name, bundle.manifest.models) == ("mine", ("weak", "counter", "coder"))
+    assert set(bundle.manifest.ungrounded) == {"counter", "coder"}  # no vote is "both bad"
+    before, after = P2L(one).score_turns(PROMPTS), P2L(bundle).score_turns(PROMPTS)
+    np.testing.assert_array_equal(after.coefs[:, 0], before.coefs[:, 0])
+    assert np.sign(after.coefs[:32, 1] - after.coefs[:32, 2]).tolist() == [1] * 32
+    assert np.sign(after.coefs[32:, 1] - after.coefs[32:, 2]).tolist() == [-1] * 32
+    change = bundle.manifest.training["changes"][-1]
+    line = change["raw_eta"]
+    np.testing.assert_allclose(after.raw_eta, line["slope"] * before.raw_eta + line["shift"], atol=1e-4)
+    assert after.raw_eta.mean() < before.raw_eta.mean()  # these votes hold no tie
+    assert change["held_out"]["over_marginal"][0] > 0.1
+
+
+def test_known_rows_stay_and_the_new_ones_meet_them(without, votes_file, tmp_path):
+    from onnx_export.add_models import add_models
+
+    bundle, figures = add_models(without, read_votes(votes_file), ["counter"], tmp_path / "more")
+    assert figures["known_opponents"] == ["coder", "weak"]
+    before, after = P2L(without).score_turns(PROMPTS), P2L(bundle).score_turns(PROMPTS)
+    np.testing.assert_array_equal(after.coefs[:, :2], before.coefs)
+    np.testing.assert_array_equal(after.raw_eta, before.raw_eta)
+    assert np.sign(after.coefs[:32, 2] - after.coefs[:32, 0]).tolist() == [1] * 32
+
+
+def test_what_loses_to_a_baseline_is_refused(without, tmp_path):
+    """On the held-out prompts the opposite of the rest happens."""
+    from onnx_export.add_models import add_models
+    from p2l_plugins.votes.votes import held_out
+
+    out = dict(zip(PROMPTS, held_out(PROMPTS, 0.2, 0), strict=True))
+    rows = [
+        {"prompt": row["prompt"], "model_a": "new", "model_b": "coder"}
+        | {"winner": "model_b" if out[as_turns(row["prompt"])] else "model_a"}
+        for row in topic_votes()
+    ]
+    votes = write(tmp_path / "votes.jsonl", rows)
+    with pytest.raises(DataError, match=r"the new rows lose to the constant forecast by .* write it with --force"):
+        add_models(without, votes, ["new"], tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
+    bundle, figures = add_models(without, votes, ["new"], tmp_path / "forced", force=True)
+    assert bundle.manifest.models[-1] == "new"
+    assert figures["held_out"]["over_constant"][0] < 0
+    with pytest.raises(DataError, match="no vote is on 'nobody' with another new model"):
+        add_models(without, votes, ["nobody"], tmp_path / "no")
+
+
+def test_a_model_from_published_accuracies_alone(tiny_bundle, p2l, tmp_path):
+    table, prompts = tmp_path / "table.csv", tmp_path / "prompts.jsonl"
+    table.write_text("category,accuracy,n\nsum,0.9,1000\ncode,0.2,1000\n")
+    lines = [{"prompt": turns[0], "category": turns[0].split()[0]} for turns in PROMPTS]
+    prompts.write_text("\n".join(map(json.dumps, [*lines, {"prompt": "loop", "category": "other"}])))
+    arguments = ("add-model", tiny_bundle, "--accuracies", table, "--model", "published")
+    shown = p2l(*arguments, "--prompts", prompts, "-o", tmp_path / "more").out
+    assert "| sum | 32 | 0.900 | 0." in shown
+    after = P2L(Bundle.open(tmp_path / "more")).score_turns(PROMPTS)
+    usable = 1 / (1 + np.exp(-after.coefs[:, -1].astype(float)))
+    assert abs(usable[:32].mean() - 0.9) < 0.05
+    assert abs(usable[32:].mean() - 0.2) < 0.05
+    assert p2l(*arguments, status=2).err.strip() == "p2l: --accuracies TABLE and --prompts FILE belong together"
+    table.write_text("category,accuracy\nsum,90\n")
+    assert "valid are a name, a number from 0 to 1" in p2l(*arguments, "--prompts", prompts, status=1).err
+    table.write_text("category,accuracy\nlaw,0.5\n")
+    assert "no prompt is of the category 'law'; the prompts are of code, other, sum" in (
+        p2l(*arguments, "--prompts", prompts, status=1).err
+    )
+    assert "either --votes FILE or --accuracies" in p2l("add-model", tiny_bundle, "--model", "x", status=2).err

@@ -1,0 +1,218 @@
+"""`p2l adopt`: a bundle of exactly a configuration's models, their rows fitted together to votes. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnx_export.adopt_figures import (
+    Figures,
+    Setting,
+    cost_curve,
+    forecasts,
+    judge,
+    learning_curve,
+    policies,
+    prompts_to_tell,
+)
+from onnx_export.adopt_votes import Evidence
+from onnx_export.edit import COLUMN_LIMIT, REDUCED_COLUMN_LIMIT, write_changed
+from onnx_export.head import Head, find_head, load_graph, read_states, replace_head, scale_eta
+from onnx_export.joint import JointProblem, JointRows, JointTask, Known
+from onnx_export.sample import SAMPLE
+from onnx_export.shrinkage import Choice, choose_strength
+from p2l_plugins.errors import BundleError
+from p2l_plugins.files.tables import replaced_folder
+from p2l_plugins.outcomes import Array, has_eta
+from p2l_plugins.scoring.bundle import Bundle
+from p2l_plugins.scoring.scorer import P2L
+
+
+@dataclass(frozen=True)
+class Adoption:
+    """What an adoption found.
+
+    Attributes:
+        evidence: the votes.
+        choice: how far they moved the rows.
+        figures: what that is worth.
+        best: the model of the highest level, which a bundle that does not route always takes.
+        coefs: (P, C) of the new bundle on the prompts of the votes; raw_eta: (P,) or None.
+        apart_coefs, apart_raw_eta: the same of the fit of the lowest log loss, by which the report says where models
+            differ.
+        counted_weight: of the votes that log losses are means over.
+        saved: the bundle routes for the costs' sake: the gain in score is not certain.
+        floating: models whose level nothing ties to P(usable).
+    """
+
+    evidence: Evidence
+    choice: Choice
+    figures: Figures
+    best: str
+    coefs: Array
+    raw_eta: Array | None
+    apart_coefs: Array
+    apart_raw_eta: Array | None
+    counted_weight: float = 1.0
+    saved: bool = False
+    floating: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """What the bundle does: `routes` by prompt, `saves` (the same quality for less), or `single`."""
+        if not self.choice.routes:
+            return "single"
+        return "saves" if self.saved else "routes"
+
+
+def adopt(
+    bundle: Bundle,
+    evidence: Evidence,
+    output: Path,
+    name: str,
+    aliases: Mapping[str, str] | None = None,
+    costs: Array | None = None,
+    write: Callable[[Adoption, Path], None] = lambda found, folder: None,
+    step: Callable[[str], None] = lambda message: None,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[Bundle, Adoption]:
+    """Fits the rows of a configuration's models to votes, and writes the bundle that has them alone.
+
+    Args:
+        bundle: gives the states and the prior.
+        evidence: from `adopt_votes.gather`.
+        name: of the new bundle.
+        aliases: further names → models of the new bundle.
+        costs: (P, C) USD per request of the new bundle's models on the votes' prompts; NaN: no price.
+        write: called with what was found and the folder, to add reports to it.
+        step: called with a line at the start of each step; progress: with the number of prompts that each run finished.
+
+    Raises:
+        DataError: the output folder holds something; nothing is written then.
+        BundleError: the bundle's head can't be changed.
+    """
+    manifest = bundle.manifest
+    with replaced_folder(output) as folder:
+        model = load_graph(bundle.folder)
+        head = find_head(model, bundle.folder)
+        step(f"scoring {len(evidence.votes.prompts)} prompts")
+        states, _, raw_eta = read_states(bundle, evidence.votes.prompts, progress)
+        task = JointTask.of(manifest.family, evidence.votes, states, raw_eta)
+        known = Known.of(head.weight, head.bias, evidence.index)
+        found, rows = fit(evidence, task, known, costs, step)
+        found = replace(found, floating=evidence.floating(manifest))
+        n = evidence.candidates
+        replace_head(model, head, rows.weight[:n], rows.bias[:n])
+        if has_eta(manifest.family):
+            scale_eta(model, rows.slope, rows.shift)
+        step("checking the new bundle")
+        names = {**manifest.aliases, **(aliases or {})}
+        update = {
+            "name": name,
+            "models": evidence.models,
+            "aliases": {a: t for a, t in names.items() if t in evidence.models and a not in evidence.models},
+            "ungrounded": found.floating,
+            "quality": {},
+        }
+        new = write_changed(bundle, folder, update, _change(found, rows), model)
+        _verify(bundle, new, head, rows, n)
+        write(found, folder)
+    return Bundle.open(output), found
+
+
+def fit(
+    evidence: Evidence,
+    task: JointTask,
+    known: Known,
+    costs: Array | None = None,
+    step: Callable[[str], None] = lambda message: None,
+) -> tuple[Adoption, JointRows]:
+    """The rows, with the strength that cross-validation chose, and its figures."""
+    family = task.family
+    setting = Setting.of(evidence, family)
+    by = judge(evidence, task, setting)
+    choice = choose_strength(task, known, setting.parts.judged, by, step)
+    curve, saves, saved = None, None, False
+    if costs is not None:
+        curve, saves = cost_curve(evidence, setting, choice.promising, costs, family)
+        if saves is not None and not choice.routes and choice.promising is not choice.level:
+            choice, saved = replace(choice, chosen=choice.promising), True
+        elif not choice.routes:
+            saves = None
+    step("following the learning curve")
+    points = learning_curve(task, known, setting, by, choice)
+    fits = {"adopted bundle": choice.chosen}
+    if choice.chosen is not choice.promising:
+        fits["routing by prompt, not adopted"] = choice.promising
+    step(f"fitting {task.models} rows to {len(task.prompt)} votes")
+    problem = JointProblem(task, known)
+    rows, theta = problem.solve(choice.chosen.strength)
+    apart = rows
+    if choice.lowest is not choice.chosen:
+        apart = problem.solve(choice.lowest.strength, (choice.chosen.strength, theta))[0]
+    n = evidence.candidates
+    level = rows.weight @ task.features.mean(axis=0) + rows.bias
+    best = int(np.argmax(level[:n]))
+    figures = Figures(
+        prompts=len(task.features),
+        votes=len(evidence.votes),
+        best_single=evidence.models[best],
+        forecasts=tuple(forecasts(evidence, setting, fits, family)),
+        policies=tuple(policies(evidence, setting, fits)),
+        curve=tuple(points),
+        more=prompts_to_tell(points, len(task.features)),
+        costs=curve,
+        saves=saves,
+    )
+    found = Adoption(
+        evidence,
+        choice,
+        figures,
+        evidence.models[best],
+        rows.coefs(task.features)[:, :n],
+        rows.raw_eta(task.raw_eta),
+        apart.coefs(task.features)[:, :n],
+        apart.raw_eta(task.raw_eta),
+        float(task.weight[by.counted].sum()),
+        saved,
+    )
+    return found, rows
+
+
+def _change(found: Adoption, rows: JointRows) -> dict[str, Any]:
+    """What the manifest notes of an adoption."""
+    evidence, strength = found.evidence, found.choice.chosen.strength
+    return {
+        "change": "adopt",
+        "does": found.kind,
+        "models": list(evidence.models),
+        "evidence_models": list(evidence.others),
+        "left_out_votes": evidence.left_out_votes,
+        "strength": {"own_rows": strength.own, "differ": strength.differ, "common": strength.common},
+        "raw_eta": {"slope": round(rows.slope, 6), "shift": round(rows.shift, 6)},
+        **found.figures.record(),
+    }
+
+
+def _verify(old: Bundle, new: Bundle, head: Head, rows: JointRows, n: int) -> None:
+    """Scores some prompts with the new bundle: every coefficient and raw_eta must be its formula."""
+    prompts = [turns for turns in SAMPLE if len(turns) == 1][:24]
+    states, _, raw_eta = read_states(old, prompts)
+    stored = JointRows(
+        np.asarray(rows.weight[:n], head.weight.dtype).astype(np.float64),
+        np.asarray(rows.bias[:n], head.bias.dtype).astype(np.float64),
+        rows.slope,
+        rows.shift,
+    )
+    expected, after = stored.coefs(states), P2L(new).score_turns(prompts)
+    error = float(np.abs(after.coefs - expected).max())
+    wanted = stored.raw_eta(raw_eta)
+    if wanted is not None and after.raw_eta is not None:
+        error = max(error, float(np.abs(after.raw_eta - wanted).max()))
+    limit = COLUMN_LIMIT if new.manifest.precision in ("fp32", "int8") else REDUCED_COLUMN_LIMIT
+    if not error <= limit * max(1.0, float(np.abs(expected).max())):
+        raise BundleError(f"the new graph computes coefficients with an error of {error:.3g}, so it was not written")
