@@ -252,6 +252,8 @@ def to_markdown(made: Mapping[str, Any]) -> str:
         for model, one in made["models"].items()
         if one["failures"]
     ]
+    if any(one["failures"] for one in made["models"].values()) or any(made.get("judge_failures", {}).values()):
+        lines.append("\nthe same command makes calls that failed again")
     lines += _judged(made) if "judges" in made else _scored(made)
     if made["forgotten"]:
         lines.append(

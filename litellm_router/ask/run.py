@@ -40,6 +40,9 @@ FAILURES = 10
 #: Seconds that calls in flight have left after SIGTERM.
 GRACE_S = 8.0
 
+#: Seconds between the moments at which the journal is on the disk.
+_SYNC_S = 0.5
+
 
 class _Stopped(Exception):
     """No call is begun any more."""
@@ -297,10 +300,22 @@ class Run:
         """
         self._slots = asyncio.Semaphore(concurrency)
         workers = [asyncio.create_task(self._work(step)) for _ in range(concurrency)]
+        syncing = asyncio.create_task(self._sync())
         with self._signals(workers, say):
             await asyncio.gather(*workers, return_exceptions=True)
+        syncing.cancel()
         if self._error is not None:
             raise self._error
+
+    async def _sync(self) -> None:
+        while True:
+            await asyncio.sleep(_SYNC_S)
+            try:
+                await asyncio.to_thread(self.journal.sync)
+            except OSError as error:
+                self._error = self._error or error
+                self._notify()
+                return
 
     @contextlib.contextmanager
     def _signals(self, workers: Sequence[asyncio.Task[None]], say: Callable[[str], object]) -> Iterator[None]:

@@ -314,10 +314,10 @@ def test_a_gateway_is_asked_for_its_models(work):
     with provider(answers, [*MODELS, "judge"]) as server:
         folder = work(server, prompts=4)
         base = ("votes", "ask", folder / "prompts.jsonl", "--endpoint", server.url.removesuffix("/v1"), "--yes")
-        Said(*base, "--key-env", "STUB_KEY", "--judge", "judge", "-o", folder / "votes.parquet")
+        Said(*base, "--key-env", "STUB_KEY", "--judge", "judge", "-o", folder / "votes.jsonl")
         assert server.keys == {"Bearer sk-stub"}
         assert server.calls() == 4 * 9
-        assert set(read_votes(folder / "votes.parquet").models) == set(MODELS)
+        assert set(read_votes(folder / "votes.jsonl").models) == set(MODELS)
         assert "NO_SUCH" in Said(*base, "--key-env", "NO_SUCH", "--judge", "j", "-o", "v.jsonl", status=2).stderr
 
 
