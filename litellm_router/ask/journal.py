@@ -41,7 +41,7 @@ class Entry:
         kind: `plan` is who answers a prompt; `failed` is a call without an answer, to be made again in the next run.
         model: that was called, or the check that was made.
         text: of an answer.
-        value: a verdict, or why a call failed.
+        value: a verdict, or why a call failed; of a plan a hash of the candidates.
         score: 0 to 1.
         models: of a plan.
         characters: of an answer.
@@ -80,6 +80,7 @@ class Journal:
     Attributes:
         path: of the file.
         entries: by key; of a `failed` one and a later success the later counts.
+        plans: by key all that were made, oldest first.
         calls: that were made, failed ones too.
         spent: USD, as far as prices are known.
         unpriced: calls whose price is not known.
@@ -91,6 +92,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.entries: dict[str, Entry] = {}
+        self.plans: dict[str, list[Entry]] = {}
         self.calls, self.spent, self.unpriced = 0, 0.0, 0
         self._dirty = False
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -210,6 +212,8 @@ class Journal:
 
     def _take(self, entry: Entry) -> None:
         self.entries[entry.key] = entry
+        if entry.kind == "plan":
+            self.plans.setdefault(entry.key, []).append(entry)
         if entry.kind == "plan" or not entry.called:
             return
         self.calls += 1
