@@ -5,9 +5,10 @@
 The coefficients are known: models of the starter's overall leaderboard, or normal ones. Votes are drawn from them by
 the Bradley-Terry model, and the board is fitted to them. A prompt with k models costs k answers and k(k − 1) verdicts,
 as `p2l votes ask` makes them: every pair in both orders. The baseline is a random pair for each prompt, with 40
-comparisons per model. Printed is the part of its calls after which another way has the same error: the root mean square of the
-centred coefficients, or the share of pairs in the wrong order. `limit` is the part that the best fixed design of pairs
-for these coefficients would need, by its information matrix: no way to choose pairs can do better for the first error.
+comparisons per model. Printed is the part of its calls after which another way has the same error: the root mean
+square of the centred coefficients, and the share of pairs in the wrong order. `limit` is the part that the best fixed
+design of pairs for these coefficients would need, by its information matrix: no way to choose pairs does much better
+for the first error.
 """
 
 from __future__ import annotations

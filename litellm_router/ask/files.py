@@ -53,7 +53,7 @@ def write_answers(run: Run, path: Path) -> None:
         with os.fdopen(file, "w", encoding="utf-8", newline="\n") as stream:
             for i, question in enumerate(run.questions):
                 prompt = question.turns[0] if len(question.turns) == 1 else list(question.turns)
-                for model in run.plan(i):
+                for model in run.asked(i):
                     found = run.answer(i, model)
                     if found is not None and found.text is not None:
                         row = {"prompt": prompt, "model": model, "answer": found.text}

@@ -1,6 +1,7 @@
 """The journal of `p2l votes ask`: what was paid for, one JSON line each, so that nothing is paid for twice.
 
-A line is on the disk before the next step needs it. Keys are hashes; the text of an answer stands there until it is
+A line is written before the next step begins, so that a kill loses none, and is on the disk half a second later
+(`sync`), so that a power cut loses little. Keys are hashes; the text of an answer stands there until it is
 judged and the run is complete, unless answers are to be kept. A last line that a crash has torn is left out.
 """
 
@@ -40,7 +41,7 @@ class Entry:
         kind: `plan` is who answers a prompt; `failed` is a call without an answer, to be made again in the next run.
         model: that was called, or the check that was made.
         text: of an answer.
-        value: a verdict, or why a call failed.
+        value: a verdict, or why a call failed; of a plan a hash of the candidates.
         score: 0 to 1.
         models: of a plan.
         characters: of an answer.
@@ -79,6 +80,7 @@ class Journal:
     Attributes:
         path: of the file.
         entries: by key; of a `failed` one and a later success the later counts.
+        plans: by key all that were made, oldest first.
         calls: that were made, failed ones too.
         spent: USD, as far as prices are known.
         unpriced: calls whose price is not known.
@@ -90,7 +92,9 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.entries: dict[str, Entry] = {}
+        self.plans: dict[str, list[Entry]] = {}
         self.calls, self.spent, self.unpriced = 0, 0.0, 0
+        self._dirty = False
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -104,7 +108,10 @@ class Journal:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        os.close(self._file)
+        try:
+            self.sync()
+        finally:
+            os.close(self._file)
 
     def __bool__(self) -> bool:
         return bool(self.entries)
@@ -115,7 +122,7 @@ class Journal:
         return None if entry is None or entry.kind == "failed" else entry
 
     def add(self, entry: Entry) -> Entry:
-        """Writes an entry to the disk.
+        """Writes an entry.
 
         Raises:
             OSError: the disk is full, say; the file is then as before.
@@ -123,6 +130,16 @@ class Journal:
         self._append(_line({name: value for name, value in asdict(entry).items() if value != _DEFAULTS.get(name)}))
         self._take(entry)
         return entry
+
+    def sync(self) -> None:
+        """Waits until all entries are on the disk; may run in a thread of its own beside `add`.
+
+        Raises:
+            OSError: they can't be.
+        """
+        if self._dirty:
+            self._dirty = False
+            os.fsync(self._file)
 
     def failures(self) -> Counter[tuple[str, str]]:
         """By model and reason: what has failed and did not succeed later."""
@@ -186,15 +203,17 @@ class Journal:
             rest = memoryview(line)
             while rest:
                 rest = rest[os.write(self._file, rest) :]
-            os.fsync(self._file)
         except OSError:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file, self._end)
             raise
         self._end += len(line)
+        self._dirty = True
 
     def _take(self, entry: Entry) -> None:
         self.entries[entry.key] = entry
+        if entry.kind == "plan":
+            self.plans.setdefault(entry.key, []).append(entry)
         if entry.kind == "plan" or not entry.called:
             return
         self.calls += 1

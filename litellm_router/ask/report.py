@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ def report(run: Run, human: Votes | None = None) -> dict[str, Any]:
     scored = [run.scores(i) for i in range(len(run.questions))]
     made: dict[str, Any] = {
         "prompts": len(run.questions),
-        "prompts_answered": sum(bool(run.plan(i)) for i in range(len(run.questions))),
+        "prompts_answered": sum(bool(run.asked(i)) for i in range(len(run.questions))),
         "calls": run.journal.calls,
         "calls_of_this_run": run.made,
         "cost_usd": run.journal.spent,
@@ -61,7 +62,7 @@ def _models(run: Run) -> dict[str, dict[str, Any]]:
     """By model: answers, failures by reason, refusals, empty answers, length, cost."""
     found: dict[str, dict[str, Any]] = {}
     for model in run.task.models:
-        keys = [run.answer_key(i, model) for i in range(len(run.questions)) if model in run.plan(i)]
+        keys = [run.answer_key(i, model) for i in range(len(run.questions)) if model in run.asked(i)]
         entries = [run.journal.entries[key] for key in keys if key in run.journal.entries]
         answers = [one for one in entries if one.kind == "answer"]
         lengths = [one.characters for one in answers if one.characters]
@@ -82,8 +83,7 @@ def _judge_failures(run: Run) -> dict[str, int]:
         judge: sum(
             (found := run.journal.entries.get(run.verdict_key(i, judge, shown))) is not None and found.kind == "failed"
             for i in range(len(run.questions))
-            for pair in ((a, b) for a in run.plan(i) for b in run.plan(i) if a != b)
-            for shown in (pair,)
+            for shown in permutations(run.asked(i), 2)
         )
         for judge in run.task.judges
     }
@@ -252,6 +252,8 @@ def to_markdown(made: Mapping[str, Any]) -> str:
         for model, one in made["models"].items()
         if one["failures"]
     ]
+    if any(one["failures"] for one in made["models"].values()) or any(made.get("judge_failures", {}).values()):
+        lines.append("\nthe same command makes calls that failed again")
     lines += _judged(made) if "judges" in made else _scored(made)
     if made["forgotten"]:
         lines.append(

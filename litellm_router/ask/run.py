@@ -40,6 +40,9 @@ FAILURES = 10
 #: Seconds that calls in flight have left after SIGTERM.
 GRACE_S = 8.0
 
+#: Seconds between the moments at which the journal is on the disk.
+_SYNC_S = 0.5
+
 
 class _Stopped(Exception):
     """No call is begun any more."""
@@ -121,6 +124,8 @@ class Run:
         self._check, self._ask_again = check, ask_again
         self._rng = np.random.default_rng(seed)
         self._hash = [key_of(*one.turns) for one in questions]
+        self._candidates = key_of(*sorted(task.models))
+        self._learnt: set[tuple[int, str, str]] = set()
         self._rubric = hashlib.sha256(task.rubric.encode()).hexdigest()
         self._index = {name: i for i, name in enumerate(task.models)}
         self.design = PairDesign(len(task.models))
@@ -148,12 +153,21 @@ class Run:
     # what is known of a prompt
 
     def plan(self, question: int) -> tuple[str, ...]:
-        """The models that answer a prompt, as far as they are chosen."""
+        """The models that answer a prompt, as far as they are chosen among these candidates."""
         entry = self.journal.known(self._plan_key(question))
-        return () if entry is None else entry.models[: self.task.k]
+        return () if entry is None or entry.value != self._candidates else entry.models[: self.task.k]
+
+    def plans(self, question: int) -> list[tuple[str, ...]]:
+        """All plans of a prompt, oldest first, of other candidates and other runs too, without who is none any more."""
+        made = self.journal.plans.get(self._plan_key(question), ())
+        return [tuple(name for name in one.models if name in self._index) for one in made]
+
+    def asked(self, question: int) -> list[str]:
+        """The models that were to answer a prompt."""
+        return list(dict.fromkeys(name for plan in self.plans(question) for name in plan))
 
     def _plan_key(self, question: int) -> str:
-        return key_of("plan", self._hash[question], self.task.mode, *sorted(self.task.models))
+        return key_of("plan", self._hash[question], self.task.mode)
 
     def answer_key(self, question: int, model: str) -> str:
         """Of an answer in the journal."""
@@ -202,7 +216,8 @@ class Run:
     def compared(self, question: int) -> list[Compared]:
         """The comparisons of a prompt, of which at least one judge has said something."""
         found = []
-        for a, b in combinations(self.plan(question), 2) if self.task.mode == "pairs" else ():
+        pairs = {frozenset(pair): pair for plan in self.plans(question)[::-1] for pair in combinations(plan, 2)}
+        for a, b in pairs.values() if self.task.mode == "pairs" else ():
             verdicts: dict[str, tuple[str, str]] = {}
             outcomes: dict[str, int] = {}
             for judge in self.task.judges:
@@ -222,7 +237,7 @@ class Run:
     def scores(self, question: int) -> dict[str, float]:
         """By model, the score of its answer: the mean of the judges' grades, or of the check."""
         found = {}
-        for model in self.plan(question) if self.task.mode != "pairs" else ():
+        for model in self.asked(question) if self.task.mode != "pairs" else ():
             entries = [
                 self.journal.known(self.verdict_key(question, judge, (model,))) for judge in self.task.judges or ("",)
             ]
@@ -256,10 +271,14 @@ class Run:
         """Adds what is known of a prompt to the board that the choices are made by."""
         for one in self.compared(question):
             if one.outcome is not None:
-                a, b = (self._index[name] for name in one.models)
-                self.design.add(a, b, one.outcome)
-        for (first, x), (second, y) in combinations(self.scores(question).items(), 2):
-            self.design.add(self._index[first], self._index[second], int(outcome_of_scores(x, y, 0.0, 0.5)))
+                self._add(question, *one.models, one.outcome)
+        for (a, x), (b, y) in combinations(self.scores(question).items(), 2):
+            self._add(question, a, b, int(outcome_of_scores(x, y, 0.0, 0.5)))
+
+    def _add(self, question: int, a: str, b: str, outcome: int) -> None:
+        if (question, a, b) not in self._learnt:
+            self._learnt.add((question, a, b))
+            self.design.add(self._index[a], self._index[b], outcome)
 
     # the run
 
@@ -297,10 +316,22 @@ class Run:
         """
         self._slots = asyncio.Semaphore(concurrency)
         workers = [asyncio.create_task(self._work(step)) for _ in range(concurrency)]
+        syncing = asyncio.create_task(self._sync())
         with self._signals(workers, say):
             await asyncio.gather(*workers, return_exceptions=True)
+        syncing.cancel()
         if self._error is not None:
             raise self._error
+
+    async def _sync(self) -> None:
+        while True:
+            await asyncio.sleep(_SYNC_S)
+            try:
+                await asyncio.to_thread(self.journal.sync)
+            except OSError as error:
+                self._error = self._error or error
+                self._notify()
+                return
 
     @contextlib.contextmanager
     def _signals(self, workers: Sequence[asyncio.Task[None]], say: Callable[[str], object]) -> Iterator[None]:
@@ -371,7 +402,7 @@ class Run:
             if self.purse.reserve(cost, missing.calls):
                 self._next_question += 1
                 if not known:
-                    self.journal.add(Entry(self._plan_key(i), "plan", models=plan))
+                    self.journal.add(Entry(self._plan_key(i), "plan", value=self._candidates, models=plan))
                 self.design.begin([self._index[name] for name in plan])
                 self._flying.add(i)
                 return i, plan, cost, missing.calls

@@ -310,14 +310,28 @@ def test_answers_are_kept_where_that_is_asked_for(work):
         assert server.calls("adder") == 4
 
 
+def test_a_model_more_keeps_the_votes_that_there_are(work):
+    with provider(answers) as server:
+        folder = work(server, prompts=20, models=MODELS[:2])
+        ask(folder, "--judge", "judge", "--yes", "--keep-answers")
+        before = rows_of(folder / "votes.jsonl")
+        work(server, prompts=20)
+        report = json.loads(ask(folder, "-k", "2", "--judge", "judge", "--yes", "--json", "--keep-answers").stdout)
+        after = rows_of(folder / "votes.jsonl")
+        assert all(row in after for row in before)
+        assert len(after) == report["votes"] == len(before) + report["models"]["clerk"]["answers"]
+        assert report["models"]["clerk"]["answers"] > 10  # the new one is the one that least is known of
+        assert set(server.asked.values()) == {1}
+
+
 def test_a_gateway_is_asked_for_its_models(work):
     with provider(answers, [*MODELS, "judge"]) as server:
         folder = work(server, prompts=4)
         base = ("votes", "ask", folder / "prompts.jsonl", "--endpoint", server.url.removesuffix("/v1"), "--yes")
-        Said(*base, "--key-env", "STUB_KEY", "--judge", "judge", "-o", folder / "votes.parquet")
+        Said(*base, "--key-env", "STUB_KEY", "--judge", "judge", "-o", folder / "votes.jsonl")
         assert server.keys == {"Bearer sk-stub"}
         assert server.calls() == 4 * 9
-        assert set(read_votes(folder / "votes.parquet").models) == set(MODELS)
+        assert set(read_votes(folder / "votes.jsonl").models) == set(MODELS)
         assert "NO_SUCH" in Said(*base, "--key-env", "NO_SUCH", "--judge", "j", "-o", "v.jsonl", status=2).stderr
 
 
