@@ -208,7 +208,7 @@ def mark_training(
     from p2l_plugins.training.config import read_config
     from p2l_plugins.training.split import load_sources, split
 
-    source = _open(bundle)
+    source = open_bundle(bundle)
     settings = read_config(config)
     parts = split(settings, load_sources(settings, data or config.parent))
     listed = [(row.get("prompts"), row.get("held_out_prompts")) for row in source.manifest.training.get("data", [])]
