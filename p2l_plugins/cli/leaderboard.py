@@ -76,7 +76,7 @@ def leaderboard(
         raise ConfigError("--user shows one board as it is kept: no --by, --discover, --clusters or --opponents")
     if plot is not None:
         check_figure(plot)
-    _check(html, plot, output)
+    check_paths(html, plot, output)
     reference = None if against is None else read_json_object(against)
     board: Leaderboard | CategoryBoards
     shown = top
@@ -94,10 +94,10 @@ def leaderboard(
     if reference is not None:
         board = cast("Leaderboard", board).against(reference, str(against))
     if html is not None:
-        _write(html, board.to_html(title, shown))
+        write_text(html, board.to_html(title, shown))
     if plot is not None:
         board.plot(plot, title, top or 25)
-    _print(board.to_json() if _as_json(output, as_json) else board.to_markdown(shown) + note, output)
+    show(board.to_json() if wants_json(output, as_json) else board.to_markdown(shown) + note, output)
 
 
 def _of_all(p2l: P2L, chunks: Iterator[_Chunk], opponents: dict[str, float] | None, seed: int) -> Leaderboard:
@@ -149,7 +149,7 @@ def strengths(
     from p2l_plugins.leaderboards.categories import CategoryMeans
     from p2l_plugins.leaderboards.strengths import StrengthsOf
 
-    _check(html, output)
+    check_paths(html, output)
     with _scored(bundle, prompts, by, discover, clusters, seed) as (p2l, parents, chunks):
         means = CategoryMeans(p2l.models, p2l.family, p2l.ungrounded, seed)
         found = StrengthsOf(means, p2l.index(model), examples, _opponents(p2l, opponents))
@@ -157,8 +157,8 @@ def strengths(
             found.add(chunk.prompts, chunk.scores, chunk.categories, chunk.groups)
         report = found.report(parents)
     if html is not None:
-        _write(html, report.to_html())
-    _print(report.to_json() if _as_json(output, as_json) else report.to_markdown(), output)
+        write_text(html, report.to_html())
+    show(report.to_json() if wants_json(output, as_json) else report.to_markdown(), output)
 
 
 class _Chunk(NamedTuple):
@@ -239,7 +239,8 @@ def _opponents(p2l: P2L, names: str | None) -> dict[str, float] | None:
     return chosen
 
 
-def _check(*paths: Path | None) -> None:
+def check_paths(*paths: Path | None) -> None:
+    """Refuses files whose folder is not there; None is no file."""
     from p2l_plugins.files.tables import need_folder
 
     for path in paths:
@@ -247,18 +248,21 @@ def _check(*paths: Path | None) -> None:
             need_folder(path)
 
 
-def _as_json(output: Path | None, as_json: bool) -> bool:
+def wants_json(output: Path | None, as_json: bool) -> bool:
+    """Whether JSON is asked for, by the switch or by the ending of the output."""
     return as_json or (output is not None and output.suffix == ".json")
 
 
-def _print(text: str, output: Path | None) -> None:
+def show(text: str, output: Path | None) -> None:
+    """Prints a text, or writes it to a file."""
     if output is None:
         typer.echo(text)
     else:
-        _write(output, text + "\n")
+        write_text(output, text + "\n")
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Writes a text; the file is there whole, or as it was."""
     from p2l_plugins.files.tables import replaced_file
 
     with replaced_file(path) as temporary:

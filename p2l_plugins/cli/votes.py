@@ -311,6 +311,70 @@ def check(
     typer.echo(json.dumps(result, indent=2, ensure_ascii=False) if as_json else report.to_text(result))
 
 
+@app.command()
+def board(
+    files: Annotated[list[Path], typer.Argument(help="Votes files or score matrices; several count as one.")],
+    family: Annotated[
+        Literal["bt", "bt-tie", "rk", "grk"],
+        typer.Option(help="Outcome model; 'grk' says how often an answer is usable, too."),
+    ] = "bt-tie",
+    intervals: Annotated[
+        Literal["sandwich", "bootstrap", "none"], typer.Option(help="95 % intervals: over the prompts that were drawn.")
+    ] = "sandwich",
+    by: Annotated[
+        Literal["category", "language"] | None, typer.Option(help="Also a leaderboard for each of these.")
+    ] = None,
+    component: Annotated[
+        int | None, typer.Option(help="Of models that were never compared: this set, 1 the largest.", min=1)
+    ] = None,
+    top: Annotated[int | None, typer.Option(help="Show this many models only.", min=1)] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page in HTML here; it needs no other file.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw intervals or, by category, a heat map: .png, .svg or .pdf.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write what would be printed here; .json: as --json.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.", min=0)] = 0,
+    usable: Usable = 0.5,
+    margin: Margin = 0.0,
+    as_json: JsonOption = False,
+) -> None:
+    """The leaderboard of the votes themselves, with intervals and ranks; also by category or language."""
+    from p2l_plugins.cli.leaderboard import check_paths, show, wants_json, write_text
+    from p2l_plugins.files.figures import check_figure
+    from p2l_plugins.leaderboards.measured import category_boards, only_connected, votes_board
+    from p2l_plugins.votes.read import read_votes
+    from p2l_plugins.votes.report import combined
+
+    check_paths(html, plot, output)
+    if plot is not None:
+        check_figure(plot)
+    source = ", ".join(map(str, files))
+    read = combined([read_votes(file, usable=usable, margin=margin) for file in files])
+    votes = only_connected(read, family, component, source)
+    made = (
+        votes_board(votes, family, intervals, seed)
+        if by is None
+        else category_boards(votes, by, family, intervals, seed)
+    )
+    record = made.to_dict()
+    if lone := record.get("one_sided"):
+        stderr.print(
+            f"{len(lone)} models only won or only lost ({', '.join(lone[:4])}{' …' if len(lone) > 4 else ''}): a weak "
+            "prior keeps their coefficients finite",
+            style="yellow",
+        )
+    title = f"Leaderboard of {record['n_votes']:,} votes{f' by {by}' if by else ''}"
+    shown = top or (20 if by else None)
+    if html is not None:
+        write_text(html, made.to_html(title, shown))
+    if plot is not None:
+        made.plot(plot, title, top or 25)
+    note = f"\n\n{record['n_votes']} votes on {record['n_prompts']} prompts, outcome model {family}"
+    show(made.to_json() if wants_json(output, as_json) else made.to_markdown(shown) + note, output)
+
+
 @dataclass
 class _Import:
     """A run of an importer: where it writes, what it counts, how it cleans."""

@@ -117,7 +117,8 @@ def board_table(board: Record, top: int | None) -> str:
 
 def _about(board: Record) -> str:
     models = len(board["leaderboard"])
-    text = f"{board['n_prompts']:,} prompts, {models} models, outcome model {board['family']}."
+    votes = f"{board['n_votes']:,} votes on " if "n_votes" in board else ""
+    text = f"{votes}{board['n_prompts']:,} prompts, {models} models, outcome model {board['family']}."
     if "intervals" in board:
         text += (
             f" Intervals ({board['intervals']['level']:.0%}) say how the figures would vary with other prompts of the "

@@ -172,26 +172,64 @@ def intervals(coefs: Array, win_rate: Array, replicates: Replicates, apart: Mask
         replicates: of it.
         apart: (M,) models that compare among themselves only, and stand after the others.
     """
-    t = student_t_quantile(0.5 + LEVEL / 2, replicates.units - 1)
-    spread = t * standard_error(replicates.coefs, replicates.units)
+    units = replicates.units
+    return intervals_of(
+        coefs,
+        win_rate,
+        Errors(
+            coef=standard_error(replicates.coefs, units),
+            centred=standard_error(relative(replicates.coefs, apart), units),
+            win_odds=standard_error(_logit(replicates.win_rate), units),
+            win=standard_error(relative(replicates.win_rate, apart), units),
+        ),
+        units,
+        apart,
+    )
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Standard errors of a leaderboard's figures, each (M,).
+
+    Attributes:
+        coef: of the coefficient; centred: less the mean of the comparable models.
+        win_odds: of the log odds of the win rate.
+        win: of the win rate less the mean of the comparable models.
+    """
+
+    coef: Array
+    centred: Array
+    win_odds: Array
+    win: Array
+
+
+def intervals_of(coefs: Array, win_rate: Array, errors: Errors, units: int, apart: Mask) -> Intervals:
+    """Estimate ± t · standard error, with as many degrees of freedom as units less one.
+
+    Args:
+        coefs, win_rate: (M,) of the leaderboard.
+        errors: of them.
+        units: independent ones; two at least.
+        apart: (M,) models that compare among themselves only, and stand after the others.
+    """
+    t = student_t_quantile(0.5 + LEVEL / 2, units - 1)
     # on the scale of log odds, where a rate near 0 or 1 varies as much to either side
-    odds, spread_win = _logit(win_rate), t * standard_error(_logit(replicates.win_rate), replicates.units)
+    odds, spread_win = _logit(win_rate), t * errors.win_odds
     with np.errstate(invalid="ignore"):  # NaN for a model without opponents
         win_low, win_high = sigmoid(odds - spread_win), sigmoid(odds + spread_win)
-    stderr = standard_error(relative(replicates.coefs, apart), replicates.units)
     centre = relative(coefs, apart)
-    low, high = centre - t * stderr, centre + t * stderr
+    low, high = centre - t * errors.centred, centre + t * errors.centred
     same = apart[:, None] == apart[None, :]
     behind = np.where(apart, (~apart).sum(), 0)  # all grounded models stand before the ungrounded ones
     better = (same & (low[None, :] > high[:, None])).sum(axis=1)
     worse = (same & (high[None, :] < low[:, None])).sum(axis=1)
     return Intervals(
         level=LEVEL,
-        units=replicates.units,
-        stderr=stderr,
-        win_stderr=standard_error(relative(replicates.win_rate, apart), replicates.units),
-        coef_low=coefs - spread,
-        coef_high=coefs + spread,
+        units=units,
+        stderr=errors.centred,
+        win_stderr=errors.win,
+        coef_low=coefs - t * errors.coef,
+        coef_high=coefs + t * errors.coef,
         win_low=win_low,
         win_high=win_high,
         rank_low=behind + 1 + better,

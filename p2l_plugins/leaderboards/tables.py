@@ -14,6 +14,8 @@ DIFFERENCES = (
     "Points of the win rate, less the mean of all models, so that ties on hard prompts make no model look weak. "
     "* holds at a false discovery rate of 5 % over all cells."
 )
+#: The row of a model in a category that says nothing of it.
+_NOT_THERE: Row = {"difference": None, "holds": False}
 UNGROUNDED = (
     "trained on votes that never say 'both bad' and shared with no other data: comparable among themselves only"
 )
@@ -39,6 +41,8 @@ def table_columns(board: Record) -> list[Column]:
     columns.append(("win rate", lambda row: share(row["win_rate"]) + between(row, "win_rate")))
     if board["family"] == "grk":
         columns.append(("P(usable)", lambda row: share(row["usable"]) + between(row, "usable")))
+    if "n_votes" in board:
+        columns.append(("votes", lambda row: f"{row['votes']:,}"))
     if "reference" in board:
         columns.append((f"− {board['reference']}", difference))
     return columns
@@ -117,7 +121,7 @@ def by_category(boards: Record, top: int | None) -> list[tuple[str, list[Row]]]:
     """The models of the overall leaderboard, best first, and the row of each in every category."""
     categories = [{row["model"]: row for row in board["leaderboard"]} for board in boards["categories"].values()]
     models = [row["model"] for row in boards["leaderboard"][:top]]
-    return [(model, [rows[model] for rows in categories]) for model in models]
+    return [(model, [rows.get(model, _NOT_THERE) for rows in categories]) for model in models]
 
 
 def pipe_table(heads: Sequence[str], rows: Iterable[Sequence[str]], left: Collection[int] = (0,)) -> str:

@@ -8,23 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2l_plugins.leaderboards.fit import fit
-from p2l_plugins.outcomes import BAD, TIE, Array, Family
+from p2l_plugins.leaderboards.measured import pair_counts
+from p2l_plugins.outcomes import Array, Family
 from p2l_plugins.votes.votes import Votes
 
 
 def fit_marginal(votes: Votes, family: Family, ridge: float = 0.1) -> tuple[Array, float | None]:
     """Coefficients (M,) and raw_eta that maximise the votes' likelihood, with a small ridge on the coefficients."""
-    m = len(votes.models)
-    win, tie, bad = (np.zeros((m, m)) for _ in range(3))
-    for matrix, rows in ((tie, votes.outcome == TIE), (bad, votes.outcome == BAD)):
-        np.add.at(matrix, (votes.a[rows], votes.b[rows]), votes.weight[rows])
-        np.add.at(matrix, (votes.b[rows], votes.a[rows]), votes.weight[rows])
-    first = votes.outcome == 0
-    np.add.at(win, (votes.a[first], votes.b[first]), votes.weight[first])
-    second = votes.outcome == 1
-    np.add.at(win, (votes.b[second], votes.a[second]), votes.weight[second])
-    start = (np.zeros(m), 20.0 if family == "rk" else 0.0)
-    return fit(family, win, tie, bad, start, ridge)
+    start = (np.zeros(len(votes.models)), 20.0 if family == "rk" else 0.0)
+    return fit(family, *pair_counts(votes), start, ridge)
 
 
 def align(
