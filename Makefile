@@ -20,7 +20,7 @@ export HF_HUB_OFFLINE := 1
 VERSIONS := $(shell ls tests/versions | grep -E '^[0-9.]+\.txt$$' | sed 's/\.txt$$//' | sort -V)
 MATRIX ?= .matrix
 ON_VERSIONS := tests/litellm_router tests/e2e/test_proxy.py tests/e2e/test_proxy_agents.py tests/e2e/test_proxy_failover.py \
-              tests/e2e/test_proxy_cache.py
+              tests/e2e/test_proxy_cache.py tests/e2e/test_ask.py
 
 .PHONY: demo proxy test quick lint types unit matrix newest starter wheel clean
 

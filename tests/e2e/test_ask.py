@@ -46,6 +46,7 @@ def work(tmp_path):
             {
                 "model_name": "auto" if name in models else "judges",
                 "litellm_params": {"model": f"openai/{name}", "api_base": server.url, "api_key": "os.environ/STUB_KEY"}
+                | {"max_retries": 0}
                 | PRICE
                 | params,
             }
