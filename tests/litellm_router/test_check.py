@@ -171,7 +171,7 @@ def test_bad_logs_and_rules_are_a_sentence(tmp_path):
     with pytest.raises(DataError, match="no line holds a decision"):
         read_records(empty)
     empty.write_text("{\n")
-    with pytest.raises(DataError, match="line 1 is not JSON"):
+    with pytest.raises(DataError, match="line 1 is not valid JSON"):
         read_records(empty)
     for text in ("cheap", "cap", "cap:x", "lp:-1"):
         with pytest.raises(ConfigError, match="valid: best, cap:USD"):
