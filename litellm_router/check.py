@@ -15,6 +15,8 @@ from litellm_router.settings import ENVIRON, KEY, P2LSettings
 from p2l_plugins.cache.address import check
 from p2l_plugins.errors import ConfigError
 from p2l_plugins.scoring.engine import Scorer
+from p2l_plugins.similar import ADD, hint
+from p2l_plugins.votes.litellm_config import candidate_name
 
 CALLBACK = "litellm_router.p2l_router"
 
@@ -69,7 +71,6 @@ def problems(
         bundle: the models that deployments may name.
         aliases: `model_group_alias` of LiteLLM's router.
     """
-    known = f"valid: {', '.join(bundle.models)}"
     names = Names(deployments, aliases)
     says = [
         sentence
@@ -92,13 +93,15 @@ def problems(
                 "another in model_info.p2l_model of a deployment of this group"
             )
     if not any(models):
+        first = next((name for one in deployments if (name := candidate_name(one)) is not None), "")
+        known = hint(first, bundle.models, then=ADD)
         says.append(f"model_list: no deployment names a model of the bundle in model_info.p2l_model; {known}")
     for key in settings.groups:
         if (wrong := names.wrong_key(key)) is not None:
             says.append(f"{KEY}.groups.{key} {wrong}")
     if isinstance(settings.output_tokens, dict):
         says += [
-            f"{KEY}.output_tokens.{name} is not a model of the bundle; {known}"
+            f"{KEY}.output_tokens.{name} is not a model of the bundle; {hint(name, bundle.models)}"
             for name in settings.output_tokens
             if name not in bundle.models
         ]
@@ -197,8 +200,8 @@ def group_problems(
         if name is None:
             continue
         if not isinstance(name, str) or column_of(bundle, name) is None:
-            valid = ", ".join(bundle.models)
-            says.append(f"{where}: model_info.p2l_model = {name!r} is not in the bundle; valid: {valid}")
+            known = hint(str(name), bundle.models, then=ADD)
+            says.append(f"{where}: model_info.p2l_model = {name!r} is not in the bundle; {known}")
             continue
         says += [f"{where}: {problem}" for problem in _prices(deployment, info)]
     found = candidates(deployments, bundle)
@@ -219,7 +222,7 @@ def _rule(settings: P2LSettings, group: str, found: Sequence[Candidate], bundle:
         says.append(f"{key('objective')} = 'usable' needs a bundle of the family grk; this one is {bundle.family}")
     for name in rule.opponents or ():
         if column_of(bundle, name) is None:
-            says.append(f"{key('opponents')}: {name!r} is not in the bundle; valid: {', '.join(bundle.models)}")
+            says.append(f"{key('opponents')}: {name!r} is not in the bundle; {hint(name, bundle.models)}")
     if rule.rule != "best" or rule.max_cost is not None:
         for one in found:
             # a wildcard's price is that of the model that a request asks for, where LiteLLM puts it there first

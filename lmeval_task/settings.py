@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import logging
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from p2l_plugins.errors import BundleError, ConfigError
 from p2l_plugins.scoring.scorer import P2L
+from p2l_plugins.similar import similar
 
 logger = logging.getLogger(__name__)
 
@@ -126,10 +126,8 @@ def unknown_model(p2l: P2L, metadata: Mapping[str, Any], shown: int | None = Non
     """
     bundle, given = p2l.bundle.manifest.name, _given_names(metadata)
     last = given[0].rstrip("/").rsplit("/", 1)[-1] if given else ""
-    similar = difflib.get_close_matches(last.lower(), [name.lower() for name in p2l.models], n=3, cutoff=0.4)
-    alike = sorted(
-        p2l.models, key=lambda name: similar.index(name.lower()) if name.lower() in similar else len(similar)
-    )
+    near = similar(last, p2l.models)
+    alike = [*near, *(name for name in p2l.models if name not in near)]
     said = f"does not know the evaluated model {given[0]!r}" if given else "is not told which model is evaluated"
     more = "" if shown is None or shown >= len(alike) else f" and {len(alike) - shown} more"
     return (

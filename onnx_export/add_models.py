@@ -19,6 +19,7 @@ from p2l_plugins.evaluation.baselines import Parts, fit_forecasts
 from p2l_plugins.files.tables import replaced_folder
 from p2l_plugins.outcomes import Array, Mask
 from p2l_plugins.scoring.bundle import Bundle, Manifest
+from p2l_plugins.similar import hint
 from p2l_plugins.votes.votes import Votes, held_out, ungrounded
 
 
@@ -61,8 +62,8 @@ def additions(votes: Votes, names: Sequence[str], manifest: Manifest) -> Additio
     for name, has in zip(names, met, strict=False):
         if not has:
             raise DataError(
-                f"no vote is on {name!r} with another new model or a model of the bundle; the votes are on "
-                f"{', '.join(votes.models)}"
+                f"no vote is on {name!r} with another new model or a model of the bundle; "
+                f"{hint(name, votes.models, 'the votes are on')}"
             )
     return Additions(chosen, len(names), int((~keep).sum()), int(ties.sum()))
 

@@ -23,6 +23,7 @@ from p2l_plugins.prompts import Turns
 from p2l_plugins.scoring.bundle import Bundle, Manifest, sha256
 from p2l_plugins.scoring.scorer import P2L
 from p2l_plugins.scoring.training_prompts import TRAINING_PROMPTS, TrainingPrompts
+from p2l_plugins.similar import hint
 from p2l_plugins.votes.votes import Votes, held_out
 
 GRAPH = "model.onnx"
@@ -304,7 +305,8 @@ def check_alias(alias: str, target: str, name: str, manifest: Manifest) -> None:
     """Raises a ConfigError where an alias is taken, or its target is neither `name` nor a model of the bundle."""
     if target != name and target not in manifest.models:
         raise ConfigError(
-            f"alias {alias}={target}: {target!r} is neither the new model nor one of {', '.join(manifest.models)}"
+            f"alias {alias}={target}: {target!r} is neither the new model nor one of the bundle; "
+            f"{hint(target, manifest.models)}"
         )
     if alias == name or alias in manifest.models:
         raise ConfigError(f"alias {alias}={target}: {alias!r} is the name of a model itself")
@@ -316,4 +318,4 @@ def _check_model(name: str, manifest: Manifest) -> None:
     if name in manifest.aliases and name not in manifest.models:
         raise ConfigError(f"{name!r} is an alias; the model's name is {manifest.aliases[name]!r}")
     if name not in manifest.models:
-        raise ConfigError(f"model {name!r} is not in the bundle; it has {', '.join(manifest.models)}")
+        raise ConfigError(f"model {name!r} is not in the bundle; {hint(name, manifest.models, 'it has')}")

@@ -9,6 +9,7 @@ import numpy as np
 
 from p2l_plugins.errors import DataError
 from p2l_plugins.outcomes import Family
+from p2l_plugins.similar import hint
 from p2l_plugins.votes.votes import Votes, flipped
 
 
@@ -45,7 +46,7 @@ def votes_of(
         DataError: no vote of `name`, none with a known model, or ties that the family does not allow.
     """
     if name not in votes.models:
-        raise DataError(f"no vote is on {name!r}; the votes are on {', '.join(votes.models)}")
+        raise DataError(f"no vote is on {name!r}; {hint(name, votes.models, 'the votes are on')}")
     position = {model: i for i, model in enumerate(models)}
     index = np.array([position.get(model, -1) for model in votes.models], np.int64)
     new = votes.models.index(name)
@@ -63,7 +64,7 @@ def votes_of(
     if not keep.any():
         raise DataError(
             f"all {int(mine.sum())} votes on {name!r} are with models that the bundle does not have "
-            f"({', '.join(strangers)}); the bundle has {', '.join(models)}"
+            f"({', '.join(strangers[:3])}); {hint(strangers[0], models, 'the bundle has')}"
         )
     ties = keep & ~votes.decisive() if family == "bt" else np.zeros_like(keep)
     if ties.any() and not drop_ties:

@@ -25,6 +25,7 @@ from litellm_router.prices import Price, price_of
 from litellm_router.settings import ENVIRON
 from p2l_plugins.errors import ConfigError, DataError, without_credentials
 from p2l_plugins.files.tables import read_yaml_object
+from p2l_plugins.similar import hint
 from p2l_plugins.votes.litellm_config import config_models, read_config_models
 
 #: Of `router_settings`: what could let another model answer, and what names groups that this Router does not have.
@@ -216,10 +217,9 @@ def _judge(
     try:
         litellm.get_llm_provider(name)
     except Exception:  # of several kinds
-        valid = ", ".join(everyone)
         raise ConfigError(
-            f"the judge {name!r} is neither a model of the configuration nor one that LiteLLM knows; valid: {valid}, "
-            "a group, or PROVIDER/MODEL"
+            f"the judge {name!r} is neither a model of the configuration nor one that LiteLLM knows; "
+            f"{hint(name, list(everyone))}, a group, or PROVIDER/MODEL"
         ) from None
     return [{"litellm_params": {"model": name}}]
 

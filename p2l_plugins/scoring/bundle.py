@@ -17,6 +17,7 @@ from p2l_plugins.errors import BundleError
 from p2l_plugins.outcomes import Family
 from p2l_plugins.prompts import TextForm
 from p2l_plugins.scoring.training_prompts import TRAINING_PROMPTS, TrainingPrompts, read_training_prompts
+from p2l_plugins.similar import ADD, hint
 
 MANIFEST = "p2l.json"
 STARTER = "starter"
@@ -95,12 +96,12 @@ def resolve_model(name: str, models: Sequence[str], aliases: dict[str, str]) -> 
     """Index of a model by its name or an alias.
 
     Raises:
-        BundleError: neither; the message lists the names.
+        BundleError: neither; the message has the nearest names.
     """
     canonical = aliases.get(name, name)
     if canonical in models:
         return models.index(canonical)
-    raise BundleError(f"model {name!r} is not in the bundle; it has {', '.join(models)}")
+    raise BundleError(f"model {name!r} is not in the bundle; {hint(name, models, 'it has', ADD)}")
 
 
 @dataclass(frozen=True)

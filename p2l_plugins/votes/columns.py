@@ -6,7 +6,6 @@ whose numbers look like those of no model is refused until the user says what it
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from p2l_plugins.errors import DataError
 from p2l_plugins.files.rows import BadRow
 from p2l_plugins.prompts import clean
+from p2l_plugins.similar import hint
 from p2l_plugins.votes.tally import Tally
 from p2l_plugins.votes.values import finite
 
@@ -182,6 +182,4 @@ def need_models(names: Iterable[str], known: Sequence[str]) -> None:
     """Raises a DataError for a name that no row has, with similar ones."""
     for name in names:
         if name not in known:
-            similar = difflib.get_close_matches(name, known, n=3)
-            hint = f"similar: {', '.join(similar)}" if similar else f"{len(known)} models are"
-            raise DataError(f"the model {name!r} is not in the file; {hint}")
+            raise DataError(f"the model {name!r} is not in the file; {hint(name, known, 'it has')}")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from p2l_plugins.errors import DataError
 from p2l_plugins.outcomes import BAD, OUTCOMES, TIE, A, Array, B, Family
 from p2l_plugins.prompts import Turns, canonical_bytes
+from p2l_plugins.similar import hint
 
 Index = NDArray[np.int64]
 
@@ -119,7 +120,7 @@ class Votes:
         position = {name: i for i, name in enumerate(models)}
         unknown = [name for name in self.models if name not in position]
         if unknown:
-            raise DataError(f"model {unknown[0]!r} is not known; known models: {', '.join(models)}")
+            raise DataError(f"model {unknown[0]!r} is not known; {hint(unknown[0], models, 'known models:')}")
         index = np.array([position[name] for name in self.models], np.int64)
         scores = None
         if self.scores is not None:

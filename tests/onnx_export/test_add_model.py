@@ -308,7 +308,7 @@ def test_errors_name_the_problem_and_nothing_is_written(without, votes_file, tmp
     refused(ConfigError, "already has a model 'coder'", "coder")
     refused(ConfigError, "'Coder-v1' is an alias of 'coder'", "Coder-v1")
     refused(ConfigError, "is not a name", " ")
-    refused(ConfigError, "neither the new model nor one of coder, weak", aliases={"x": "nobody"})
+    refused(ConfigError, "neither the new model nor one of the bundle; valid: coder, weak", aliases={"x": "nobody"})
     refused(ConfigError, "'coder' is the name of a model itself", aliases={"coder": "weak"})
     refused(ConfigError, "has it as an alias of 'coder'", aliases={"Coder-v1": "weak"})
     refused(ConfigError, r"held-out is 1, but must be at least 0 and below 1", fraction=1.0)

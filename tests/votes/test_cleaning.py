@@ -108,7 +108,7 @@ def test_models_and_languages_are_chosen_by_name():
 
 def test_names_that_are_not_there_are_refused():
     votes = table(("p", "gpt-4", "y", "model_a"))
-    with pytest.raises(DataError, match="the model 'gpt-5' is not in the file; similar: gpt-4"):
+    with pytest.raises(DataError, match="the model 'gpt-5' is not in the file; it has gpt-4"):
         cleaned(votes, drop_models=("gpt-5",))
     with pytest.raises(DataError, match="--language: no row has a language"):
         cleaned(votes, languages=("en",))

@@ -115,7 +115,7 @@ def test_only_some_models():
     matrix, _ = matrix_of({"prompt": "p", "x": 1, "y": 0, "z": 0})
     assert matrix.only(["z", "x"], []).models == ("x", "z")
     assert matrix.only([], ["x"]).models == ("y", "z")
-    with pytest.raises(DataError, match="the model 'xx' is not in the file; similar: x"):
+    with pytest.raises(DataError, match="the model 'xx' is not in the file; it has x"):
         matrix.only(["xx"], [])
 
 
