@@ -127,7 +127,7 @@ def test_a_file_that_is_merely_wrong_is_said_to_be(tmp_path, monkeypatch, name, 
 @pytest.mark.parametrize("content", ["[" * 5000, "date: 2024-99-99", "a: [", "? {a: b}", "- a"])
 def test_yaml_that_is_merely_wrong_is_said_to_be(tmp_path, content):
     (tmp_path / "c.yaml").write_text(content)
-    with pytest.raises(ConfigError, match="c.yaml: "):
+    with pytest.raises(ConfigError, match=r"c\.yaml: "):
         read_config(tmp_path / "c.yaml")
 
 
