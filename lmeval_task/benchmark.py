@@ -117,8 +117,6 @@ class P2LBenchmark(Task):  # type: ignore[misc]  # lm-eval ships no types
                 "evaluated_model": self.p2l.models[self.evaluated],
                 "prediction": "usable" if self.p2l.family == "grk" else "win_rate",
                 "n_truncated": truncated,
-                "n_seen": None if self._p2l_known is None else sum(seen),
-                "n_prompts": len(turns),
             }
             if any(seen):
                 logger.warning(
@@ -128,6 +126,12 @@ class P2LBenchmark(Task):  # type: ignore[misc]  # lm-eval ships no types
                     len(turns),
                 )
         return result
+
+    def _p2l_share_seen(self, items: list[Pair]) -> float:
+        """Share of the documents of all ranks whose prompt was seen in training; the report has their number."""
+        count = sum(item[2] for item in items)
+        self._p2l_report["n_seen"] = count
+        return count / len(items)
 
     def _p2l_any_seen(self) -> bool:
         """Whether a document of the whole task was seen in training: the rows are then the same on every rank."""
@@ -149,7 +153,7 @@ class P2LBenchmark(Task):  # type: ignore[misc]  # lm-eval ships no types
         if own:
             rows: dict[str, Callable[[list[Pair]], float | str]]
             rows = {PREDICTED: _mean, f"{PREDICTED}_stderr": _mean_error}
-            rows |= {} if self._p2l_known is None else {SEEN: _share_seen}
+            rows |= {} if self._p2l_known is None else {SEEN: self._p2l_share_seen}
             self._p2l_rows |= rows
             own = {**dict.fromkeys(rows, (predicted, 0.0, seen)), **own}
         return {**values, **own}
@@ -263,10 +267,6 @@ def _is_error(row: str) -> bool:
 
 def _mean(items: list[Pair]) -> float:
     return float(np.mean([item[0] for item in items]))
-
-
-def _share_seen(items: list[Pair]) -> float:
-    return float(np.mean([item[2] for item in items]))
 
 
 def _mean_error(items: list[Pair]) -> float | str:

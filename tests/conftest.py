@@ -43,6 +43,7 @@ SLOW = (
     "onnx_export",
     "service",
     "test_cli.py",
+    "test_cli_ends.py",
     "test_cli_leaderboard.py",
     "test_docs.py",
     "test_wheel.py",

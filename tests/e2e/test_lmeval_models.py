@@ -100,7 +100,7 @@ def folder(tmp_path_factory, tiny_backbone):
     quiz(folder / "tasks")
     (folder / "train.yaml").write_text(
         f"name: quiz\nbackbone: {tiny_backbone}\nfamily: grk\nmax_length: 32\nepochs: 6\nbatch_size: 8\n"
-        "learning_rate: 1.0e-3\nhead_learning_rate: 2.0e-2\nheld_out: 0\nevaluations: 1\n"
+        "learning_rate: 1.0e-3\nhead_learning_rate: 2.0e-2\nheld_out: 0.2\nevaluations: 1\n"
         "data:\n  - {path: votes.jsonl}\n"
     )
     (folder / "costs.json").write_text('{"owl": 0.001, "lynx": 0.001}')
@@ -146,6 +146,11 @@ def test_each_model_is_right_on_its_topic(outputs, folder):
 
 def test_the_prompt_goes_to_the_model_that_was_right_on_its_topic(outputs):
     assert "best: owl;" in outputs["route"]
+
+
+def test_the_bundle_is_judged_on_the_prompts_that_its_training_held_out(outputs):
+    assert re.match(r"\d+ prompts, \d+ votes, ", outputs["evaluate"])  # none of them was seen in training
+    assert "seen in training" not in outputs["evaluate"]
 
 
 def test_the_sdk_routes_requests_by_the_bundle(outputs, folder):

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 
 import numpy as np
 import pytest
 from lm_eval import evaluate
 from lm_eval.models.dummy import DummyLM
 from lm_eval.tasks import TaskManager
+from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from lmeval_task import load_p2l
@@ -15,6 +17,8 @@ from lmeval_task.benchmark import P2LBenchmark
 from lmeval_task.derived import benchmark_yamls
 from p2l_plugins.errors import BundleError, ConfigError, PromptError
 from p2l_plugins.outcomes import sigmoid
+from p2l_plugins.scoring.bundle import Bundle, sha256
+from p2l_plugins.scoring.training_prompts import TRAINING_PROMPTS, TrainingPrompts
 
 QUESTIONS = ["math", "law", "poem", "math law", "poem math", "a math of words", "law law", "poem", "nothing known"]
 FILTERS = [
@@ -45,8 +49,8 @@ def digest(text):
 def run(bundles, tmp_path):
     """Runs tasks of a folder, wrapped ones made on the spot; returns lm-eval's results."""
 
-    def run(folder, *names, family="grk", shots=0, predict_only=False, **options):
-        metadata = {"p2l_bundle": str(bundles[family]), "p2l_model": "beta"}
+    def run(folder, *names, family="grk", shots=0, predict_only=False, metadata=None, **options):
+        metadata = {"p2l_bundle": str(bundles[family]), "p2l_model": "beta", **(metadata or {})}
         made = tmp_path / "made"
         made.mkdir(exist_ok=True)
         for name in names:
@@ -121,6 +125,64 @@ def test_each_filter_has_its_own_agreement_with_what_p2l_predicts(run, write_tas
     }
 
 
+LIKELIHOODS = {
+    "output_type": "loglikelihood",
+    "metric_list": [{"metric": "perplexity", "aggregation": "perplexity", "higher_is_better": False}],
+}
+
+
+def test_the_perplexity_of_a_document_is_a_likelihood_of_which_more_is_better(run, write_task, bundles):
+    folder = write_task("lines", QUESTIONS, **LIKELIHOODS)
+    result = run(folder, "lines_p2l")
+    predicted = sigmoid(load_p2l(str(bundles["grk"])).score(QUESTIONS).coefs[:, 1])
+    likelihoods = [s["perplexity"] for s in sorted(result["samples"]["lines_p2l"], key=lambda s: s["doc_id"])]
+    expected = spearmanr(predicted, likelihoods).statistic
+    assert abs(expected) > 0.01
+    assert result["results"]["lines_p2l"]["p2l_spearman:perplexity,none"] == pytest.approx(expected)
+
+
+def test_a_metric_whose_aggregation_is_the_tasks_own_gets_rows_only_where_the_user_says_its_direction(
+    run, write_task, caplog
+):
+    folder = write_task("own", QUESTIONS)
+    (folder / "own_data.py").write_text(
+        (folder / "own_data.py").read_text() + "\ndef worst(items):\n    return -min(items)\n"
+    )
+    yaml = folder / "own.yaml"
+    lines = [line for line in yaml.read_text().splitlines() if not line.startswith("metric_list")]
+    own = "  - metric: exact_match\n    aggregation: !function own_data.worst\n    higher_is_better: false"
+    yaml.write_text("\n".join([*lines, "metric_list:", own]) + "\n")
+    rows = run(folder, "own_p2l")["results"]["own_p2l"]
+    assert not [row for row in rows if row.startswith("p2l_spearman")]
+    assert "of one document is better is not known, so it gets no rows" in caplog.text
+    up, down = (
+        run(folder, "own_p2l", metadata={key: ["exact_match"]})["results"]["own_p2l"]["p2l_spearman:exact_match,none"]
+        for key in ("p2l_higher_is_better", "p2l_lower_is_better")
+    )
+    assert up == pytest.approx(-down)
+
+
+def test_prompts_that_were_seen_in_training_are_told_and_the_others_judged_apart(run, write_task, bundles, tmp_path):
+    known = tmp_path / "known"
+    shutil.copytree(bundles["grk"], known)
+    TrainingPrompts.of([("math",), ("poem",)]).write(known / TRAINING_PROMPTS)
+    manifest = Bundle.open(bundles["grk"]).manifest
+    files = {**manifest.files, TRAINING_PROMPTS: sha256(known / TRAINING_PROMPTS)}
+    manifest.model_copy(update={"files": files}).write(known)
+    folder = write_task("filters", QUESTIONS, doc_to_text="{{question}}")
+    result = run(folder, "filters_p2l", metadata={"p2l_bundle": str(known)})
+    row = result["results"]["filters_p2l"]
+    assert result["configs"]["filters_p2l"]["p2l"]["n_seen"] == 3
+    assert row["p2l_seen_in_training,none"] == pytest.approx(3 / len(QUESTIONS))  # one comes twice
+    rest = [q for q in QUESTIONS if q not in ("math", "poem")]
+    predicted = sigmoid(load_p2l(str(known)).score(rest).coefs[:, 1])
+    solved = [answer(q) == "yes" for q in rest]
+    assert row["p2l_auc_unseen:exact_match,none"] == pytest.approx(roc_auc_score(solved, predicted))
+    assert row["p2l_auc:exact_match,none"] != row["p2l_auc_unseen:exact_match,none"]
+    plain = run(folder, "filters_p2l")["results"]["filters_p2l"]
+    assert not [name for name in plain if "seen" in name]
+
+
 def test_a_family_without_usability_predicts_by_win_rate(run, write_task, bundles):
     result = run(write_task("bench", QUESTIONS), "bench_p2l", family="bt")
     rates = load_p2l(str(bundles["bt"])).score(QUESTIONS).win_rates()[:, 1]
@@ -174,7 +236,7 @@ def test_the_sample_log_can_become_votes_without_naming_a_metric(run, write_task
     sample = run(write_task("bench", QUESTIONS), "bench_p2l")["samples"]["bench_p2l"][0]
     numeric = [name for name in sample["metrics"] if isinstance(sample[name], int | float)]
     assert numeric == ["exact_match"]
-    assert sample["p2l_auc:exact_match"] == (sample["p2l_predicted"][0], sample["exact_match"])
+    assert sample["p2l_auc:exact_match"] == (sample["p2l_predicted"][0], sample["exact_match"], False)
 
 
 def test_two_ranks_predict_what_one_does(write_task, bundles, tmp_path):

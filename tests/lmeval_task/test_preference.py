@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 
 import pytest
 from lm_eval import evaluate
@@ -13,6 +14,8 @@ from lmeval_task.preference import P2LPreference, P2LPreferenceChoice
 from p2l_plugins.errors import ConfigError, DataError
 from p2l_plugins.evaluation.evaluate import evaluate_votes
 from p2l_plugins.outcomes import OUTCOMES
+from p2l_plugins.scoring.bundle import Bundle, sha256
+from p2l_plugins.scoring.training_prompts import TRAINING_PROMPTS, TrainingPrompts
 from p2l_plugins.votes.read import read_votes
 
 MODELS = ("alpha/one", "the-beta", "gamma, third", "delta")
@@ -58,6 +61,29 @@ class SilentLM(DummyLM):
         raise AssertionError("the evaluated model was asked")
 
     generate_until = loglikelihood_rolling = loglikelihood
+
+
+def test_prompts_that_were_seen_in_training_are_counted_and_the_others_judged_apart(run, votes, bundles, tmp_path):
+    known = tmp_path / "known"
+    shutil.copytree(bundles["grk"], known)
+    held_out = read_votes(tmp_path / "votes.jsonl", {"the-beta": "beta"})
+    TrainingPrompts.of(held_out.prompts[:15]).write(known / TRAINING_PROMPTS)
+    manifest = Bundle.open(bundles["grk"]).manifest
+    files = {**manifest.files, TRAINING_PROMPTS: sha256(known / TRAINING_PROMPTS)}
+    manifest.model_copy(update={"files": files}).write(known)
+    p2l = load_p2l(str(known))
+    rest = held_out.select(~p2l.bundle.training_prompts.seen(held_out.prompts))
+    expected = evaluate_votes(p2l.score_turns(rest.prompts), rest).differences["marginal"]
+    metadata = {"p2l_votes": votes, "p2l_bundle": str(known)}
+    row, report, _ = run(P2LPreference, SilentLM(), metadata=metadata)
+    assert row["p2l_seen_in_training,p2l"] == 15
+    assert row["p2l_unseen_minus_marginal,p2l"] == pytest.approx(expected.log_loss, abs=1e-5)
+    assert row["p2l_unseen_minus_marginal_stderr,p2l"] == pytest.approx(expected.log_loss_stderr, abs=1e-5)
+    assert report["unseen"]["n_prompts"] == len(rest.prompts)
+    choice, report, _ = run(P2LPreferenceChoice, P2LModel(bundle=str(known)), metadata=metadata)
+    assert choice["p2l_unseen_minus_marginal,p2l"] == pytest.approx(expected.log_loss, abs=1e-4)
+    unknown, _, _ = run(P2LPreference, SilentLM(), metadata={"p2l_votes": votes})
+    assert unknown["p2l_seen_in_training,p2l"] == "n/a"
 
 
 @pytest.mark.parametrize("trained", [False, True])
