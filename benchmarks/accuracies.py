@@ -5,7 +5,8 @@
 Of MMLU-Pro's models, by default the strongest, one a quarter down, the middle and the weakest: the accuracies per
 category are those on the training prompts, and so are the prompts. Judged on the model's votes on the held-out fifth:
 log loss of the row from accuracies, of the mean row with a level fitted to the overall accuracy, and of `add-model`
-from 5 % of its votes. Caution: the starter's backbone saw the left-out model's votes in training; only its row is left out.
+from 5 % of its votes. Caution: the starter's backbone saw the left-out model's votes in training; only its row is left
+out.
 """
 
 from __future__ import annotations
