@@ -29,6 +29,8 @@ HORIZON = 64
 SAVING = 0.1
 #: Budgets of the curve of score against cost.
 BUDGETS = 8
+#: Prompts of that curve at most, drawn at random: every budget is decided for each of them.
+CURVE_PROMPTS = 800
 
 
 @dataclass(frozen=True)
@@ -221,6 +223,7 @@ def cost_curve(
         return None, None
     some = scores[:, columns]
     rows = ~np.isnan(some).all(axis=1)
+    rows[np.random.default_rng(0).permutation(len(rows))[CURVE_PROMPTS:]] = False
     single = model_values(setting.parts, scores[:, columns], ~np.isnan(some))[0]
 
     def values(coefs: Array, raw_eta: Array | None) -> Array:
