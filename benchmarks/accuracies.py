@@ -50,6 +50,9 @@ def main() -> None:
     chosen = [votes.models[order[i]] for i in (0, len(order) // 4, len(order) // 2, len(order) - 1)]
     states, coefs, raw_eta = read_states(bundle, votes.prompts)
     head = find_head(load_graph(bundle.folder), bundle.folder)
+    assert raw_eta is not None
+    eta = np.asarray(raw_eta, np.float64)
+    position = {prompt: i for i, prompt in enumerate(votes.prompts)}
     names, group = np.unique(votes.groups, return_inverse=True)
     print(
         f"{len(names)} categories, {int((~test).sum())} prompts with accuracies, {int(test.sum())} held out\n\n"
@@ -61,8 +64,8 @@ def main() -> None:
         rest = [i for i, model in enumerate(bundle.manifest.models) if model != name]
         others = [bundle.manifest.models[i] for i in rest]
         mine, _ = votes_of(votes, name, others, "grk")
-        assert len(mine.prompts) == len(votes.prompts)
-        task = Task.of("grk", mine, states, coefs[:, rest], raw_eta)
+        at = np.array([position[prompt] for prompt in mine.prompts])  # where the model and another one ran
+        task = Task.of("grk", mine, states[at], coefs[at][:, rest], eta[at])
         weight, bias = head.weight[rest], head.bias[rest]
         score, ran = votes.scores[:, column], ~np.isnan(votes.scores[:, column]) & ~test
         published = []
@@ -74,10 +77,10 @@ def main() -> None:
             "accuracies": fit_accuracies(states[ran], group[ran], published, weight, bias),
             "level": fit_accuracies(states[ran], np.zeros(int(ran.sum()), np.int64), [whole], weight, bias, 0.0),
         }
-        few = task.select(~test & held_out(votes.prompts, 0.05, 1))
+        few = task.select(~test[at] & held_out(mine.prompts, 0.05, 1))
         strength, _ = choose_strength(few, weight, bias)
         rows["votes"] = fit_new_model(few, weight, bias, strength)[0]
-        print(line(name, task.select(test), states[test], rows), flush=True)
+        print(line(name, task.select(test[at]), states[at][test[at]], rows), flush=True)
 
 
 def line(name: str, task: Task, states: Array, rows: dict[str, Row]) -> str:

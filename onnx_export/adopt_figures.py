@@ -18,7 +18,7 @@ from p2l_plugins.evaluation.choices import COVERAGE, model_values
 from p2l_plugins.evaluation.gains import Gain, gain_over
 from p2l_plugins.evaluation.quality import loss_difference, vote_log_probabilities, vote_quality
 from p2l_plugins.evaluation.routed import CostScore, cost_score_curve
-from p2l_plugins.outcomes import Array, Family, Ids
+from p2l_plugins.outcomes import Array, Family, Ids, Mask
 from p2l_plugins.routing.policies import win_rates
 
 #: Shares of the prompts of the learning curve.
@@ -29,6 +29,8 @@ HORIZON = 64
 SAVING = 0.1
 #: Budgets of the curve of score against cost.
 BUDGETS = 8
+#: Prompts of that curve at most, drawn at random: every budget is decided for each of them.
+CURVE_PROMPTS = 800
 
 
 @dataclass(frozen=True)
@@ -220,7 +222,8 @@ def cost_curve(
     if columns.size < 2:
         return None, None
     some = scores[:, columns]
-    rows = ~np.isnan(some).all(axis=1)
+    rows: Mask = np.asarray(~np.isnan(some).all(axis=1))
+    rows[np.random.default_rng(0).permutation(len(rows))[CURVE_PROMPTS:]] = False
     single = model_values(setting.parts, scores[:, columns], ~np.isnan(some))[0]
 
     def values(coefs: Array, raw_eta: Array | None) -> Array:

@@ -126,7 +126,7 @@ class Strength:
     Attributes:
         own: models that the head knows start from their own rows; else all start from the mean row.
         differ: s of how the models differ from prompt to prompt; 0: they differ by a level only.
-        common: s_v of what all models share.
+        common: s_v of what all models share; 0: nothing, and with `differ` 0 too it is one leaderboard for all prompts.
     """
 
     own: bool
@@ -228,7 +228,7 @@ class JointProblem:
         start = theta.copy()
         u, v, _, _, _ = self._parts(start)
         u *= np.sqrt(before.differ / strength.differ) if strength.differ else 0.0
-        v *= np.sqrt(before.common / strength.common)
+        v *= np.sqrt(before.common / strength.common) if strength.common else 0.0
         return start
 
     def value(self, theta: Array, strength: Strength) -> tuple[float, Array]:
@@ -236,8 +236,9 @@ class JointProblem:
         task, deviation = self.task, self.prior.level_deviation
         u, v, kappa, offset, _ = self._parts(theta)
         scale_u, scale_v = np.sqrt(strength.differ), np.sqrt(strength.common)
-        own = self.own if strength.own else np.where(self.free > 0, self.common[:, None], self.own)
-        shared = kappa * self.common + scale_v * (self.x @ v)
+        hard = 1.0 if strength.common else 0.0
+        own = self.own if strength.own else np.where(self.free > 0, hard * self.common[:, None], self.own)
+        shared = hard * kappa * self.common + scale_v * (self.x @ v)
         moved = deviation * offset + shared[:, None]
         if strength.differ:
             moved += scale_u * (self.x @ u.T)
@@ -254,7 +255,7 @@ class JointProblem:
         if strength.differ:
             g_u += scale_u * (by_cell.T @ self.x)
         g_v += scale_v * (by_prompt @ self.x)
-        gradient[g_u.size + g_v.size] += float(by_prompt @ self.common)
+        gradient[g_u.size + g_v.size] += hard * float(by_prompt @ self.common)
         g_offset += deviation * by_cell.sum(axis=0)
         if self.ties and task.raw_eta is not None:
             weighted = task.weight * in_eta
@@ -282,8 +283,9 @@ class JointProblem:
         u, v, kappa, offset, _ = self._parts(theta)
         moves = np.sqrt(strength.common) * v + (np.sqrt(strength.differ) * u if strength.differ else 0.0 * u)
         free = self.free[:, None]
-        means = self.means if strength.own else np.where(free > 0, self.prior.mean, self.means)
+        hard = 1.0 if strength.common else 0.0
+        means = self.means if strength.own else np.where(free > 0, hard * self.prior.mean, self.means)
         moved = np.stack([self.prior.weight(self.turn @ move) for move in moves])
-        weight = means + free * (kappa * self.prior.mean + moved)
+        weight = means + free * (hard * kappa * self.prior.mean + moved)
         level = self.level + self.free * self.prior.level_deviation * offset
         return JointRows(weight, level - weight @ self.prior.centre, *self._eta_line(theta)), theta

@@ -18,7 +18,7 @@ from p2l_plugins.evaluation.gains import Gain, gain_over
 from p2l_plugins.outcomes import Array, Ids, Mask
 
 #: s of what all models share, and of how they differ, strongest shrinkage first.
-COMMON = (0.1, 1.0, 10.0, 100.0, 1000.0)
+COMMON = (0.0, 0.1, 1.0, 10.0, 100.0, 1000.0)
 DIFFER = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 #: What a gain and a log loss must reach, in standard errors, to route by prompt.
 LIKELY, CERTAIN = 1.0, 2.0

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from p2l_plugins import P2L, DataError
+from p2l_plugins.evaluation.baselines import Parts, fit_forecasts
 from p2l_plugins.evaluation.gains import gain_over, prompt_scores
 from p2l_plugins.outcomes import FAMILIES, probabilities
 from p2l_plugins.scoring.bundle import Bundle, Manifest, find_bundle
@@ -155,7 +156,7 @@ def test_without_anything_to_gain_the_bundle_takes_one_model(tmp_path):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("strength", [Strength(False, 0.0, 0.3), Strength(True, 2.0, 0.7)])
+@pytest.mark.parametrize("strength", [Strength(False, 0.0, 0.0), Strength(False, 0.0, 0.3), Strength(True, 2.0, 0.7)])
 def test_the_gradient_is_that_of_the_objective(family, strength):
     rng = np.random.default_rng(0)
     builder = VoteBuilder()
@@ -190,6 +191,22 @@ def test_the_fitted_rows_are_the_solution_and_a_warm_start_changes_nothing():
     np.testing.assert_allclose(warm.weight, rows.weight, atol=2e-3)
     beta, raw = rows.coefs(task.features), rows.raw_eta(task.raw_eta)
     assert problem.value(theta, strength)[0] >= task.weight @ task.losses(beta, raw)[0] / task.weight.sum()
+
+
+def test_with_nothing_in_common_and_levels_alone_it_is_one_leaderboard():
+    rng = np.random.default_rng(2)
+    builder = VoteBuilder()
+    for i in range(900):
+        a, b = rng.choice(3, 2, replace=False)
+        builder.add((f"p{i % 300}",), (f"m{a}", f"m{b}"), int(rng.choice(4, p=[0.4, 0.2, 0.3, 0.1])))
+    votes = builder.votes()
+    task = JointTask.of("grk", votes, rng.normal(size=(300, 5)), np.full(300, 0.5))
+    problem = JointProblem(task, Known.of(rng.normal(size=(4, 5)), np.zeros(4), np.full(3, -1)))
+    rows, _ = problem.solve(Strength(False, 0.0, 0.0))
+    assert not rows.weight.any()
+    coefs, raw_eta = fit_forecasts(Parts.of([""] * 300, [""] * 300), votes, "grk").marginal
+    np.testing.assert_allclose(rows.bias, coefs[0], atol=0.1)
+    np.testing.assert_allclose(rows.raw_eta(task.raw_eta), raw_eta, atol=0.1)
 
 
 def test_votes_are_sorted_by_what_they_are_to_the_adoption():
