@@ -78,7 +78,8 @@ def litellm_votes(
     Args:
         rows: places and log rows.
         feedback: from another file.
-        name_by: the key of a row that names the model of a rated answer.
+        name_by: the key of a row that names the model of a rated answer. A group (`model_group`) in which several
+            models answered is none: there the model that answered counts, by P2L's record of it or the row's `model`.
         max_score: what numbers are divided by; −1, up, down, true and false stay.
         margin: ratings that differ by no more are a tie.
         usable: a tie of ratings below this is "tie (bothbad)".
@@ -93,6 +94,8 @@ def litellm_votes(
             _read_row(row, builder, ratings, feedback, name_by, max_score)
         except BadRow as error:
             tally.bad(place, error)
+    if routed := ratings.without_routed():
+        tally.note(f"{', '.join(routed)}: more than one model answered, so each answer is named by its model")
     ratings.compare(builder, tally, margin, usable)
     if feedback is not None and feedback.unused:
         tally.note(f"{len(feedback.unused)} of {len(feedback.by_id)} requests with feedback are not in the log")
@@ -100,14 +103,31 @@ def litellm_votes(
 
 
 class _Ratings:
-    """Ratings of each prompt's answers: turns → model → [sum, count, time of the last]."""
+    """Ratings of each prompt's answers: turns → name → [sum, count, time of the last].
+
+    A group's name is kept with that of the model that answered, until it is known whether it stands for one model.
+    """
 
     def __init__(self) -> None:
         self._of: dict[Turns, dict[str, list[float]]] = {}
+        self._in_groups: list[tuple[Turns, str, str, float, float]] = []
 
     def add(self, turns: Turns, model: str, rating: float, time: float) -> None:
         total = self._of.setdefault(turns, {}).setdefault(model, [0.0, 0.0, time])
         total[:] = total[0] + rating, total[1] + 1, max(total[2], time)
+
+    def add_in_group(self, turns: Turns, group: str, model: str, rating: float, time: float) -> None:
+        self._in_groups.append((turns, group, model, rating, time))
+
+    def without_routed(self) -> list[str]:
+        """Adds the ratings of groups, by the group where it is one model's; the groups of several models."""
+        models: dict[str, set[str]] = {}
+        for _, group, model, _, _ in self._in_groups:
+            models.setdefault(group, set()).add(model)
+        routed = [group for group, some in models.items() if len(some) > 1]
+        for turns, group, model, rating, time in self._in_groups:
+            self.add(turns, model if group in routed else group, rating, time)
+        return routed
 
     def compare(self, builder: VoteBuilder, tally: Tally, margin: float, usable: float) -> None:
         """Adds a vote for every two models that were rated on one prompt."""
@@ -135,7 +155,17 @@ def _read_row(
             builder.add(turns, two_models(item, "feedback."), outcome, timestamp=time)
         else:
             rating = _rating(item, max_score)
-            ratings.add(turns, model_name(row.get(name_by), name_by), rating, time)
+            name = model_name(row.get(name_by), name_by)
+            if name_by == "model_group":
+                ratings.add_in_group(turns, name, _answered(row) or name, rating, time)
+            else:
+                ratings.add(turns, name, rating, time)
+
+
+def _answered(row: Row) -> str | None:
+    """The model that answered: by the name that P2L recorded, else LiteLLM's."""
+    record = _object(_object(_object(row.get("metadata")).get("spend_logs_metadata")).get("p2l"))
+    return next((name for name in (record.get("answered"), row.get("model")) if isinstance(name, str) and name), None)
 
 
 def _feedback_of(row: Row, feedback: Feedback | None) -> Iterator[Any]:

@@ -212,3 +212,18 @@ def test_what_litellm_really_logs_is_read(monkeypatch):
     winner = np.where(votes.outcome == A, votes.a, votes.b)
     assert [votes.models[i] for i in winner] == ["gpt-4o"]
     assert not tally.dropped
+
+
+def test_a_group_of_several_models_is_no_model():
+    """Behind a routed group each answer is named by the model that gave it."""
+    answered = {"spend_logs_metadata": {"p2l": {"answered": "llama"}, "feedback": {"rating": "down"}}}
+    rows = [
+        log("openai/gpt", "up", model_group="auto"),
+        log("openai/llama-8b", model_group="auto", metadata=answered),
+        log("z", "up", model_group="plain"),
+    ]
+    votes, tally = imported(*rows, name_by="model_group")
+    assert sorted(pairs(votes)) == sorted(
+        [("openai/gpt", "llama", A), ("openai/gpt", "plain", TIE), ("llama", "plain", B)]
+    )
+    assert tally.notes == ["auto: more than one model answered, so each answer is named by its model"]
