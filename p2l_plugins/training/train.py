@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import transformers
 from accelerate import PartialState
-from transformers import EarlyStoppingCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, PrinterCallback, TrainingArguments
 
 from p2l_plugins.errors import ConfigError, DataError, P2LError
 from p2l_plugins.outcomes import Array, negative_log_likelihood
@@ -110,6 +110,7 @@ def _train(config: TrainConfig, data_dir: Path, partial: Path, state: PartialSta
         times=training.times if order == "chronological" else None,
         optimizers=(optimizer(learner, config), None),
     )
+    trainer.remove_callback(PrinterCallback)  # it stands in for the bar, and prints where the summary goes
     if config.early_stopping is not None:
         trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=config.early_stopping))
     loss = _run(trainer, model, partial)
