@@ -110,7 +110,7 @@ def _train(config: TrainConfig, data_dir: Path, partial: Path, state: PartialSta
         times=training.times if order == "chronological" else None,
         optimizers=(optimizer(learner, config), None),
     )
-    trainer.remove_callback(PrinterCallback)  # which takes stdout where there is no progress bar
+    trainer.remove_callback(PrinterCallback)  # it stands in for the bar, and prints where the summary goes
     if config.early_stopping is not None:
         trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=config.early_stopping))
     loss = _run(trainer, model, partial)

@@ -26,6 +26,7 @@ DESCRIPTIVE = frozenset(
 _UNNAMED = re.compile(r"\s*|Unnamed: \d+(_level_\d+)?|__index_level_\d+__|level_\d+")
 #: Scores are usually on one of these scales, from 0.
 _SCALES = (1.0, 10.0, 100.0)
+_BEYOND = 0.5  # of a scale: bonuses and corrected scores go a little beyond it
 _LEAST_ROWS = 3  # fewer numbers show no pattern
 
 
@@ -154,7 +155,11 @@ def _refuse_others(columns: Mapping[str, _Column]) -> None:
     scale = _scale([column for column in many.values() if column.low < column.high])
     odd = {name: f"counts the rows from {column.low:g}" for name, column in many.items() if column.counts}
     for name, column in many.items():
-        if name not in odd and scale is not None and not (column.low >= 0 and column.high <= scale):
+        if (
+            name not in odd
+            and scale is not None
+            and not (column.low >= -_BEYOND * scale and column.high <= (1 + _BEYOND) * scale)
+        ):
             odd[name] = f"goes from {column.low:g} to {column.high:g}, while most columns keep to 0 to {scale:g}"
     if odd:
         name, reason = next(iter(odd.items()))
