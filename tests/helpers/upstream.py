@@ -84,9 +84,9 @@ class Beside(NamedTuple):
     state: str | None = None
 
 
-def chat(text, model, tokens, beside):
+def chat(text, model, tokens, beside=None):
     """A chat completion, or a text completion: clients read the half that they know."""
-    message = {"role": "assistant", "content": text} | calls(beside.call)
+    message = {"role": "assistant", "content": text} | calls(beside and beside.call)
     return {
         "id": "one",
         "object": "chat.completion",
