@@ -20,9 +20,11 @@ from onnx_export.adopt_figures import (
     prompts_to_tell,
 )
 from onnx_export.adopt_votes import Evidence
+from onnx_export.anchored import begun
 from onnx_export.edit import COLUMN_LIMIT, REDUCED_COLUMN_LIMIT, write_changed
 from onnx_export.head import Head, find_head, load_graph, read_states, replace_head, scale_eta
 from onnx_export.joint import JointProblem, JointRows, JointTask, Known
+from onnx_export.past import Past
 from onnx_export.sample import SAMPLE
 from onnx_export.shrinkage import Choice, choose_strength
 from p2l_plugins.errors import BundleError
@@ -47,6 +49,7 @@ class Adoption:
         counted_weight: of the votes that log losses are means over.
         saved: the bundle routes for the costs' sake: the gain in score is not certain.
         floating: models whose level nothing ties to P(usable).
+        past: what the bundle keeps of the votes on its models.
     """
 
     evidence: Evidence
@@ -60,6 +63,7 @@ class Adoption:
     counted_weight: float = 1.0
     saved: bool = False
     floating: tuple[str, ...] = ()
+    past: Past | None = None
 
     @property
     def kind(self) -> str:
@@ -118,8 +122,9 @@ def adopt(
             "ungrounded": found.floating,
             "quality": {},
         }
-        new = write_changed(bundle, folder, update, _change(found, rows), model)
-        _verify(bundle, new, head, rows, n)
+        past = None if found.past is None else found.past.to_bytes()
+        new = write_changed(bundle, folder, update, _change(found, rows), model, past=past)
+        verify_rows(bundle, new, head, rows, n)
         write(found, folder)
     return Bundle.open(output), found
 
@@ -154,6 +159,8 @@ def fit(
     apart = rows
     if choice.lowest is not choice.chosen:
         apart = problem.solve(choice.lowest.strength, (choice.chosen.strength, theta))[0]
+    line = (rows.slope, rows.shift)
+    past = begun(problem, evidence.votes.models, choice.chosen.strength, theta, line, evidence.votes.newest)
     n = evidence.candidates
     level = rows.weight @ task.features.mean(axis=0) + rows.bias
     best = int(np.argmax(level[:n]))
@@ -179,6 +186,7 @@ def fit(
         apart.raw_eta(task.raw_eta),
         float(task.weight[by.counted].sum()),
         saved,
+        past=past.of(evidence.models, rows.weight[:n], rows.bias[:n]),
     )
     return found, rows
 
@@ -198,8 +206,15 @@ def _change(found: Adoption, rows: JointRows) -> dict[str, Any]:
     }
 
 
-def _verify(old: Bundle, new: Bundle, head: Head, rows: JointRows, n: int) -> None:
-    """Scores some prompts with the new bundle: every coefficient and raw_eta must be its formula."""
+def verify_rows(old: Bundle, new: Bundle, head: Head, rows: JointRows, n: int) -> None:
+    """Scores some prompts with the new bundle: each of its n coefficients and raw_eta must be its formula.
+
+    Args:
+        rows: on the states and raw_eta of the old bundle; `head` is that of the old one, for the precision.
+
+    Raises:
+        BundleError: one is not.
+    """
     prompts = [turns for turns in SAMPLE if len(turns) == 1][:24]
     states, _, raw_eta = read_states(old, prompts)
     stored = JointRows(

@@ -20,7 +20,7 @@ from p2l_plugins.errors import BundleError, ConfigError, DataError
 from p2l_plugins.files.tables import replaced_folder
 from p2l_plugins.outcomes import Array
 from p2l_plugins.prompts import Turns
-from p2l_plugins.scoring.bundle import Bundle, Manifest, sha256
+from p2l_plugins.scoring.bundle import PAST_VOTES, Bundle, Manifest, sha256
 from p2l_plugins.scoring.scorer import P2L
 from p2l_plugins.scoring.training_prompts import TRAINING_PROMPTS, TrainingPrompts
 from p2l_plugins.similar import hint
@@ -235,6 +235,7 @@ def write_changed(
     change: dict[str, Any],
     model: onnx.ModelProto | None = None,
     seen: Sequence[Turns] = (),
+    past: bytes | None = None,
 ) -> Bundle:
     """The bundle's files in `folder`, with another manifest and, where given, another graph.
 
@@ -242,6 +243,7 @@ def write_changed(
         update: fields of the manifest that change.
         change: what is noted of it under `training.changes`.
         seen: prompts that the change was fitted to; they count as training prompts where the bundle has these.
+        past: what is kept of the votes that it was fitted to; None: as before.
     """
     manifest = bundle.manifest
     files = dict(manifest.files)
@@ -254,6 +256,9 @@ def write_changed(
     if bundle.training_prompts is not None and len(seen):
         bundle.training_prompts.with_prompts(seen).write(folder / TRAINING_PROMPTS)
         files[TRAINING_PROMPTS] = sha256(folder / TRAINING_PROMPTS)
+    if past is not None:
+        (folder / PAST_VOTES).write_bytes(past)
+        files[PAST_VOTES] = sha256(folder / PAST_VOTES)
     changes = [*manifest.training.get("changes", []), change]
     training = {**manifest.training, "changes": changes}
     manifest.model_copy(update={**update, "files": files, "training": training}).write(folder)

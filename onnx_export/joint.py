@@ -164,19 +164,29 @@ class JointProblem:
         known: what the head knows of the models.
         frozen: (M,) models whose rows stay those of the head; None: none.
         ties: whether raw_eta is fitted too.
+        prior: of the rows; None: that of `known`.
+        moments: (H, H) Σ x xᵀ of further prompts whose directions are kept; None: none.
 
     theta is ((M, R) u, (R,) v, κ, (M,) standardised levels, standardised slope and shift of raw_eta).
     """
 
-    def __init__(self, task: JointTask, known: Known, frozen: Mask | None = None, ties: bool = True) -> None:
+    def __init__(
+        self,
+        task: JointTask,
+        known: Known,
+        frozen: Mask | None = None,
+        ties: bool = True,
+        prior: Prior | None = None,
+        moments: Array | None = None,
+    ) -> None:
         self.task = task
         self.free: Array = np.ones(task.models) if frozen is None else np.where(frozen, 0.0, 1.0)
         self.ties = ties and task.raw_eta is not None
-        centre = task.features.mean(axis=0)
-        self.prior: Prior = row_prior(known.rows, known.bias, centre, ISOTROPIC)
+        self.prior = prior or row_prior(known.rows, known.bias, task.features.mean(axis=0), ISOTROPIC)
+        centre = self.prior.centre
         moved = task.features - centre
         white = self.prior.whitened(task.features)
-        values, vectors = np.linalg.eigh(white.T @ white)
+        values, vectors = np.linalg.eigh(white.T @ white + (0.0 if moments is None else moments))
         keep = np.cumsum(values) > LOST * max(values.sum(), 1e-300)
         self.turn: Array = vectors[:, keep][:, ::-1]
         self.x = np.ascontiguousarray(white @ self.turn)
@@ -196,7 +206,8 @@ class JointProblem:
         m, r = self.task.models, self.x.shape[1]
         return int(m * r + r + 1 + m + 2)
 
-    def _parts(self, theta: Array) -> tuple[Array, Array, float, Array, Array]:
+    def parts(self, theta: Array) -> tuple[Array, Array, float, Array, Array]:
+        """u, v, κ, standardised levels, and those of raw_eta, as views of theta."""
         m, r = self.task.models, self.x.shape[1]
         u, rest = theta[: m * r].reshape(m, r), theta[m * r :]
         return u, rest[:r], float(rest[r]), rest[r + 1 : r + 1 + m], rest[-2:]
@@ -226,7 +237,7 @@ class JointProblem:
     def _moved(self, before: Strength, theta: Array, strength: Strength) -> Array:
         """theta with the same rows at another strength."""
         start = theta.copy()
-        u, v, _, _, _ = self._parts(start)
+        u, v, _, _, _ = self.parts(start)
         u *= np.sqrt(before.differ / strength.differ) if strength.differ else 0.0
         v *= np.sqrt(before.common / strength.common) if strength.common else 0.0
         return start
@@ -234,7 +245,7 @@ class JointProblem:
     def value(self, theta: Array, strength: Strength) -> tuple[float, Array]:
         """Objective per vote and its gradient."""
         task, deviation = self.task, self.prior.level_deviation
-        u, v, kappa, offset, _ = self._parts(theta)
+        u, v, kappa, offset, _ = self.parts(theta)
         scale_u, scale_v = np.sqrt(strength.differ), np.sqrt(strength.common)
         hard = 1.0 if strength.common else 0.0
         own = self.own if strength.own else np.where(self.free > 0, hard * self.common[:, None], self.own)
@@ -251,7 +262,7 @@ class JointProblem:
         by_cell = np.bincount(cells, slopes, minlength=n * m).reshape(n, m) * self.free
         by_prompt = by_cell.sum(axis=1)
         gradient = theta.copy()
-        g_u, g_v, _, g_offset, g_eta = self._parts(gradient)
+        g_u, g_v, _, g_offset, g_eta = self.parts(gradient)
         if strength.differ:
             g_u += scale_u * (by_cell.T @ self.x)
         g_v += scale_v * (by_prompt @ self.x)
@@ -280,7 +291,7 @@ class JointProblem:
         first = np.zeros(self.size) if before is None else self._moved(*before, strength) / unit
         options = {"maxiter": 1000, "maxfun": 2000, "ftol": tolerance, "gtol": 1e-8, "maxcor": 20}
         theta = unit * minimize(scaled, first, jac=True, method="L-BFGS-B", options=options).x
-        u, v, kappa, offset, _ = self._parts(theta)
+        u, v, kappa, offset, _ = self.parts(theta)
         moves = np.sqrt(strength.common) * v + (np.sqrt(strength.differ) * u if strength.differ else 0.0 * u)
         free = self.free[:, None]
         hard = 1.0 if strength.common else 0.0

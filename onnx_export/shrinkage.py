@@ -177,11 +177,16 @@ def decide(level: CrossFit, tried: Sequence[CrossFit], votes: float) -> Choice:
     promising = max(close, key=lambda fit: fit.gain.mean if fit.gain.known else -np.inf)
     saved = level.loss - lowest.loss
     told, error = float(saved.sum()) / votes, standard_error(saved) / votes
-    gain = promising.gain
-    likely = gain.known and gain.mean > LIKELY * gain.stderr and told > CERTAIN * error
-    certain = gain.known and gain.mean > CERTAIN * gain.stderr
-    chosen = promising if promising is not level and (likely or certain) else level
+    chosen = promising if promising is not level and tells(promising.gain, saved) else level
     return Choice(chosen, level, lowest, promising, (told, error), tuple(tried))
+
+
+def tells(gain: Gain, saved: Array) -> bool:
+    """Whether to route by prompt, for a gain in score and what is saved in log loss (P,) over levels alone."""
+    if not gain.known:
+        return False
+    likely = gain.mean > LIKELY * gain.stderr and float(saved.sum()) > CERTAIN * standard_error(saved)
+    return likely or gain.mean > CERTAIN * gain.stderr
 
 
 def within(excess: Array) -> bool:

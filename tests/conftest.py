@@ -48,6 +48,7 @@ SLOW = (
     "test_docs.py",
     "test_wheel.py",
     "training",
+    "votes/test_collected.py",
     "votes/test_command.py",
     "votes/test_lmeval.py",
     "votes/test_silently_wrong.py",

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from p2l_plugins.errors import ConfigError
+from p2l_plugins.votes.collected import stream_of
 
 Row = Mapping[str, Any]
 
@@ -120,7 +121,7 @@ class RedisStore:
 
     def __init__(self, client: Callable[[], Any], namespace: str) -> None:
         self._client = client
-        self.stream = f"{namespace}:collect:1"
+        self.stream = stream_of(namespace)
 
     def _now(self) -> Any:
         client = self._client()

@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from p2l_plugins.console import JsonOption, PromptsArg, progress
-from p2l_plugins.errors import ConfigError, DataError
+from p2l_plugins.errors import ConfigError, DataError, P2LError
 from p2l_plugins.scoring.cached import SECRET, URL
 
 UrlOption = Annotated[
@@ -168,14 +168,20 @@ def _check_namespace(namespace: str) -> None:
         raise ConfigError(f"--namespace is {namespace!r}, but may have letters, digits, '.', '_' and '-' only")
 
 
-def in_cache(work: Callable[[Any], Coroutine[Any, Any, T]], url: str | None, namespace: str) -> T:
-    """Runs `work(client)` on an event loop; errors of the server become one sentence without credentials."""
+def in_cache(
+    work: Callable[[Any], Coroutine[Any, Any, T]], url: str | None, namespace: str, option: str = "--url"
+) -> T:
+    """Runs `work(client)` on an event loop; errors of the server become one sentence without credentials.
+
+    Args:
+        option: that gives the address, for messages.
+    """
     from p2l_plugins.cache.address import Clients, shown
     from p2l_plugins.cache.breaker import REMEDIES
     from p2l_plugins.cache.redis import kind_of
 
     _check_namespace(namespace)
-    address, key = cache_address(url)
+    address, key = cache_address(url, option)
     clients = Clients(address, key)
 
     async def main() -> T:
@@ -186,7 +192,7 @@ def in_cache(work: Callable[[Any], Coroutine[Any, Any, T]], url: str | None, nam
 
     try:
         return asyncio.run(main())
-    except ConfigError:
+    except P2LError:
         raise
     except Exception as error:  # whatever redis-py raises; its message may hold what the address holds
         kind = kind_of(error)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from p2l_plugins.cli.adapters import adapters_too
+from p2l_plugins.cli.cache import NamespaceOption, in_cache
 from p2l_plugins.console import JsonOption, ModelsOption, NotModelsOption, finite_option, progress, stderr
 from p2l_plugins.errors import ConfigError, DataError
 
@@ -228,6 +229,36 @@ def from_litellm(
             margin=margin,
             usable=usable,
         )
+    run.finish_votes(votes)
+
+
+@app.command("from-collected")
+def from_collected(
+    source: Annotated[
+        str,
+        typer.Argument(help="The file of 'collect.store', the address of its Redis, or 'redis' for $P2L_CACHE_URL."),
+    ],
+    output: Output,
+    namespace: NamespaceOption = "p2l",
+    on_error: OnErrorOption = "refuse",
+    keep_model: KeepModel = None,
+    drop_model: DropModel = None,
+    conflicts: ConflictsOption = "keep",
+    drop_duplicates: Duplicates = False,
+    min_votes: MinVotes = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Votes that the router collected from live traffic (p2l_settings.collect); the proxy may go on meanwhile."""
+    from p2l_plugins.votes.collected import REDIS, collected_votes, file_rows, is_redis, stream_of, stream_rows
+
+    cleaning = _cleaning(None, keep_model, drop_model, conflicts, drop_duplicates, min_votes)
+    with _import(output, on_error, cleaning, as_json) as run:
+        if is_redis(source):
+            url = None if source == REDIS else source
+            rows = in_cache(lambda client: stream_rows(client, namespace, run.tally), url, namespace, "SOURCE")
+            votes = collected_votes(rows, run.tally, stream_of(namespace))
+        else:
+            votes = collected_votes(file_rows(Path(source), run.tally), run.tally, source)
     run.finish_votes(votes)
 
 

@@ -179,15 +179,18 @@ def _object(value: Any) -> Row | BadRow:
 def _jsonl(source: AbstractContextManager[BinaryIO], name: str) -> Iterator[tuple[str, Row | BadRow]]:
     with source as stream:
         for number, line in enumerate(byte_lines(stream, name), start=1):
-            if not line.strip():
-                continue
-            try:
-                row = _object(json.loads(line.decode("utf-8-sig")))
-            except (UnicodeDecodeError, RecursionError) as error:
-                row = BadRow("bad-line", unreadable(error))
-            except ValueError as error:
-                row = BadRow("bad-line", f"not valid JSON ({error})")
-            yield f"{name}: line {number}", row
+            if line.strip():
+                yield f"{name}: line {number}", json_row(line)
+
+
+def json_row(line: str | bytes) -> Row | BadRow:
+    """The row in a line of JSON, or what is wrong with it (rule "bad-line")."""
+    try:
+        return _object(json.loads(line if isinstance(line, str) else line.decode("utf-8-sig")))
+    except (UnicodeDecodeError, RecursionError) as error:
+        return BadRow("bad-line", unreadable(error))
+    except ValueError as error:
+        return BadRow("bad-line", f"not valid JSON ({error})")
 
 
 def byte_lines(stream: BinaryIO, name: str) -> Iterator[bytes]:

@@ -24,8 +24,10 @@ STARTER = "starter"
 
 #: Files of a bundle whose content changes a score; `model.onnx.data` holds the weights of large models.
 SCORING_FILES = ("model.onnx", "model.onnx.data", "tokenizer.json", "chat_template.jinja")
+#: What a bundle keeps of the votes that it was fitted to, for `p2l update`: sums, no text. It changes no score.
+PAST_VOTES = "past_votes.npz"
 #: All that the manifest lists.
-BUNDLE_FILES = (*SCORING_FILES, TRAINING_PROMPTS)
+BUNDLE_FILES = (*SCORING_FILES, TRAINING_PROMPTS, PAST_VOTES)
 
 
 class Manifest(BaseModel):

@@ -75,6 +75,12 @@ class Votes:
         np.minimum.at(times, self.prompt, self.timestamp)
         return times
 
+    @property
+    def newest(self) -> float:
+        """Time of the newest vote, in seconds; NaN where none has one."""
+        stamps = self.timestamp
+        return math.nan if stamps is None or np.isnan(stamps).all() else float(np.nanmax(stamps))
+
     def take(self, which: NDArray[np.bool_] | Index) -> Votes:
         """The votes that a mask (V,) or indices choose; all prompts stay."""
         return replace(

@@ -26,7 +26,7 @@ def rows(tmp_path):
 
 def test_help_names_the_commands():
     text = votes("--help").stdout
-    for command in ("from-arena", "from-scores", "from-lm-eval", "from-litellm", "check"):
+    for command in ("from-arena", "from-scores", "from-lm-eval", "from-litellm", "from-collected", "check"):
         assert f"\n  {command} " in text
 
 
