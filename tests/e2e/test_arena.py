@@ -468,7 +468,7 @@ def open_page(browser):
 def ask(page, prompt="What is the answer?"):
     page.locator("#prompt").fill(prompt)
     page.get_by_role("button", name="Ask two models").click()
-    page.get_by_text("Both answers are complete").wait_for()
+    page.get_by_role("status").get_by_text("Both answers are complete").wait_for()
 
 
 def test_a_person_votes_by_click_and_sees_the_names(running, open_page):
@@ -483,7 +483,7 @@ def test_a_person_votes_by_click_and_sees_the_names(running, open_page):
     page.get_by_label("Not sure yet?").fill("And then?")
     page.get_by_role("button", name="Ask on").click()
     page.get_by_text("The 3. message was").first.wait_for()
-    page.get_by_text("Both answers are complete").wait_for()
+    page.get_by_role("status").get_by_text("Both answers are complete").wait_for()
     page.get_by_role("button", name="B is better").click()
     page.get_by_text("3 models · 1 vote").wait_for()
     (row,) = arena.rows()
@@ -502,7 +502,7 @@ def test_the_keyboard_is_enough(running, open_page, key, winner):
     page.locator("#prompt").focus()
     page.keyboard.type("a b t x 1 2")
     page.keyboard.press("Control+Enter")
-    page.get_by_text("Both answers are complete").wait_for()
+    page.get_by_role("status").get_by_text("Both answers are complete").wait_for()
     page.keyboard.press(key)
     page.get_by_text("3 models · 1 vote").wait_for()
     (row,) = arena.rows()
@@ -615,7 +615,7 @@ def test_the_page_asks_for_a_key(running, open_page):
     page = open_page(arena.url)
     page.get_by_label("This arena needs a key").fill("wrong")
     page.get_by_role("button", name="Use key").click()
-    page.get_by_text("This key does not open the arena.").wait_for()
+    page.get_by_role("status").get_by_text("This key does not open the arena.").wait_for()
     page.get_by_label("This arena needs a key").fill("right")
     page.get_by_role("button", name="Use key").click()
     page.get_by_text("3 models · 0 votes").wait_for()

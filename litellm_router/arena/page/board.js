@@ -30,7 +30,7 @@ function line(row, seen) {
   const shown = element("td", "barcell");
   shown.append(bar(row));
   const rate = element("td", "number", percent(row.win_rate));
-  if (Number.isFinite(row.win_rate_low)) rate.title = `${percent(row.win_rate_low)} to ${percent(row.win_rate_high)}`;
+  if (Number.isFinite(row.win_rate_low)) rate.append(" ", element("small", "", `${(100 * row.win_rate_low).toFixed(0)}–${percent(row.win_rate_high)}`));
   made.append(element("td", "", ranks.join("–")), element("td", "model", row.model), shown, rate);
   made.append(element("td", "number votes-column", String(row.votes)));
   return made;

@@ -7,6 +7,7 @@ const KEY = "p2l-arena-key";
 const TRIES = 3; // pairs that are asked, where models fail
 const EVERY_MS = 15_000;
 
+const CALM = matchMedia("(prefers-reduced-motion: reduce)");
 const at = (id) => document.getElementById(id);
 const SIDES = ["A", "B"];
 const SHORT = { a: "A", 1: "A", b: "B", 2: "B", t: "tie", 3: "tie", x: "both bad", 4: "both bad" };
@@ -18,7 +19,8 @@ class Problem extends Error {}
 
 function say(text, bad = false) {
   at("status").textContent = text;
-  at("status").classList.toggle("bad", bad);
+  at("note").textContent = at("after").hidden ? text : ""; // the status is out of sight beside long answers
+  for (const id of ["status", "note"]) at(id).classList.toggle("bad", bad);
 }
 
 async function call(path, body) {
@@ -132,6 +134,8 @@ async function ask(prompt) {
   for (let tries = 1; ; tries += 1) {
     clear();
     at("battle").hidden = false;
+    at("battle-title").focus({ preventScroll: true }); // out of the prompt, so that a key is a vote
+    at("battle").scrollIntoView({ block: "start", behavior: CALM.matches ? "auto" : "smooth" });
     const failure = await round(prompt, null);
     if (!failure) return;
     at("battle").hidden = true;
@@ -142,6 +146,7 @@ async function ask(prompt) {
 }
 
 async function follow(prompt) {
+  at("battle-title").focus({ preventScroll: true });
   const failure = await round(prompt, state.battle);
   if (!failure) return;
   clear();
@@ -154,13 +159,10 @@ async function run(work, prompt) {
   setBusy(true);
   setReady(false);
   say("Two models answer …");
-  at("battle-title").focus({ preventScroll: true });
-  const within = document.activeElement;
   try {
     await work(prompt);
     setReady(true);
     say("Both answers are complete. Which one is better?");
-    if (document.activeElement === within || document.activeElement === document.body) at("battle-title").focus({ preventScroll: true });
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
     say(error.message, true);
