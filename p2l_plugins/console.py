@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from p2l_plugins.errors import ConfigError
 
 stderr = Console(stderr=True, highlight=False)
 
@@ -37,6 +40,30 @@ def finite_option(value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is not a finite number.")
     return value
+
+
+def read_keys(variable: str | None, path: Path | None) -> tuple[str, ...]:
+    """Keys of a variable or a file: not of the command line, which other users of the machine can read.
+
+    Raises:
+        ConfigError: both, or one that holds no key.
+    """
+    if variable is not None and path is not None:
+        raise ConfigError("give --api-key-env or --api-key-file, not both")
+    if variable is not None:
+        keys = [key.strip() for key in os.environ.get(variable, "").split(",")]
+        source = f"--api-key-env {variable}: the environment variable"
+    elif path is not None:
+        if not path.is_file():
+            raise ConfigError(f"--api-key-file {path}: there is no such file")
+        keys = [key.strip() for key in path.read_text(encoding="utf-8").splitlines()]
+        source = f"--api-key-file {path}: the file"
+    else:
+        return ()
+    found = tuple(key for key in keys if key)
+    if not found:
+        raise ConfigError(f"{source} holds no key")
+    return found
 
 
 class Terminated(SystemExit):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,10 @@ _LEFT_OUT = (
 
 #: Header of a LiteLLM proxy with the cost of a call, as LiteLLM's client passes it on.
 _COST_HEADER = "llm_provider-x-litellm-response-cost"
+
+
+#: Characters of a token, about.
+CHARACTERS = 4
 
 
 class CallFailed(Exception):
@@ -117,10 +122,51 @@ class Models:
         """
         options: dict[str, Any] = {"model": name, "messages": messages}
         options |= {} if max_tokens is None else {"max_tokens": max_tokens}
+        async with self._calling():
+            return self._reply(await self._router.acompletion(**options))
+
+    async def stream(
+        self, name: str, messages: list[dict[str, str]], max_tokens: int, say: Callable[[str], None], most: int
+    ) -> Reply:
+        """Calls a model and passes its answer on as it comes.
+
+        Args:
+            say: is given each piece of the answer.
+            most: characters of the answer; what comes after them is neither passed on nor waited for.
+
+        Returns:
+            The answer; what it cost by the prices of the deployment, for the tokens that are reported or about as many.
+
+        Raises:
+            CallFailed: no answer came, or it broke off.
+        """
+        options: dict[str, Any] = {"model": name, "messages": messages, "max_tokens": max_tokens}
+        options |= {"stream": True, "stream_options": {"include_usage": True}}
+        text, usage, finish = "", None, None
+        async with self._calling():
+            chunks = await self._router.acompletion(**options)
+            async for chunk in chunks:
+                usage = getattr(chunk, "usage", None) or usage
+                for choice in chunk.choices[:1]:
+                    piece = (getattr(choice.delta, "content", None) or "")[: most - len(text)]
+                    text += piece
+                    finish = choice.finish_reason or finish
+                    say(piece)
+                if len(text) >= most:
+                    await chunks.aclose()
+                    break
+        tokens = _tokens(usage)
+        tokens = (tokens[0] or about_tokens(messages), tokens[1] or len(text) // CHARACTERS)
+        price = self._prices[name]
+        cost = None if price is None else price.cost(*tokens)
+        return Reply(text=text, refused=finish == "content_filter", tokens=tokens, cost=cost)
+
+    @asynccontextmanager
+    async def _calling(self) -> AsyncIterator[None]:
+        """Ends a call at its time limit, and names its errors without a word of what was sent."""
         try:
             async with asyncio.timeout(self._timeout):
-                response = await self._router.acompletion(**options)
-            return self._reply(response)
+                yield
         except TimeoutError:
             raise CallFailed("timeout") from None
         except Exception as error:  # LiteLLM raises errors of its own, of openai, of httpx, and plain ones
@@ -130,11 +176,10 @@ class Models:
     def _reply(self, response: Any) -> Reply:
         choice, usage = response.choices[0], getattr(response, "usage", None)
         refusal = getattr(choice.message, "refusal", None)
-        tokens = (int(getattr(usage, "prompt_tokens", 0) or 0), int(getattr(usage, "completion_tokens", 0) or 0))
         return Reply(
             text=choice.message.content or refusal or "",
             refused=bool(refusal) or choice.finish_reason == "content_filter",
-            tokens=tokens,
+            tokens=_tokens(usage),
             cost=self._cost(response),
         )
 
@@ -146,6 +191,15 @@ class Models:
         cost = _number((hidden.get("additional_headers") or {}).get(_COST_HEADER))
         cost = cost or _number(hidden.get("response_cost"))
         return cost if cost or self._priced.get(str(hidden.get("model_id"))) is not None else None
+
+
+def about_tokens(messages: Sequence[Mapping[str, str]]) -> int:
+    """Tokens of a chat, about."""
+    return sum(len(message["content"]) for message in messages) // CHARACTERS + 1
+
+
+def _tokens(usage: Any) -> tuple[int, int]:
+    return int(getattr(usage, "prompt_tokens", 0) or 0), int(getattr(usage, "completion_tokens", 0) or 0)
 
 
 def of_config(path: Path, group: str | None, judges: Sequence[str], timeout: float) -> tuple[list[str], Models]:

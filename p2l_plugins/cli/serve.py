@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from p2l_plugins.console import BundleArg
+from p2l_plugins.console import BundleArg, read_keys
 from p2l_plugins.errors import ConfigError, DataError
 
 
@@ -70,7 +70,7 @@ def serve(
             device=device,  # type: ignore[arg-type] # pydantic checks it
             threads=threads,
             workers=workers,
-            keys=_keys(api_key_env, api_key_file),  # type: ignore[arg-type] # pydantic makes secrets of them
+            keys=read_keys(api_key_env, api_key_file),  # type: ignore[arg-type] # pydantic makes secrets of them
             cache=_cache(cache_url, cache_namespace),  # type: ignore[arg-type]
             max_pending=max_pending,
             max_batch=max_batch,
@@ -84,26 +84,6 @@ def serve(
     except ValidationError as error:
         raise ConfigError(first_problem(error, ServiceSettings)) from None
     run(settings, host, port)
-
-
-def _keys(variable: str | None, path: Path | None) -> tuple[str, ...]:
-    """Keys of a variable or a file: not of the command line, which other users of the machine can read."""
-    if variable is not None and path is not None:
-        raise ConfigError("give --api-key-env or --api-key-file, not both")
-    if variable is not None:
-        keys = [key.strip() for key in os.environ.get(variable, "").split(",")]
-        source = f"--api-key-env {variable}: the environment variable"
-    elif path is not None:
-        if not path.is_file():
-            raise ConfigError(f"--api-key-file {path}: there is no such file")
-        keys = [key.strip() for key in path.read_text(encoding="utf-8").splitlines()]
-        source = f"--api-key-file {path}: the file"
-    else:
-        return ()
-    found = tuple(key for key in keys if key)
-    if not found:
-        raise ConfigError(f"{source} holds no key")
-    return found
 
 
 def _cache(url: str | None, namespace: str) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def serve(settings: ServiceSettings, host: str, port: int) -> None:
         ConfigError: the address can't be listened on.
         P2LError: the bundle can't be served.
     """
-    listening = _listen(host, port)
+    listening = listen(host, port)
     # before uvicorn has its handlers, and after it has restored these: the end is no failure
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     address = listening.getsockname()
@@ -62,7 +62,12 @@ def serve(settings: ServiceSettings, host: str, port: int) -> None:
             _one(settings, listening)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens on an address.
+
+    Raises:
+        ConfigError: it can't.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from helpers.loopback import Answering, Loopback, serving
-from helpers.upstream import chat
+from helpers.upstream import Beside, chat, chat_events
 
 
 class Provider(Loopback):
@@ -67,9 +67,20 @@ class Handler(Answering):
         if status != 200:
             error = {"message": "no", "code": str(status), "type": "server_error"}
             return self.send(status, json.dumps({"error": error}).encode())
+        if body.get("stream"):
+            return self.send(200, streamed(said, model, body["messages"]), "text/event-stream")
         made = chat(said, model, len(said.split()))
         made["usage"]["prompt_tokens"] = tokens_of(body["messages"])
         return self.send(200, json.dumps(made).encode())
+
+
+def streamed(said, model, messages):
+    """An answer as a stream, with its usage at the end."""
+    events = [event for _, event in chat_events(said, model, Beside())]
+    tokens = {"prompt_tokens": tokens_of(messages), "completion_tokens": len(said.split())}
+    tokens["total_tokens"] = sum(tokens.values())
+    events.append(events[-1] | {"choices": [], "usage": tokens})
+    return b"".join(b"data: %s\n\n" % json.dumps(event).encode() for event in events) + b"data: [DONE]\n\n"
 
 
 def tokens_of(messages):
