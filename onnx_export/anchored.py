@@ -11,6 +11,9 @@ from onnx_export.joint import SHIFT_DEVIATION, SLOPE_DEVIATION, JointProblem, Jo
 from onnx_export.past import Past
 from p2l_plugins.outcomes import Array
 
+#: Strength of what models share, for further votes on a bundle whose rows share nothing.
+LEAST_COMMON = 0.1
+
 #: Slope and shift of raw_eta.
 Line = tuple[float, float]
 
@@ -118,7 +121,13 @@ def begun(
     problem: JointProblem, models: Sequence[str], strength: Strength, theta: Array, line: Line, until: float
 ) -> Past:
     """What is kept of a first fit: all votes of its task."""
-    rows = problem.means if strength.own else np.broadcast_to(problem.prior.mean, problem.means.shape)
+    mean = problem.prior.mean if strength.common else np.zeros_like(problem.prior.mean)
+    rows = problem.means if strength.own else np.broadcast_to(mean, problem.means.shape)
     none = Past.none(models, rows, problem.level - rows @ problem.prior.centre, problem.prior, strength)
+    if not strength.common:  # one leaderboard for all prompts, which further votes may leave
+        theta = theta.copy()
+        u, v, _, _, _ = problem.parts(theta)
+        theta[u.size + v.size] = v[:] = 0.0
+        strength = replace(strength, common=LEAST_COMMON)
     seen = moved_to(problem, none, replace(strength, own=True), theta, line)
     return seen.with_votes(problem.task, line, until)

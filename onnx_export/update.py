@@ -290,7 +290,7 @@ def _choose(tried: Callable[[Strength], CrossFit], past: Past) -> CrossFit:
             others = [fit for fit in others if tells(fit.gain, now.loss - fit.loss)]
         best = min([now, *others], key=lambda fit: float(fit.loss.sum()))
         return now if within(now.loss - best.loss) else best
-    levels = [tried(Strength(True, 0.0, common)) for common in COMMON]
+    levels = [tried(Strength(True, 0.0, common)) for common in COMMON if common]
     level = _least(levels)
     return _least([level, *(tried(replace(level.strength, differ=s)) for s in DIFFER)])
 
