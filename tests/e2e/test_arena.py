@@ -178,6 +178,16 @@ def test_there_is_no_vote_before_both_have_answered(running):
     assert arena.vote(battle).status_code == 200
 
 
+def test_answers_come_piece_by_piece_at_the_ticks_of_one_clock(running):
+    arena = running()
+    arena.server.pause = 0.3  # the pieces are "The", " " and the rest
+    events = arena.ask("hi")[1]
+    for side in "AB":
+        pieces = [event["text"] for event in events if event.get("side") == side and "text" in event]
+        assert pieces[0] == "The"
+        assert len(pieces) == 3
+
+
 def test_who_leaves_ends_the_comparison(running):
     slow = threading.Event()
     arena = running(lambda *_: slow.wait(10) and "late")
