@@ -435,7 +435,7 @@ def test_the_command_says_what_it_does_and_ends(tmp_path):
             process.send_signal(signal.SIGTERM)
             process.wait(20)
         text = log.read_text()
-        assert process.returncode in (0, 143, -signal.SIGTERM)
+        assert process.returncode == 0
         assert "Traceback" not in text
         assert "private word" not in text
         assert f"prompts go to {MODELS[0]} at 127.0.0.1" in text
