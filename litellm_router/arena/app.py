@@ -26,6 +26,9 @@ PAGE = Path(str(files("litellm_router.arena"))) / "page"
 MOST_CHARACTERS = 20_000
 MOST_BYTES = 6 * MOST_CHARACTERS + 1000
 
+#: What keeps nginx from holding a stream back.
+_UNBUFFERED = {"X-Accel-Buffering": "no"}
+
 Id = Annotated[str, StringConstraints(max_length=64)]
 
 
@@ -57,6 +60,7 @@ def create_app(arena: Arena, keys: Iterable[str], hosts: Iterable[str], per_minu
         per_minute: prompts of one key and address.
     """
     app = FastAPI(title="P2L arena", docs_url=None, redoc_url=None, openapi_url=None)
+    secrets = list(keys)
     rate = Rate(per_minute, burst=max(3, math.ceil(per_minute / 2)))
 
     @app.get("/")
@@ -73,12 +77,12 @@ def create_app(arena: Arena, keys: Iterable[str], hosts: Iterable[str], per_minu
 
     @app.post("/api/battle")
     async def battle(asked: Asked, request: Request) -> Response:
-        client = client_of(request.scope)
+        client = client_of(request.scope, bool(secrets))
         if seconds := rate.wait(client):
             detail = f"too many prompts at once; try again in {math.ceil(seconds)} seconds"
             return JSONResponse({"detail": detail}, 429, {"Retry-After": str(math.ceil(seconds))})
         begun = arena.open(client, asked.prompt) if asked.battle is None else arena.follow(asked.battle, asked.prompt)
-        return StreamingResponse(_events(arena, begun), media_type="text/event-stream")
+        return StreamingResponse(_events(arena, begun), media_type="text/event-stream", headers=_UNBUFFERED)
 
     @app.post("/api/vote")
     async def vote(voted: Voted) -> dict[str, Any]:
@@ -88,7 +92,7 @@ def create_app(arena: Arena, keys: Iterable[str], hosts: Iterable[str], per_minu
     app.exception_handler(Refused)(_refused)
     app.exception_handler(RequestValidationError)(_wrong_request)
     opened = frozenset({"/", "/healthz", *(f"/page/{path.name}" for path in PAGE.iterdir())})
-    app.add_middleware(Guard, keys=list(keys), open_paths=opened, max_body_bytes=MOST_BYTES)
+    app.add_middleware(Guard, keys=secrets, open_paths=opened, max_body_bytes=MOST_BYTES)
     app.add_middleware(Door, hosts=list(hosts))  # added last, so outermost
     return app
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import signal
 import socket
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -79,6 +81,7 @@ def arena(
                     timeout_graceful_shutdown=5,
                 )
             )
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # after uvicorn has ended: that is no failure
             asyncio.run(server.serve([listening]))
 
 

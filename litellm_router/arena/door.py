@@ -12,6 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from p2l_plugins.service.guard import given_key
 from p2l_plugins.service.watch import STRICT_POLICY
 
 _CLIENTS = 10_000  # that are remembered; who comes back later begins anew
@@ -82,11 +83,14 @@ class Rate:
         return 0.0 if allowed else (1 - left) / self._per_s
 
 
-def client_of(scope: Scope) -> str:
-    """Who sends a request: a hash of the key, if there is one, and the address."""
-    headers = Headers(scope=scope)
-    key = headers.get("api-key") or headers.get("authorization") or ""
+def client_of(scope: Scope, keyed: bool) -> str:
+    """Who sends a request, as a hash: the address, and the key where there are keys.
+
+    Args:
+        keyed: whether the key was checked; one that nobody checks would make as many clients as one likes.
+    """
     address = (scope.get("client") or ("",))[0]
+    key = given_key(Headers(scope=scope)) if keyed else ""
     return hashlib.blake2b(f"{key}\0{address}".encode(), digest_size=16).hexdigest()
 
 

@@ -44,15 +44,16 @@ class VotesFile:
         except OSError as error:
             raise DataError(f"{path}: can't be written ({error.strerror})") from None
         try:
+            if not stat.S_ISREG(os.fstat(self._file).st_mode):
+                raise DataError(f"{path}: is not a file; name one for --votes")
             self._hold()
             self._mend()
             self.votes = read_votes(path) if os.fstat(self._file).st_size else None
+            if self.votes is not None and self.votes.scores is not None:
+                raise DataError(f"{path}: is a score matrix; name a votes file, or one that is not there yet")
         except BaseException:
             os.close(self._file)
             raise
-        if self.votes is not None and self.votes.scores is not None:
-            os.close(self._file)
-            raise DataError(f"{path}: is a score matrix; name a votes file, or one that is not there yet")
         if stat.S_IMODE(os.fstat(self._file).st_mode) & 0o077:
             self.notes.append(f"{path} can be read by other users: chmod 600 {path}")
 

@@ -178,6 +178,16 @@ def test_there_is_no_vote_before_both_have_answered(running):
     assert arena.vote(battle).status_code == 200
 
 
+def test_answers_come_piece_by_piece_at_the_ticks_of_one_clock(running):
+    arena = running()
+    arena.server.pause = 0.3  # the pieces are "The", " " and the rest
+    events = arena.ask("hi")[1]
+    for side in "AB":
+        pieces = [event["text"] for event in events if event.get("side") == side and "text" in event]
+        assert pieces[0] == "The"
+        assert len(pieces) == 3
+
+
 def test_who_leaves_ends_the_comparison(running):
     slow = threading.Event()
     arena = running(lambda *_: slow.wait(10) and "late")
@@ -219,11 +229,11 @@ def test_a_model_that_fails_is_not_named_and_rests(running):
     assert any("failed" in arena.ask("hi")[1][-1] for _ in range(6))
 
 
-@pytest.mark.parametrize(
-    ("headers", "status"),
-    [
+def test_other_sites_are_refused(running):
+    arena = running()
+    for headers, status in (
         ({}, 200),
-        ({"Origin": "OWN"}, 200),
+        ({"Origin": arena.url}, 200),
         ({"Origin": "https://evil.example"}, 403),
         ({"Origin": "null"}, 403),
         ({"Origin": "http://127.0.0.1:1"}, 403),
@@ -231,16 +241,13 @@ def test_a_model_that_fails_is_not_named_and_rests(running):
         ({"Host": "evil.example"}, 421),
         ({"Host": "127.0.0.1.evil.example"}, 421),
         ({"Host": "evil.example", "Origin": "http://evil.example"}, 421),
-    ],
-)
-def test_other_sites_are_refused(running, headers, status):
-    arena = running()
-    own = {key: arena.url if value == "OWN" else value for key, value in headers.items()}
-    answer = httpx.post(f"{arena.url}/api/battle", json={"prompt": "hi"}, headers=own, timeout=20)
-    assert answer.status_code == status
-    assert arena.server.calls() == (2 if status == 200 else 0)
-    assert "script-src 'self'" in answer.headers["Content-Security-Policy"]
-    assert "unsafe" not in answer.headers["Content-Security-Policy"]
+    ):
+        before = arena.server.calls()
+        answer = httpx.post(f"{arena.url}/api/battle", json={"prompt": "hi"}, headers=headers, timeout=20)
+        assert answer.status_code == status, headers
+        assert arena.server.calls() - before == (2 if status == 200 else 0)
+        assert "script-src 'self'" in answer.headers["Content-Security-Policy"]
+        assert "unsafe" not in answer.headers["Content-Security-Policy"]
 
 
 def test_too_much_is_refused(running):
@@ -260,7 +267,11 @@ def test_too_much_is_refused(running):
         assert secret not in answer.text
     assert httpx.post(f"{arena.url}/api/vote", content=b"{" * MOST_BYTES).status_code == 422
     assert arena.server.calls() == 0
-    statuses = [arena.ask("x y " * 40)[0] for _ in range(3)]
+    made_up = [{"api-key": str(i)} for i in range(3)]  # makes nobody another one
+    statuses = [
+        httpx.post(f"{arena.url}/api/battle", json={"prompt": "x y " * 40}, headers=headers, timeout=20)
+        for headers in made_up
+    ]
     assert [answer.status_code for answer in statuses] == [200, 429, 429]
     assert int(statuses[1].headers["Retry-After"]) > 10
 
@@ -366,12 +377,12 @@ def test_the_board_is_the_fit_of_the_votes_with_honest_intervals():
     true = np.array([1.0, 0.3, 0.0, -0.4, -0.9])
     names = tuple("abcde")
     held, width = [], []
-    for _ in range(60):
+    for _ in range(40):
         design = PairDesign(5)
-        for _ in range(150):
+        for _ in range(100):
             a, b = design.next_pair(rng)
             design.add(a, b, int(rng.random() > 1 / (1 + np.exp(true[b] - true[a]))))
-        board = board_of(names, design.wins, 150, design.prior)
+        board = board_of(names, design.wins, 100, design.prior)
         rows = {row["model"]: row for row in board["leaderboard"]}
         assert [rows[name]["coef"] for name in names] == pytest.approx(design.coefs.tolist(), abs=1e-4)
         held += [
@@ -424,7 +435,7 @@ def test_the_command_says_what_it_does_and_ends(tmp_path):
             process.send_signal(signal.SIGTERM)
             process.wait(20)
         text = log.read_text()
-        assert process.returncode in (0, 143, -signal.SIGTERM)
+        assert process.returncode == 0
         assert "Traceback" not in text
         assert "private word" not in text
         assert f"prompts go to {MODELS[0]} at 127.0.0.1" in text
@@ -495,7 +506,7 @@ def test_a_person_votes_by_click_and_sees_the_names(running, open_page):
     assert page.get_by_role("button", name="A is better").is_disabled()
 
 
-@pytest.mark.parametrize(("key", "winner"), [("a", "model_a"), ("2", "model_b"), ("T", "tie"), ("4", "tie (bothbad)")])
+@pytest.mark.parametrize(("key", "winner"), [("2", "model_b"), ("T", "tie"), ("x", "tie (bothbad)")])
 def test_the_keyboard_is_enough(running, open_page, key, winner):
     arena = running()
     page = open_page(arena.url)

@@ -23,6 +23,7 @@ class Provider(Loopback):
         statuses: by model, how often each status was sent.
         keys: values of the header Authorization.
         seconds: that a call takes.
+        pause: between two events of a stream.
         most: calls at the same time, at most.
     """
 
@@ -30,7 +31,7 @@ class Provider(Loopback):
         super().__init__(Handler)
         self.answer, self.models = answer, list(models)
         self.asked, self.statuses, self.keys = Counter(), Counter(), set()
-        self.seconds, self.most, self.now = 0.0, 0, 0
+        self.seconds, self.pause, self.most, self.now = 0.0, 0.0, 0, 0
         self.lock = threading.Lock()
 
     @property
@@ -68,19 +69,29 @@ class Handler(Answering):
             error = {"message": "no", "code": str(status), "type": "server_error"}
             return self.send(status, json.dumps({"error": error}).encode())
         if body.get("stream"):
-            return self.send(200, streamed(said, model, body["messages"]), "text/event-stream")
+            return self.stream(streamed(said, model, body["messages"]))
         made = chat(said, model, len(said.split()))
         made["usage"]["prompt_tokens"] = tokens_of(body["messages"])
         return self.send(200, json.dumps(made).encode())
 
+    def stream(self, events):
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        with contextlib.suppress(OSError):  # the other side may have left
+            for event in (*map(json.dumps, events), "[DONE]"):
+                self.wfile.write(f"data: {event}\n\n".encode())
+                self.wfile.flush()
+                self.server.released.wait(self.server.pause)
+
 
 def streamed(said, model, messages):
-    """An answer as a stream, with its usage at the end."""
+    """The events of an answer as a stream, with its usage at the end."""
     events = [event for _, event in chat_events(said, model, Beside())]
     tokens = {"prompt_tokens": tokens_of(messages), "completion_tokens": len(said.split())}
     tokens["total_tokens"] = sum(tokens.values())
-    events.append(events[-1] | {"choices": [], "usage": tokens})
-    return b"".join(b"data: %s\n\n" % json.dumps(event).encode() for event in events) + b"data: [DONE]\n\n"
+    return [*events, events[-1] | {"choices": [], "usage": tokens}]
 
 
 def tokens_of(messages):

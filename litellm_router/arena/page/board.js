@@ -26,7 +26,7 @@ function bar(row) {
 
 function line(row, seen) {
   const made = element("tr", seen.includes(row.model) ? "seen" : "");
-  const ranks = row.rank_low === undefined || row.rank_low === row.rank_high ? [row.rank] : [row.rank_low, row.rank_high];
+  const ranks = row.rank_low === row.rank_high ? [row.rank_low ?? "–"] : [row.rank_low, row.rank_high]; // none, before two votes
   const shown = element("td", "barcell");
   shown.append(bar(row));
   const rate = element("td", "number", percent(row.win_rate));
