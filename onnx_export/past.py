@@ -107,6 +107,10 @@ class Past:
         along = (1.0 / np.sqrt(prior.spread + prior.isotropic) - root) * (prior.axes @ prior.mean)
         return np.asarray(root * prior.mean + along @ prior.axes)
 
+    def loosened(self, deviation: float) -> Past:
+        """The same under a prior of levels with this standard deviation."""
+        return replace(self, prior=replace(self.prior, level_deviation=deviation))
+
     def forgotten(self, share: float) -> Past:
         """The same with votes that count `share` of what they did; the prior stays."""
         return replace(

@@ -33,6 +33,8 @@ from p2l_plugins.votes.votes import Votes
 
 #: Fewest prompts that cross-validation can judge by.
 FEWEST = 10
+#: Where no votes are kept, levels may be this near to those of the rows, and what models share this strongly shrunk.
+LEVEL_DEVIATIONS, LEAST = (0.1, 0.4), 0.01
 DAY_S = 24 * 3600.0
 _EIGHT = 8  # names in a message
 
@@ -241,11 +243,14 @@ def fit(
     base: Ids = coefs.argmax(axis=1)
     judge = Judge(prompt_scores(votes), base, np.ones(task.models, np.bool_), np.ones(len(task.prompt), np.bool_))
     step("cross-validating how far the rows move")
-    folds = [AnchoredProblem(task.select(parts.judged != k), past) for k in range(parts.count)]
+    tasks = [task.select(parts.judged != k) for k in range(parts.count)]
+    problems: dict[float, list[AnchoredProblem]] = {}
 
-    def tried(strength: Strength) -> CrossFit:
+    def tried(strength: Strength, deviation: float) -> CrossFit:
+        if deviation not in problems:
+            problems[deviation] = [AnchoredProblem(one, past.loosened(deviation)) for one in tasks]
         new, eta = np.empty((n, task.models)), None if task.raw_eta is None else np.empty(n)
-        for k, problem in enumerate(folds):
+        for k, problem in enumerate(problems[deviation]):
             rows, _ = problem.solve(strength, problem.present(strength), COARSE)
             out = parts.judged == k
             new[out] = rows.coefs(task.features[out])
@@ -253,9 +258,9 @@ def fit(
                 eta[out] = rows.raw_eta(task.raw_eta[out])
         return judge.cross_fit(strength, task, new, eta)
 
-    chosen = _choose(tried, past)
-    step(f"fitting {task.models} rows to {len(task.prompt)} votes")
-    problem = AnchoredProblem(task, past)
+    chosen, deviation = _choose(tried, past)
+    step(f"fitting {task.models} rows to {len(votes)} votes")
+    problem = AnchoredProblem(task, past.loosened(deviation))
     rows, theta = problem.solve(chosen.strength, problem.present(chosen.strength))
     line = (rows.slope, rows.shift)
     now = judge.cross_fit(past.strength, task, coefs, task.raw_eta).loss
@@ -277,27 +282,35 @@ def fit(
     return found, (problem.after(chosen.strength, theta, line), line)
 
 
-def _choose(tried: Callable[[Strength], CrossFit], past: Past) -> CrossFit:
-    """With kept votes their strength, unless a neighbour is better by more than a standard error, and from levels alone
-    only by the rule of `shrinkage`; else the strongest shrinkage within a standard error of the lowest log loss.
+def _choose(tried: Callable[[Strength, float], CrossFit], past: Past) -> tuple[CrossFit, float]:
+    """The fit of the strength that is chosen, and its deviation of levels.
+
+    With kept votes theirs, unless a neighbour is better by more than a standard error, and from levels alone only by
+    the rule of `shrinkage`. Without, the strongest shrinkage within a standard error of the lowest log loss.
     """
+    loose = past.prior.level_deviation
     if past.known.any():
         own = past.strength.differ
         near = [max((s for s in DIFFER if s < own), default=own), min((s for s in DIFFER if s > own), default=own)]
-        now = tried(past.strength)
-        others = [tried(replace(past.strength, differ=s)) for s in near if s != own]
+        now = tried(past.strength, loose)
+        others = [tried(replace(past.strength, differ=s), loose) for s in near if s != own]
         if not own:
             others = [fit for fit in others if tells(fit.gain, now.loss - fit.loss)]
         best = min([now, *others], key=lambda fit: float(fit.loss.sum()))
-        return now if within(now.loss - best.loss) else best
-    levels = [tried(Strength(True, 0.0, common)) for common in COMMON if common]
-    level = _least(levels)
-    return _least([level, *(tried(replace(level.strength, differ=s)) for s in DIFFER)])
+        return now if within(now.loss - best.loss) else best, loose
+    levels = [
+        (tried(Strength(True, 0.0, common), d), d)
+        for d in (*LEVEL_DEVIATIONS, loose)
+        for common in dict.fromkeys((LEAST, *filter(None, COMMON)))
+    ]
+    level, deviation = _least(levels)
+    apart = [(tried(replace(level.strength, differ=s), deviation), deviation) for s in DIFFER]
+    return _least([(level, deviation), *apart])
 
 
-def _least(fits: Sequence[CrossFit]) -> CrossFit:
-    lowest = min(fits, key=lambda fit: float(fit.loss.sum()))
-    return next(fit for fit in fits if within(fit.loss - lowest.loss))
+def _least(fits: Sequence[tuple[CrossFit, float]]) -> tuple[CrossFit, float]:
+    lowest = min((fit for fit, _ in fits), key=lambda fit: float(fit.loss.sum()))
+    return next(one for one in fits if within(one[0].loss - lowest.loss))
 
 
 def _gain(first: Array, second: Array, weight: Array) -> tuple[float, float]:

@@ -239,10 +239,13 @@ def adopted(tiny_bundle, tmp_path_factory):
     return folder / "bundle"
 
 
-def test_an_update_says_what_moved_and_takes_a_vote_once(adopted, tmp_path):
-    rows = rows_of(2, start=1000)
+def test_the_nightly_job_says_what_moved_and_takes_a_vote_once(adopted, tmp_path):
+    rows = [{**row, "cost": 0.01, "judge": "j"} for row in rows_of(2, start=1000)]
     rows += [{"prompt": f"sum {i}", "model_a": "weak", "model_b": "stranger", "winner": "model_b"} for i in range(3)]
-    votes = written(tmp_path / "new.jsonl", rows)
+    rows[-3:] = [{**row, "timestamp": 1490.0} for row in rows[-3:]]
+    rows += [{"timestamp": 1500, "cost": 0.01, "judge": "j"}]  # a comparison that failed
+    votes = tmp_path / "new.jsonl"
+    run("votes", "from-collected", written(tmp_path / "collected.jsonl", rows), "-o", votes)
     code = (
         "import sys\nfrom p2l_plugins.cli import main\ntry:\n    main()\nfinally:\n"
         "    assert not {'torch', 'transformers', 'litellm'} & set(sys.modules), 'heavy imports'"

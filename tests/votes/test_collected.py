@@ -1,12 +1,14 @@
 """Votes that the router collected: from its file while it writes, and from its stream in a real Valkey."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from helpers.command import run
 from helpers.servers import server
 
-from litellm_router.collect.store import FileStore, RedisStore
+from litellm_router.collect.store import FileStore, RedisStore, day_of
 from p2l_plugins.cache.address import Clients
 from p2l_plugins.errors import DataError
 from p2l_plugins.votes.collected import BLOCK, collected_votes, file_rows, is_redis, stream_rows
@@ -77,6 +79,20 @@ async def test_the_stream_is_read_in_blocks_while_it_grows(valkey):
     assert len(votes) == tally.rows == 2 * BLOCK + 1
     assert votes.prompts[-1] == ("last",)
     assert client.info("commandstats")["cmdstat_xrange"]["calls"] == 3
+
+
+async def test_the_rights_that_the_docs_name_are_enough(valkey):
+    page = (Path(__file__).parents[2] / "docs" / "own-models.md").read_text(encoding="utf-8")
+    rights, keys = re.search(r"`(\+xadd [^`]+)` on `([^`]+)`", page).groups()
+    client = valkey.client()
+    client.flushall()
+    client.execute_command("ACL", "SETUSER", "collector", "on", ">pw", keys, "-@all", *rights.split())
+    clients = Clients(valkey.url.replace("redis://", "redis://collector:pw@"))
+    store, tally = RedisStore(clients, "p2l"), Tally()
+    await store.add(VOTE)
+    assert await store.spent(day_of(VOTE["timestamp"])) == 0.01
+    assert len(await stream_rows(clients(), "p2l", tally)) == 1
+    await clients.aclose()
 
 
 def test_the_command_reads_file_and_stream_alike(valkey, tmp_path):
