@@ -70,7 +70,7 @@ class Handler(Answering):
             return self.send(status, json.dumps({"error": error}).encode())
         if body.get("stream"):
             return self.stream(streamed(said, model, body["messages"]))
-        made = chat(said, model, len(said.split()))
+        made = chat(said, model, len(said.split()), Beside())
         made["usage"]["prompt_tokens"] = tokens_of(body["messages"])
         return self.send(200, json.dumps(made).encode())
 
