@@ -121,7 +121,8 @@ class Service:
         stand_back()
         while not self._stopping:
             at_once = self._look.wait(LOOK_S)
-            self._look.clear()
+            if at_once:
+                self._look.clear()
             if not self._stopping and changes.due(at_once):
                 self._swapping = threading.current_thread()
                 self._swap(changes, cache, loop)
