@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from litellm_router.chat import texts
 from litellm_router.collect.sample import Sample
 from litellm_router.conversations import Conversation, Conversations, Turn
+from litellm_router.deployments import Groups
 from litellm_router.record import Record
 from litellm_router.request import BUCKETS, bucket_of
 
@@ -86,6 +87,7 @@ class Attempts:
         conversation: that it belongs to; turn: who has had it, or None.
         remembered: whether its answer is known to the conversation.
         answers: how many it asks for at once.
+        groups: as the bundle that ranked its models knows them, whatever bundle is in use by its next attempt.
         worth: gives value and expected USD of a model that was not ranked, by its name and its deployment's id.
         sample: what is kept of it for a comparison with another model's answer; None for most.
     """
@@ -106,6 +108,7 @@ class Attempts:
     turn: Turn | None = None
     remembered: bool = False
     answers: int = 1
+    groups: Groups | None = None
     worth: Callable[[str, str], tuple[float | None, float | None]] | None = None
     sample: Sample | None = None
     _error: weakref.ref[Exception] | None = None
@@ -214,6 +217,10 @@ class Attempts:
             return
         value, cost = self.worth(model, deployment)
         self.record["beside"] = {"model": model, "value": value, "cost": cost}
+
+    def end(self) -> None:
+        """The request was answered: the bundle behind it may go."""
+        self.done, self.groups, self.worth = True, None, None
 
     def fail(self, error: Exception) -> None:
         """Whoever took the request has failed."""

@@ -25,6 +25,7 @@ else:
         "not_routed": Counter("p2l_not_routed", "Requests left to LiteLLM's own strategy, by reason", ["reason"]),
         "not_followed": Counter("p2l_not_followed", "Requests that went to a deployment other than those offered"),
         "problems": Counter("p2l_config_problems", "What an operator has to correct, each sentence of the log once"),
+        "swaps": Counter("p2l_bundle_swaps", "Bundles found in place of the one in use: taken, refused", ["result"]),
         "cache": Counter("p2l_cache_requests", "Lookups of a prompt's scores", ["result"]),
         "latency": Histogram("p2l_latency_seconds", "Time that routing added to a request", buckets=_BUCKETS),
         "multiplier": Gauge(
@@ -84,6 +85,12 @@ def misconfigured() -> None:
     """Counts something that an operator has to correct."""
     if _ALL:
         _ALL["problems"].inc()
+
+
+def swapped(result: str) -> None:
+    """Counts a bundle that was found in the place of the one in use."""
+    if _ALL:
+        _ALL["swaps"].labels(result).inc()
 
 
 def not_followed() -> None:

@@ -161,10 +161,9 @@ class P2LRouter(CustomLogger):
                 await self._decide(state, model, deployments, chat, request, attempts, started)
                 self._note(state, model, request, attempts, started)
             self.health.routed()
-            loaded = state.scoring.now
-            if not attempts.ranking or loaded is None:
+            if not attempts.ranking or attempts.groups is None:
                 return None
-            group = loaded.groups.of(deployments)
+            group = attempts.groups.of(deployments)
             return Ranked(state.settings, model, group, deployments, attempts, request, chat, messages)
         except Exception as error:
             attempts = attempts or self.requests.begin(request)
@@ -200,6 +199,7 @@ class P2LRouter(CustomLogger):
         wanted = read(name, chat, request, rule, settings, traffic.conversations, attempts.uniform)
         deadline = started + settings.timeout_ms / 1e3
         loaded = await state.scoring.loaded(deadline)
+        attempts.groups = loaded.groups
         group = self._group(settings, name, deployments, loaded)
         signer = _signer(group, request)
         await attempts.join(wanted.conversation, traffic.conversations, group.models, deadline, signer)
@@ -305,7 +305,7 @@ class P2LRouter(CustomLogger):
         deployment = info.get("id") if isinstance(info, Mapping) else None
         if not isinstance(deployment, str):
             return
-        model = self._model_in(info)
+        model = self._model_in(info, attempts)
         if not attempts.take(deployment, model):
             attempts.record["not_followed"] = True
             self.health.not_followed(attempts.offered, deployment)
@@ -351,11 +351,14 @@ class P2LRouter(CustomLogger):
             turn = Turn(model, attempts.uniform)
             attempts.remembered = state.traffic.conversations.answered(attempts.conversation, response, turn)
 
-    def _model_in(self, info: object) -> str | None:
-        """The bundle's name of the model that a deployment's `model_info` names."""
+    def _model_in(self, info: object, attempts: Attempts | None) -> str | None:
+        """The name of the model that a deployment's `model_info` names, in the bundle that the request began with."""
         name = info.get("p2l_model") if isinstance(info, Mapping) else None
-        loaded = None if self._state is None else self._state.scoring.now
-        return loaded.groups.canonical(name) if isinstance(name, str) and loaded is not None else None
+        groups = None if attempts is None else attempts.groups
+        if groups is None:
+            loaded = None if self._state is None else self._state.scoring.now
+            groups = None if loaded is None else loaded.groups
+        return groups.canonical(name) if isinstance(name, str) and groups is not None else None
 
     async def async_post_call_response_headers_hook(
         self,
@@ -403,10 +406,11 @@ class P2LRouter(CustomLogger):
             attempts = self.requests.logged(kwargs)
             info = params.get("model_info") or {}
             state = self._state
+            model = self._model_in(info, attempts)
             if attempts is not None:
                 self._taken(attempts, info)
                 self._remember(attempts, response_obj)
-                attempts.done = True
+                attempts.end()
             if state is None or kwargs.get("cache_hit"):
                 return
             logged = kwargs.get("standard_logging_object") or {}
@@ -415,7 +419,7 @@ class P2LRouter(CustomLogger):
                 attempts.record["cost"] = float(cost)
             state.traffic.answered(
                 None if attempts is None else attempts.token,
-                self._model_in(info),
+                model,
                 _length_of(tokens, 1 if attempts is None else attempts.answers),
                 float(cost) if isinstance(cost, int | float) and 0 <= cost < float("inf") else None,
             )
@@ -442,7 +446,7 @@ class P2LRouter(CustomLogger):
         if attempts.tried:  # an error reply has no response, and names nobody
             answered: str | None = None if response is None else attempts.record.get("answered")
             return answered
-        return self._model_in((call_info or {}).get("model_info"))
+        return self._model_in((call_info or {}).get("model_info"), attempts)
 
 
 def _choice(name: str, deployments: list[Deployment]) -> tuple[str, object]:

@@ -1,7 +1,8 @@
 """The bundle of one configuration: loaded once, behind its cache, and asked within a deadline, never on the event loop.
 
 It is loaded in a thread of its own, or an HTTP scorer is asked what it has. Whoever waits gives up at the deadline; a
-scoring under way goes on and fills the cache, so that the next request finds it.
+scoring under way goes on and fills the cache, so that the next request finds it. Another bundle in the same folder is
+loaded beside it, and takes its place between two requests.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import atexit
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from litellm_router import metrics
 from litellm_router.decision import OVERALL, Read, Values
 from litellm_router.deployments import Groups
 from litellm_router.personal import Personal
@@ -26,7 +29,8 @@ from p2l_plugins.cache.lease import Leases
 from p2l_plugins.errors import ConfigError, P2LError
 from p2l_plugins.prompts import Turns
 from p2l_plugins.scoring.bundle import find_bundle
-from p2l_plugins.scoring.engine import Busy, Scorer
+from p2l_plugins.scoring.changes import LOOK_S, Changes
+from p2l_plugins.scoring.engine import Busy, Scorer, stand_back
 from p2l_plugins.scoring.flights import Flights, Late, Scored, ScoringFailed
 from p2l_plugins.scoring.scorer import P2L
 
@@ -44,6 +48,9 @@ ASK_AFTER_S = 2.0
 #: Seconds that the end of the process waits for a bundle that is being read: a thread that is stopped inside ONNX
 #: Runtime aborts the process.
 EXIT_S = 10.0
+
+#: Seconds past the deadline of the last request that began with a bundle until that one is closed.
+RETIRE_S = 1.0
 
 #: Held while ONNX Runtime reads a bundle.
 _in_runtime = threading.Lock()
@@ -125,6 +132,8 @@ class Scoring:
         self._loading: Future[Loaded] | None = None
         self._load_failed_at = 0.0
         self._stale: Loaded | None = None
+        self._closed = threading.Event()
+        self._said = ""
 
     def start(self) -> Future[Loaded]:
         """Begins to load the bundle, unless that was done; a failed load is tried again after a while.
@@ -150,14 +159,9 @@ class Scoring:
         return time.monotonic() - self._load_failed_at >= again
 
     def _run_load(self, loading: Future[Loaded], before: Future[Loaded] | None) -> None:
-        settings, shared = self.settings, self.cache.shared
+        changes = Changes(self.settings.bundle) if self.settings.endpoint is None else None
         try:
-            scorer = self._load(settings)
-            lease_s = settings.cache.lease_ms / 1e3
-            leases = Leases(shared, lease_s) if lease_s and shared is not None else None
-            names = settings.cache.namespace, self._secret
-            flights = Flights(scorer, self.cache, *names, self._max_pending, leases)
-            loaded = Loaded(scorer, flights, self._users(scorer), Groups(scorer))
+            loaded = self._load_one()
         except Exception as error:  # whatever a bundle, a hub or ONNX Runtime raises, requests go on
             self._load_failed_at = time.monotonic()
             loading.set_exception(error)
@@ -165,6 +169,50 @@ class Scoring:
         if before is not None and before.exception() is None:
             before.result().close()
         loading.set_result(loaded)
+        if changes is not None and changes.possible:
+            what = weakref.ref(self), changes, self._closed  # a scoring that nobody has any more need not be closed
+            threading.Thread(target=_look, args=what, name="p2l-look", daemon=True).start()
+
+    def _load_one(self) -> Loaded:
+        settings, shared = self.settings, self.cache.shared
+        scorer = self._load(settings)
+        lease_s = settings.cache.lease_ms / 1e3
+        leases = Leases(shared, lease_s) if lease_s and shared is not None else None
+        names = settings.cache.namespace, self._secret
+        flights = Flights(scorer, self.cache, *names, self._max_pending, leases)
+        return Loaded(scorer, flights, self._users(scorer), Groups(scorer))
+
+    def swap(self, changes: Changes) -> list[tuple[float, Loaded]]:
+        """Loads what is due and puts it in the place of the bundle in use; one that is bad is left alone.
+
+        Returns:
+            what was in use, and until when on the clock `time.monotonic` the requests that began with it need it.
+        """
+        try:
+            changes.check()
+            new = self._load_one()
+        except Exception as error:  # as at the first load
+            metrics.swapped("refused")
+            if (sentence := sentence_of(error)) != self._said:
+                where = self.settings.scored_by
+                log.error("p2l: %s: what is there now is not taken, the one before it stays: %s", where, sentence)
+            self._said = sentence
+            return []
+        done: Future[Loaded] = Future()
+        done.set_result(new)
+        with self._lock:
+            before, closed = self.now, self._closed.is_set()
+            if not closed:
+                self._loading = done
+        if closed:
+            new.close()
+            return []
+        changes.taken()
+        self._said = ""
+        metrics.swapped("taken")
+        log.info("p2l: %s: swapped, fingerprint %s", self.settings.scored_by, new.scorer.fingerprint)
+        until = time.monotonic() + self.settings.timeout_ms / 1e3 + RETIRE_S
+        return [] if before is None else [(until, before)]
 
     def _users(self, scorer: Scorer) -> Personal | None:
         own, shared = self.settings.personal, self.cache.shared
@@ -248,9 +296,26 @@ class Scoring:
         """Takes no more prompts; those that wait are dropped, and connections to Redis of our own are closed."""
         with self._lock:
             loading = self._loading
+            self._closed.set()
         close_soon(self.cache.aclose)
         if loading is not None:
             loading.add_done_callback(lambda done: None if done.exception() else done.result().close())
+
+
+def _look(scoring: weakref.ref[Scoring], changes: Changes, closed: threading.Event) -> None:
+    """Swaps another bundle in where there is one, and closes those before it, until the scoring is closed or gone."""
+    stand_back()
+    retired: list[tuple[float, Loaded]] = []
+    while not closed.wait(LOOK_S):
+        if (one := scoring()) is None:
+            break
+        if changes.due():
+            retired += one.swap(changes)
+        del one
+        while retired and retired[0][0] <= time.monotonic():
+            retired.pop(0)[1].close()
+    while retired:
+        retired.pop()[1].close()
 
 
 def sentence_of(error: BaseException) -> str:

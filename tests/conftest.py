@@ -37,6 +37,7 @@ SLOW = (
     "litellm_router/test_settings.py",
     "litellm_router/test_shared.py",
     "litellm_router/test_startup.py",
+    "litellm_router/test_swap.py",
     "litellm_router/test_versions.py",
     "lmeval_task/test_harness.py",
     "lmeval_task/test_index.py",

@@ -223,9 +223,7 @@ class Engine:
         return len(self._waiting) + sum(map(len, self._running))
 
     def _work(self) -> None:
-        if sys.platform == "linux":  # where a thread has a priority of its own
-            with contextlib.suppress(OSError):  # of a sandbox that forbids it
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        stand_back()
         while batch := self._take():
             outcomes = self._outcomes(batch)
             with self._changed:  # first, so that who has its scores finds the room that they left
@@ -280,6 +278,13 @@ class Engine:
                     error if isinstance(error, Exception) else BundleError(f"scoring failed: {type(error).__name__}")
                 ]
             return [outcome for request in batch for outcome in self._outcomes([request])]
+
+
+def stand_back() -> None:
+    """Has the running thread stand back behind others by `NICE`."""
+    if sys.platform == "linux":  # where a thread has a priority of its own
+        with contextlib.suppress(OSError):  # of a sandbox that forbids it
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
 class Pace:

@@ -146,7 +146,8 @@ class P2L:
             BundleError: no bundle there, or one that is damaged.
             ConfigError: as `P2L`.
         """
-        return cls(Bundle.open(find_bundle(source)), device, threads, cuda_graphs, workers)
+        folder = find_bundle(source).resolve()  # all files of one bundle, also where the source is a link that moves
+        return cls(Bundle.open(folder), device, threads, cuda_graphs, workers)
 
     @property
     def models(self) -> tuple[str, ...]:

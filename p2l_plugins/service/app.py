@@ -54,7 +54,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         metrics.forget_dead_processes()
-        service.stop_on_signals()
+        service.heed_signals()
         service.start()
         yield
         await service.aclose()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Annotated, Any, TypeVar
 
 import pydantic_core
@@ -15,6 +15,7 @@ from p2l_plugins.outcomes import rk_eta
 from p2l_plugins.prompts import Prompt, Turns, as_turns, text_bytes
 from p2l_plugins.routing import explain
 from p2l_plugins.service import metrics, models
+from p2l_plugins.service.in_use import InUse
 from p2l_plugins.service.service import NotReady, Service
 
 #: Prompts of a leaderboard, in batches.
@@ -35,6 +36,19 @@ def service_of(request: Request) -> Service:
 
 Serving = Annotated[Service, Depends(service_of)]
 
+
+async def in_use_of(service: Serving) -> AsyncIterator[InUse]:
+    """The bundle that a request works with from its beginning to its end.
+
+    Raises:
+        NotReady: it is being loaded.
+    """
+    with service.now.held() as in_use:
+        yield in_use
+
+
+Using = Annotated[InUse, Depends(in_use_of)]
+
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"model": models.Problem, "description": "the body is not JSON"},
     401: {"model": models.Problem, "description": "no valid key"},
@@ -53,11 +67,11 @@ probes = APIRouter()
 
 
 @api.post("/v1/scores", response_model=models.ScoresResponse)
-async def scores(asked: models.ScoresRequest, request: Request, service: Serving) -> Response:
+async def scores(asked: models.ScoresRequest, request: Request, service: Serving, in_use: Using) -> Response:
     """Coefficients of prompts, one row each."""
-    p2l = service.p2l
+    p2l = in_use.p2l
     prompts = _turns(asked.prompts, service.settings.max_batch)
-    scored = await _unless_left(request, service.score(prompts))
+    scored = await _unless_left(request, in_use.score(prompts))
     entries = [one.entry for one in scored]
     return _json(
         {
@@ -75,9 +89,9 @@ async def scores(asked: models.ScoresRequest, request: Request, service: Serving
 
 
 @api.get("/v1/bundle", response_model=models.BundleResponse)
-async def bundle(service: Serving) -> Response:
+async def bundle(in_use: Using) -> Response:
     """The bundle that is served."""
-    manifest, everyday = service.p2l.bundle.manifest, service.p2l.overall
+    manifest, everyday = in_use.p2l.bundle.manifest, in_use.p2l.overall
     return _json(
         {
             "name": manifest.name,
@@ -93,20 +107,20 @@ async def bundle(service: Serving) -> Response:
 
 
 @api.post("/predict", response_model=models.PredictResponse)
-async def predict(asked: models.PredictRequest, request: Request, service: Serving) -> Response:
+async def predict(asked: models.PredictRequest, request: Request, in_use: Using) -> Response:
     """Coefficients of one prompt, in the form of the research endpoint."""
-    (scored,) = await _unless_left(request, service.score(_turns([asked.prompt], 1)))
+    (scored,) = await _unless_left(request, in_use.score(_turns([asked.prompt], 1)))
     entry = scored.entry
     eta = entry.raw_eta
-    if eta is not None and service.p2l.family == "rk":
+    if eta is not None and in_use.p2l.family == "rk":
         eta = float(rk_eta(eta))
     return _json({"coefs": entry.coefs.tolist(), "eta": eta})
 
 
 @api.get("/models", response_model=models.ModelsResponse)
-async def names(service: Serving) -> Response:
+async def names(in_use: Using) -> Response:
     """The models in the order of the coefficients, in the form of the research endpoint."""
-    return _json({"models": service.p2l.models})
+    return _json({"models": in_use.p2l.models})
 
 
 @api.get("/v1/costs", response_model=models.CostsResponse)
@@ -116,7 +130,7 @@ async def costs(service: Serving) -> Response:
 
 
 @api.post("/v1/route", response_model=models.RouteResponse)
-async def route(asked: models.RouteRequest, request: Request, service: Serving) -> Response:
+async def route(asked: models.RouteRequest, request: Request, service: Serving, in_use: Using) -> Response:
     """Which model answers a prompt under a rule, and why."""
     table = service.settings.costs
     if asked.costs is not None:
@@ -129,7 +143,7 @@ async def route(asked: models.RouteRequest, request: Request, service: Serving) 
     prompts = _turns([asked.prompt], 1)
     tokens = explain.estimated_input_tokens(sum(map(text_bytes, prompts[0])))
     price = explain.request_costs(table, "costs", tokens, asked.output_tokens)
-    scored = await _unless_left(request, service.scores(prompts, 1))
+    scored = await _unless_left(request, in_use.scores(prompts, 1))
     decision = explain.explain(
         scored,
         list(table),
@@ -140,16 +154,16 @@ async def route(asked: models.RouteRequest, request: Request, service: Serving) 
         asked.opponents,
         asked.multiplier,
     )
-    return _json({"fingerprint": service.p2l.fingerprint, **decision})
+    return _json({"fingerprint": in_use.p2l.fingerprint, **decision})
 
 
 @api.post("/v1/leaderboard", response_model=models.LeaderboardResponse)
-async def leaderboard(asked: models.LeaderboardRequest, request: Request, service: Serving) -> Response:
+async def leaderboard(asked: models.LeaderboardRequest, request: Request, service: Serving, in_use: Using) -> Response:
     """The leaderboard of a set of prompts: up to 16 batches of them."""
     step = service.settings.max_batch
     prompts = _turns(asked.prompts, BOARD_BATCHES * step)
-    board = await _unless_left(request, service.leaderboard(prompts, step))
-    return _json(_named(service, board))
+    board = await _unless_left(request, service.leaderboard(in_use, prompts, step))
+    return _json(_named(in_use, board))
 
 
 @api.get(
@@ -157,13 +171,13 @@ async def leaderboard(asked: models.LeaderboardRequest, request: Request, servic
     response_model=models.LeaderboardResponse,
     responses={404: {"model": models.Problem, "description": "the service was started without prompts for it"}},
 )
-async def overall(service: Serving) -> Response:
+async def overall(service: Serving, in_use: Using) -> Response:
     """The board that others are compared with: of everyday prompts, or of those that the service was started with."""
     if not service.settings.overall:
         raise HTTPException(404, "there is no overall board: the service was started without prompts for it")
-    if service.overall is None:
+    if in_use.overall is None:
         raise NotReady("the overall board is being made")
-    return _json(_named(service, service.overall))
+    return _json(_named(in_use, in_use.overall))
 
 
 @api.post(
@@ -172,10 +186,9 @@ async def overall(service: Serving) -> Response:
     status_code=202,
     responses={409: {"model": models.Problem, "description": "the service keeps no boards of users"}},
 )
-async def feedback(asked: models.FeedbackRequest, request: Request, service: Serving) -> Response:
+async def feedback(asked: models.FeedbackRequest, request: Request, in_use: Using) -> Response:
     """Moves the user's own board by a thumb up or down, or by which of two answers was better."""
-    p2l = service.p2l
-    users = service.users
+    p2l, users = in_use.p2l, in_use.users
     if users is None:
         raise HTTPException(409, "feedback is kept in the shared cache: start the service with one, and with a secret")
     model = p2l.index(asked.model)
@@ -184,7 +197,7 @@ async def feedback(asked: models.FeedbackRequest, request: Request, service: Ser
         raise HTTPException(422, "model and other are the same model")
     coefs = None
     if asked.prompt is not None:
-        (scored,) = await _unless_left(request, service.score(_turns([asked.prompt], 1)))
+        (scored,) = await _unless_left(request, in_use.score(_turns([asked.prompt], 1)))
         coefs = scored.entry.coefs
     users.voted(asked.user, model, asked.liked, other, coefs)
     return _json({"status": "accepted"}, 202)
@@ -247,8 +260,8 @@ async def _left(request: Request) -> None:
         pass
 
 
-def _named(service: Service, board: dict[str, Any]) -> dict[str, Any]:
-    return {"bundle": service.p2l.bundle.manifest.name, "fingerprint": service.p2l.fingerprint, **board}
+def _named(in_use: InUse, board: dict[str, Any]) -> dict[str, Any]:
+    return {"bundle": in_use.p2l.bundle.manifest.name, "fingerprint": in_use.p2l.fingerprint, **board}
 
 
 def _json(content: dict[str, Any], status: int = 200) -> Response:

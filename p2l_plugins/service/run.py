@@ -11,6 +11,8 @@ import socket
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import threadpoolctl
@@ -51,6 +53,8 @@ def serve(settings: ServiceSettings, host: str, port: int) -> None:
     listening = listen(host, port)
     # before uvicorn has its handlers, and after it has restored these: the end is no failure
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    if hasattr(signal, "SIGHUP"):  # until the service heeds it: what is being loaded is the newest
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     address = listening.getsockname()
     shown = f"[{address[0]}]" if listening.family == socket.AF_INET6 else address[0]
     print(f"p2l serve: http://{shown}:{address[1]}", file=sys.stderr, flush=True)
@@ -114,12 +118,26 @@ def _one(settings: ServiceSettings, listening: socket.socket) -> None:
 
 
 class _Supervisor(Multiprocess):
-    """uvicorn's, with two differences.
+    """uvicorn's, with three differences.
 
     A process is replaced when it has ended. uvicorn also kills one that does not answer a ping within 5 seconds, which
     on a busy machine are processes that start or score; and while a ping to one that was killed runs out, nothing is
-    replaced. And at the end the socket is closed first: else clients connect to nobody until all processes have ended.
+    replaced. At the end the socket is closed first: else clients connect to nobody until all processes have ended.
+    And SIGHUP goes on to the processes, which take another bundle without an end; uvicorn would replace them.
     """
+
+    def init_processes(self) -> None:
+        with _hangups_later():
+            super().init_processes()
+
+    def handle_hup(self) -> None:
+        for process in self.processes:
+            if process.pid is not None and process.process.exitcode is None:
+                os.kill(process.pid, signal.SIGHUP)
+
+    def handle_ttin(self) -> None:
+        with _hangups_later():
+            super().handle_ttin()
 
     def keep_subprocess_alive(self) -> None:
         for i, process in enumerate(self.processes):
@@ -131,12 +149,26 @@ class _Supervisor(Multiprocess):
                 return
             log.warning("process %s ended with status %d; another one takes its place", process.pid, status)
             self.processes[i] = Process(self.config, self.sockets)
-            self.processes[i].start()
+            with _hangups_later():
+                self.processes[i].start()
 
     def terminate_all(self) -> None:
         for listening in self.sockets:
             listening.close()
         super().terminate_all()
+
+
+@contextmanager
+def _hangups_later() -> Iterator[None]:
+    """Processes that are started within get SIGHUP once they heed it; before that it would end them."""
+    if not hasattr(signal, "SIGHUP"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _several(settings: ServiceSettings, listening: socket.socket) -> None:

@@ -1,4 +1,4 @@
-"""What a process serves: loads the bundle in the background, knows whether it may take requests, and stops in order."""
+"""What a process serves: loads the bundle in the background, swaps another one in, tells its state, stops in order."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 from typing import Any
 
+from p2l_plugins.cache.tiered import TieredCache
 from p2l_plugins.errors import P2LError
 from p2l_plugins.prompts import Turns
 from p2l_plugins.routing.explain import request_costs
-from p2l_plugins.scoring.engine import Busy
-from p2l_plugins.scoring.flights import Flights, Scored
-from p2l_plugins.scoring.scorer import P2L, Scores
+from p2l_plugins.scoring.changes import LOOK_S, Changes
+from p2l_plugins.scoring.engine import Busy, stand_back
+from p2l_plugins.scoring.flights import Flights
+from p2l_plugins.scoring.scorer import P2L
 from p2l_plugins.service import metrics
+from p2l_plugins.service.in_use import InUse
 from p2l_plugins.service.settings import ServiceSettings
 from p2l_plugins.service.users import Users
 
@@ -53,13 +56,11 @@ class Service:
 
     Attributes:
         settings: of the operator.
-        overall: the board that others are compared with; None until it is made.
         failure: why the bundle can't be served.
-        users: their boards; None where there is no shared cache with a secret to keep them in.
 
     Args:
         load: gives the bundle; called in a thread.
-        failed: called in that thread where it can't.
+        failed: called in that thread where it can't give the first one.
     """
 
     def __init__(
@@ -69,89 +70,127 @@ class Service:
         failed: Callable[[], None] = lambda: None,
     ) -> None:
         self.settings = settings
-        self.overall: dict[str, Any] | None = None
         self.failure: Exception | None = None
         self._load, self._failed = load, failed
-        self._p2l: P2L | None = None
-        self._flights: Flights | None = None
-        self.users: Users | None = None
+        self._now: InUse | None = None
+        self._cache: TieredCache | None = None
         self._stopping = False
+        self._look = threading.Event()
+        self._swapping: threading.Thread | None = None
+        self._said = ""
+        self._before_hangup: Any = None
         self._boards = ThreadPoolExecutor(1, thread_name_prefix="p2l-board")
         self._boards_waiting = 0
         self._background: asyncio.Task[None] | None = None
+        self._retiring: set[asyncio.Task[None]] = set()
 
     @property
     def ready(self) -> bool:
         """Whether requests are welcome."""
-        return self._flights is not None and self._flights.works and not self._stopping
+        return self._now is not None and self._now.flights.works and not self._stopping
 
     @property
-    def p2l(self) -> P2L:
-        """The bundle.
+    def now(self) -> InUse:
+        """The bundle that new requests take.
 
         Raises:
             NotReady: it is being loaded.
         """
-        if self._p2l is None:
+        if self._now is None:
             raise NotReady("the bundle is being loaded")
-        return self._p2l
+        return self._now
 
     def start(self) -> None:
-        """Begins to load the bundle, on the running event loop."""
+        """Begins to load the bundle, and then to look for another one in its place, on the running event loop."""
         loop = asyncio.get_running_loop()
         # a daemon: a download that hangs must not hold up the process's exit
-        threading.Thread(target=self._run_load, args=(loop,), name="p2l-load", daemon=True).start()
+        threading.Thread(target=self._run, args=(loop,), name="p2l-load", daemon=True).start()
 
-    def _run_load(self, loop: asyncio.AbstractEventLoop) -> None:
-        cache = self.settings.cache
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        changes = Changes(self.settings.bundle)
         try:
-            p2l, store, secret = self._load(self.settings), cache.build(), cache.key_secret()
+            cache = self.settings.cache.build()
+            first = self._in_use(cache)
         except Exception as error:  # whatever a bundle, a hub or ONNX Runtime raises
             self.failure = error
             log.error("the bundle %r can't be served: %s", self.settings.bundle, error)
             self._failed()
-        else:
-            flights = Flights(
-                p2l,
-                store,
-                cache.namespace,
-                secret,
-                self.settings.max_pending,
-                whole=True,
-                count=metrics.count_prompts,
-                ran=metrics.ran,
-            )
-            users = None if store.shared is None or not secret else Users(p2l, store.shared.client, cache)
-            loop.call_soon_threadsafe(self._loaded, p2l, flights, users)
+            return
+        loop.call_soon_threadsafe(self._loaded, first, cache)
+        del first
+        stand_back()
+        while not self._stopping:
+            at_once = self._look.wait(LOOK_S)
+            if at_once:
+                self._look.clear()
+            if not self._stopping and changes.due(at_once):
+                self._swapping = threading.current_thread()
+                self._swap(changes, cache, loop)
+                self._swapping = None
 
-    def _loaded(self, p2l: P2L, flights: Flights, users: Users | None) -> None:
-        self._p2l, self._flights, self.users = p2l, flights, users
+    def _in_use(self, cache: TieredCache) -> InUse:
+        settings = self.settings.cache
+        p2l, secret = self._load(self.settings), settings.key_secret()
+        flights = Flights(
+            p2l,
+            cache,
+            settings.namespace,
+            secret,
+            self.settings.max_pending,
+            whole=True,
+            count=metrics.count_prompts,
+            ran=metrics.ran,
+        )
+        return InUse(
+            p2l, flights, None if cache.shared is None or not secret else Users(p2l, cache.shared.client, settings)
+        )
+
+    def _swap(self, changes: Changes, cache: TieredCache, loop: asyncio.AbstractEventLoop) -> None:
+        """Loads what is due beside the bundle in use, and has it take its place; one that is bad is left alone."""
+        try:
+            changes.check()
+            new = self._in_use(cache)
+            if self.settings.overall:  # whoever asks for it must not wait
+                new.overall = new.p2l.score_turns(self.settings.overall).leaderboard().to_dict()
+        except Exception as error:  # as at the first load
+            metrics.SWAPS.labels("refused").inc()
+            if str(error) != self._said:
+                log.error(
+                    "the bundle that %r holds now is not taken, the one before it stays: %s",
+                    self.settings.bundle,
+                    error,
+                )
+            self._said = str(error)
+            return
+        changes.taken()
+        self._said = ""
+        if not self._stopping:
+            loop.call_soon_threadsafe(self._swapped, new)
+
+    def _loaded(self, first: InUse, cache: TieredCache) -> None:
+        self._now, self._cache = first, cache
         metrics.READY.set(1)
-        log.info("ready: bundle %s, fingerprint %s", p2l.bundle.manifest.name, p2l.fingerprint)
-        self._background = asyncio.get_running_loop().create_task(self._make_overall())
+        log.info("ready: bundle %s, fingerprint %s", first.p2l.bundle.manifest.name, first.p2l.fingerprint)
+        self._background = asyncio.get_running_loop().create_task(self._make_overall(first))
 
-    async def _make_overall(self) -> None:
+    def _swapped(self, new: InUse) -> None:
+        before, self._now = self._now, new
+        metrics.SWAPS.labels("taken").inc()
+        log.info("swapped: bundle %s, fingerprint %s", new.p2l.bundle.manifest.name, new.p2l.fingerprint)
+        if before is not None:
+            task = asyncio.get_running_loop().create_task(before.retire())
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+
+    async def _make_overall(self, first: InUse) -> None:
         try:
             if self.settings.overall:
-                self.overall = await self.leaderboard(self.settings.overall, step=8)  # lets others in between
+                with first.held():
+                    first.overall = await self.leaderboard(first, self.settings.overall, step=8)  # lets others between
         except P2LError as error:
             log.warning("there is no overall board to compare with: %s", error)
 
-    async def score(self, prompts: Sequence[Turns]) -> list[Scored]:
-        """Scores of prompts; errors as `Flights.score`, and `NotReady`."""
-        if self._flights is None:
-            raise NotReady("the bundle is being loaded")
-        return await self._flights.score(prompts)
-
-    async def scores(self, prompts: Sequence[Turns], step: int) -> Scores:
-        """The same as `Scores`, asked for in pieces of `step` prompts."""
-        p2l = self.p2l
-        scored: list[Scored] = []
-        for i in range(0, len(prompts), step):
-            scored += await self.score(prompts[i : i + step])
-        return p2l.from_entries([one.entry for one in scored])
-
-    async def leaderboard(self, prompts: Sequence[Turns], step: int) -> dict[str, Any]:
+    async def leaderboard(self, in_use: InUse, prompts: Sequence[Turns], step: int) -> dict[str, Any]:
         """The leaderboard of prompts, computed in a thread.
 
         Raises:
@@ -161,14 +200,17 @@ class Service:
             raise Busy(f"{MAX_BOARDS} leaderboards wait")
         self._boards_waiting += 1
         try:
-            scores = await self.scores(prompts, step)
+            scores = await in_use.scores(prompts, step)
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._boards, lambda: scores.leaderboard().to_dict())
         finally:
             self._boards_waiting -= 1
 
-    def stop_on_signals(self) -> None:
-        """Says no at `/readyz` from the first signal to stop on, and lets the server stop `drain_s` later."""
+    def heed_signals(self) -> None:
+        """Looks for another bundle on SIGHUP, and from the first signal to stop on says no at `/readyz`.
+
+        The server stops `drain_s` after that signal.
+        """
         if threading.current_thread() is not threading.main_thread():
             return  # a server inside another program, which has the signals
         loop = asyncio.get_running_loop()
@@ -183,17 +225,27 @@ class Service:
                     previous(number, frame)
 
             signal.signal(number, stop)
+        if hasattr(signal, "SIGHUP"):
+            look = self._look.set  # not in the handler, which may interrupt itself while it holds the event's lock
+            hangup = signal.signal(signal.SIGHUP, lambda *_: loop.call_soon_threadsafe(look))
+            self._before_hangup = hangup or signal.SIG_DFL
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # which the supervisor blocked for the start
 
     async def aclose(self) -> None:
         """Ends what goes on. The server has answered all requests by now."""
         self._stopping = True
+        self._look.set()
+        if self._before_hangup is not None:
+            signal.signal(signal.SIGHUP, self._before_hangup)
         metrics.READY.set(0)
         if self._background is not None:
             self._background.cancel()
         self._boards.shutdown(wait=False, cancel_futures=True)
-        if self.users is not None:
-            await self.users.aclose()
-        if self._flights is not None:
-            await asyncio.to_thread(self._flights.close, CLOSE_S)
-            await self._flights.cache.flush()
-            await self._flights.cache.aclose()
+        if (swapping := self._swapping) is not None:  # a thread that is stopped inside ONNX Runtime aborts the process
+            await asyncio.to_thread(swapping.join, CLOSE_S)
+        if self._retiring:
+            await asyncio.wait(self._retiring, timeout=CLOSE_S)
+        if self._now is not None and self._cache is not None:
+            await self._now.aclose(CLOSE_S)
+            await self._cache.flush()
+            await self._cache.aclose()

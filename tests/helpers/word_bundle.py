@@ -23,16 +23,16 @@ TEMPLATE = "{% for message in messages %}<|user|> {{ message.content }} <|end|>\
 CLS = "[CLS]"
 
 
-def write_bundle(folder: Path, family: str = "grk", form: str = "plain") -> Path:
+def write_bundle(folder: Path, family: str = "grk", form: str = "plain", words: dict = WORDS) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    vocabulary = {"[PAD]": 0, "[UNK]": 1} | {word: i for i, word in enumerate(WORDS, start=2)}
+    vocabulary = {"[PAD]": 0, "[UNK]": 1} | {word: i for i, word in enumerate(words, start=2)}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
     if form == "chat":
         tokenizer.add_special_tokens([CLS])
         (folder / "chat_template.jinja").write_text(TEMPLATE)
     tokenizer.save(str(folder / "tokenizer.json"))
-    table = np.array([(0.0, 0.0, 0.0), (0.0, 0.0, 0.0), *WORDS.values(), (0.0, 0.0, 0.0)], np.float32)
+    table = np.array([(0.0, 0.0, 0.0), (0.0, 0.0, 0.0), *words.values(), (0.0, 0.0, 0.0)], np.float32)
     nodes = [
         helper.make_node("Gather", ["table", "input_ids"], ["rows"]),
         helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
