@@ -10,8 +10,8 @@ from typing import Any
 
 from litellm_router.deployments import column_of
 from litellm_router.names import SEES_WILDCARDS, NamedGroup, Names, p2l_model
-from litellm_router.prices import INPUT, OUTPUT, Price, price_of
-from litellm_router.settings import ENVIRON, KEY, P2LSettings
+from litellm_router.prices import INPUT, OUTPUT, Price, listed, price_of
+from litellm_router.settings import ENVIRON, KEY, Collect, P2LSettings
 from p2l_plugins.cache.address import check
 from p2l_plugins.errors import ConfigError
 from p2l_plugins.scoring.engine import Scorer
@@ -99,6 +99,8 @@ def problems(
     for key in settings.groups:
         if (wrong := names.wrong_key(key)) is not None:
             says.append(f"{KEY}.groups.{key} {wrong}")
+    if settings.collect is not None:
+        says += _collect(settings.collect, names)
     if isinstance(settings.output_tokens, dict):
         says += [
             f"{KEY}.output_tokens.{name} is not a model of the bundle; {hint(name, bundle.models)}"
@@ -106,6 +108,24 @@ def problems(
             if name not in bundle.models
         ]
     return list(dict.fromkeys(says))
+
+
+def _collect(collect: Collect, names: Names) -> list[str]:
+    """What keeps votes from being collected."""
+    known = [group.name for group in names.groups]
+    says = [
+        f"{KEY}.collect.groups: {name!r} is not a model group; {hint(name, known)}"
+        for name in collect.groups
+        if not names.reached(name)
+    ]
+    judges = [one for group in names.reached(collect.judge) for one in group.deployments]
+    if not judges and not listed({"litellm_params": {"model": collect.judge}}):
+        says.append(f"{KEY}.collect.judge = {collect.judge!r} is no model group; {hint(collect.judge, known)}")
+    elif any(price_of(one) is None for one in judges):
+        says.append(
+            f"{KEY}.collect.judge: a deployment of {collect.judge!r} has no known price, so no budget would hold"
+        )
+    return says
 
 
 def routed_groups(

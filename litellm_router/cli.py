@@ -65,6 +65,9 @@ def _offline(config: Path, as_json: bool) -> dict[str, Any]:
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # offline: the prices that LiteLLM ships
 
     content = read_yaml_object(config)  # before what takes seconds to import
+    import litellm
+
+    litellm.suppress_debug_info = True  # which it prints to stdout, for a model that it does not know
     from litellm_router.check import CALLBACK, address_problems, candidates, problems, routed_groups
     from litellm_router.scoring import load_scorer, sentence_of
     from litellm_router.settings import KEY, P2LSettings

@@ -42,6 +42,10 @@ def config(tiny_bundle, tmp_path):
     return write
 
 
+#: Votes from live traffic, with the group itself as its judge.
+COLLECT = {"share": 0.1, "judge": "auto", "budget_per_day": 1.0, "store": "votes.jsonl", "store_prompts": True}
+
+
 def checked(path):
     result = CliRunner().invoke(app, ["check", str(path), "--json"])
     return result.exit_code, json.loads(result.stdout)
@@ -69,6 +73,10 @@ def test_a_right_configuration_lists_the_candidates(config):
         ({"output_tokens": {"delta": 3}}, ["p2l_settings.output_tokens.delta", "valid: alpha"]),
         ({"rule": "cap"}, ["'cap'", "budget"]),
         ({"bundle": "/nowhere"}, ["p2l_settings.bundle", "/nowhere"]),
+        ({"collect": COLLECT | {"judge": "jugde"}}, ["collect.judge = 'jugde'", "valid: auto"]),
+        ({"collect": COLLECT | {"groups": ["atuo"]}}, ["collect.groups: 'atuo'", "valid: auto"]),
+        ({"collect": COLLECT, "params": {}}, ["collect.judge", "no known price"]),
+        ({"collect": COLLECT | {"store_prompts": False}}, ["p2l_settings.collect", "store_prompts: true"]),
     ],
 )
 def test_a_wrong_one_is_a_sentence_and_status_1(config, options, says):
