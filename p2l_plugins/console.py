@@ -73,7 +73,11 @@ class Terminated(SystemExit):
 def end_on_sigterm() -> None:
     """Lets SIGTERM end the command as an error does: with its temporary files removed, and exit status 143."""
 
+    own = os.getpid()
+
     def end(number: int, frame: object) -> None:
+        if os.getpid() != own:  # of a pool, which has forked it and ends it so
+            os._exit(128 + number)
         raise Terminated(128 + number)
 
     if threading.current_thread() is threading.main_thread():

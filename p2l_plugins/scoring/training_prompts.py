@@ -20,7 +20,7 @@ from p2l_plugins.outcomes import Mask
 from p2l_plugins.prompts import Turns, canonical_bytes
 
 #: Its name in checkpoints and bundles.
-TRAINING_PROMPTS = "training_prompts.bin"
+TRAINING_PROMPTS = "training_prompts.u32"
 _MAGIC = b"P2Lseen1"
 _SALT = 16
 

@@ -64,7 +64,7 @@ def run(bundles, tmp_path):
             task.set_fewshot_seed(1234)
             if predict_only:
                 task.override_metric("bypass")
-        return evaluate(AnsweringLM(), loaded, bootstrap_iters=50, **options)
+        return evaluate(AnsweringLM(), loaded, **{"bootstrap_iters": 50} | options)
 
     return run
 
@@ -133,7 +133,7 @@ LIKELIHOODS = {
 
 def test_the_perplexity_of_a_document_is_a_likelihood_of_which_more_is_better(run, write_task, bundles):
     folder = write_task("lines", QUESTIONS, **LIKELIHOODS)
-    result = run(folder, "lines_p2l")
+    result = run(folder, "lines_p2l", bootstrap_iters=0)  # which forks processes for a likelihood
     predicted = sigmoid(load_p2l(str(bundles["grk"])).score(QUESTIONS).coefs[:, 1])
     likelihoods = [s["perplexity"] for s in sorted(result["samples"]["lines_p2l"], key=lambda s: s["doc_id"])]
     expected = spearmanr(predicted, likelihoods).statistic
