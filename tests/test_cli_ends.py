@@ -142,3 +142,14 @@ def test_a_lone_surrogate_is_scored_and_written(tmp_path):
 def test_standard_input_says_which_form_it_has():
     error = run("score", "starter", "-", stdin="plain text\n", status=1).stderr
     assert "standard input (JSONL): line 1 is not valid JSON" in error
+
+
+def test_the_processes_of_a_pool_end_when_they_are_told_to():
+    """They are forked with the command's own handling of SIGTERM, which is not for them."""
+    code = (
+        "import multiprocessing\nfrom p2l_plugins.console import end_on_sigterm\nend_on_sigterm()\n"
+        "with multiprocessing.get_context('fork').Pool(3) as pool:\n    print(sum(pool.map(abs, range(-9, 9))))\n"
+        "    pool.terminate()\n    pool.join()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "81\n", "")

@@ -11,13 +11,8 @@ from types import TracebackType
 from typing import Any
 
 from p2l_plugins.errors import ConfigError, DataError
-from p2l_plugins.files.tables import need_folder
+from p2l_plugins.files.tables import hold, need_folder
 from p2l_plugins.votes.read import read_votes
-
-try:
-    import fcntl
-except ImportError:  # Windows: two arenas on one file are not noticed there
-    fcntl = None  # type: ignore[assignment]
 
 
 class VotesFile:
@@ -46,7 +41,7 @@ class VotesFile:
         try:
             if not stat.S_ISREG(os.fstat(self._file).st_mode):
                 raise DataError(f"{path}: is not a file; name one for --votes")
-            self._hold()
+            hold(self._file, f"{self.path}: another arena writes this file; end it, or name another --votes")
             self._mend()
             self.votes = read_votes(path) if os.fstat(self._file).st_size else None
             if self.votes is not None and self.votes.scores is not None:
@@ -79,14 +74,6 @@ class VotesFile:
         except OSError:
             os.ftruncate(self._file, end)
             raise
-
-    def _hold(self) -> None:
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DataError(f"{self.path}: another arena writes this file; end it, or name another --votes") from None
 
     def _mend(self) -> None:
         """Ends the last line, where it is whole, or cuts it off, where a crash has torn it."""

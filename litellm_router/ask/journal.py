@@ -19,13 +19,8 @@ from types import TracebackType
 from typing import Any, Literal
 
 from p2l_plugins.errors import DataError
-from p2l_plugins.files.tables import replaced_file
+from p2l_plugins.files.tables import hold, replaced_file
 from p2l_plugins.prompts import canonical_bytes
-
-try:
-    import fcntl
-except ImportError:  # Windows: two runs at once are not noticed there
-    fcntl = None  # type: ignore[assignment]
 
 Kind = Literal["plan", "answer", "verdict", "score", "failed"]
 _KINDS = ("plan", "answer", "verdict", "score", "failed")
@@ -98,7 +93,7 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            self._hold()
+            hold(self._file, f"{self.path}: another run writes this journal; wait for it, or name another -o")
             self._end = self._read()
         except BaseException:
             os.close(self._file)
@@ -168,14 +163,6 @@ class Journal:
             if "text" in value and value.get("key") not in keep:
                 del value["text"]
             yield _line(value)
-
-    def _hold(self) -> None:
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DataError(f"{self.path}: another run writes this journal; wait for it, or name another -o") from None
 
     def _read(self) -> int:
         """Reads the entries; where the good lines end. What a crash has torn is cut off."""

@@ -39,8 +39,8 @@ MOST_AT_ONCE, CALL_S = 2, 120.0
 #: Tokens that are expected of a verdict, and of an answer whose length was not learnt.
 VERDICT_TOKENS = 200
 
-#: Models whose comparisons are counted together; a group of more is compared by chance.
-MOST_MODELS = 64
+#: Groups whose comparisons are counted; models of a group beyond which it is compared by chance.
+MOST_GROUPS, MOST_MODELS = 64, 64
 
 
 class Collector:
@@ -188,7 +188,7 @@ class Collector:
 
     def _design(self, models: tuple[str, ...]) -> PairDesign:
         if models not in self._designs:
-            if len(self._designs) >= MOST_MODELS:
+            if len(self._designs) >= MOST_GROUPS:
                 self._designs.clear()
             self._designs[models] = PairDesign(len(models), explore=1.0 if len(models) > MOST_MODELS else 0.05)
         return self._designs[models]

@@ -15,6 +15,11 @@ import yaml
 
 from p2l_plugins.errors import ConfigError, DataError
 
+try:
+    import fcntl
+except ImportError:  # Windows: two processes that write one file are not noticed there
+    fcntl = None  # type: ignore[assignment]
+
 #: What a full disk, an exhausted quota and a limit on the size of files answer.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -23,6 +28,20 @@ def need_file(path: Path, name: str | None = None) -> None:
     """Raises a DataError where there is no such file; `name` is that of the message."""
     if not path.is_file():
         raise DataError(f"{name or path}: there is no such file")
+
+
+def hold(file: int, otherwise: str) -> None:
+    """Keeps other processes from writing an open file (its descriptor) until it is closed, where the system can.
+
+    Raises:
+        DataError: another process holds it; `otherwise` is the message.
+    """
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise DataError(otherwise) from None
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

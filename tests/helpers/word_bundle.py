@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -71,3 +73,19 @@ def write_bundle(folder: Path, family: str = "grk", form: str = "plain", words: 
     )
     manifest.write(folder)
     return folder
+
+
+def write_choice(folder: Path, math: Mapping[str, Sequence[float]]) -> Path:
+    """Bundles that differ in what "math" gives, one more that is damaged, and a link to the first; their folder."""
+    for name, coefs in math.items():
+        write_bundle(folder / name, words=WORDS | {"math": tuple(coefs)})
+    bad = write_bundle(folder / "bad", words=WORDS | {"math": (9.0, 9.0, 9.0)})
+    (bad / "model.onnx").write_bytes((bad / "model.onnx").read_bytes()[:-1])
+    point(folder, next(iter(math)))
+    return folder
+
+
+def point(folder: Path, name: str) -> None:
+    """Lets the link lead to another bundle, in one step."""
+    (folder / "new").symlink_to(name)
+    os.replace(folder / "new", folder / "link")

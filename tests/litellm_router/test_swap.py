@@ -4,13 +4,12 @@ import asyncio
 import collections
 import gc
 import logging
-import os
 import time
 import weakref
 
 import litellm
 import pytest
-from helpers.word_bundle import WORDS, write_bundle
+from helpers.word_bundle import point, write_choice
 
 from litellm_router import P2LRouter, P2LSettings
 from litellm_router.scoring import Scoring, load_scorer
@@ -30,17 +29,7 @@ def quick(monkeypatch):
 @pytest.fixture
 def bundles(tmp_path):
     """Two bundles, a third that is damaged, and the link that is used."""
-    for name, math in MATH.items():
-        write_bundle(tmp_path / name, words=WORDS | {"math": math})
-    bad = write_bundle(tmp_path / "bad", words=WORDS | {"math": (9.0, 9.0, 9.0)})
-    (bad / "model.onnx").write_bytes((bad / "model.onnx").read_bytes()[:-1])
-    (tmp_path / "link").symlink_to("one")
-    return tmp_path
-
-
-def point(bundles, name):
-    (bundles / "new").symlink_to(name)
-    os.replace(bundles / "new", bundles / "link")
+    return write_choice(tmp_path, MATH)
 
 
 async def until(condition, seconds=20.0):

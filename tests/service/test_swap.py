@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 from helpers.serving import served, until
-from helpers.word_bundle import WORDS, write_bundle
+from helpers.word_bundle import point, write_choice
 
 from p2l_plugins.scoring.bundle import Bundle
 
@@ -23,18 +23,8 @@ MATH = {"one": [2.0, 1.0, 0.0], "other": [0.0, 1.0, 2.0]}
 
 @pytest.fixture
 def bundles(tmp_path):
-    """Two bundles, a third that is damaged, and the link that is served."""
-    for name, math in MATH.items():
-        write_bundle(tmp_path / name, words=WORDS | {"math": tuple(math)})
-    bad = write_bundle(tmp_path / "bad", words=WORDS | {"math": (9.0, 9.0, 9.0)})
-    (bad / "model.onnx").write_bytes((bad / "model.onnx").read_bytes()[:-1])
-    (tmp_path / "link").symlink_to("one")
-    return tmp_path
-
-
-def point(bundles, name):
-    (bundles / "new").symlink_to(name)
-    os.replace(bundles / "new", bundles / "link")
+    """Two bundles, a third that is damaged, and the link that is used."""
+    return write_choice(tmp_path, MATH)
 
 
 def swaps(url, result):
