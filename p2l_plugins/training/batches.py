@@ -24,6 +24,7 @@ class PromptDataset(Dataset[dict[str, Any]]):
     Args:
         votes: grouped by prompt; ids: token ids of each prompt; categories: (P,) index of each prompt's category.
         others: token ids of other forms of the prompts; item `i + k · P` is prompt i in its form k.
+        varied: token ids of each prompt as other users write it, which the model is to score alike; empty: none.
         multiple: the length is filled up to a multiple of this with items without votes, so that every process of an
             evaluation gets the same number of full batches.
     """
@@ -35,8 +36,9 @@ class PromptDataset(Dataset[dict[str, Any]]):
         categories: NDArray[np.int64] | None = None,
         multiple: int = 1,
         others: Sequence[Sequence[Sequence[int]]] = (),
+        varied: Sequence[Sequence[int]] = (),
     ) -> None:
-        self.votes, self.ids = votes, ids
+        self.votes, self.ids, self.varied = votes, ids, varied
         self.forms = (ids, *others)
         self.length = -(-len(ids) // multiple) * multiple
         self.categories = np.zeros(len(ids), np.int64) if categories is None else categories
@@ -47,20 +49,26 @@ class PromptDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         if i >= len(self.ids) * len(self.forms):
-            return {"input_ids": self.ids[-1], "category": 0, "votes": slice(0, 0)}
+            return {"input_ids": self.ids[-1], "varied": None, "category": 0, "votes": slice(0, 0)}
         form, i = divmod(i, len(self.ids))
         return {
             "input_ids": self.forms[form][i],
+            "varied": self.varied[i] if self.varied else None,
             "category": int(self.categories[i]),
             "votes": slice(int(self.bounds[i]), int(self.bounds[i + 1])),
         }
 
 
 class VoteCollator:
-    """Items → tensors: prompts padded on the right, and the flat list of their votes."""
+    """Items → tensors: prompts padded on the right, and the flat list of their votes.
 
-    def __init__(self, votes: Votes, pad_id: int) -> None:
-        self.votes, self.pad_id = votes, pad_id
+    Args:
+        votes: of the dataset; pad_id: token that fills.
+        varied_share: share of a batch's prompts that come in their varied form as well, where they have one.
+    """
+
+    def __init__(self, votes: Votes, pad_id: int, varied_share: float = 1.0) -> None:
+        self.votes, self.pad_id, self.varied_share = votes, pad_id, varied_share
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """The batch of some items."""
@@ -68,7 +76,7 @@ class VoteCollator:
         v = self.votes
         rows = np.concatenate([np.full(i["votes"].stop - i["votes"].start, n) for n, i in enumerate(items)])
         take = np.concatenate([np.arange(i["votes"].start, i["votes"].stop) for i in items])
-        return {
+        return self._varied(items) | {
             "input_ids": torch.from_numpy(ids),
             "attention_mask": torch.from_numpy(mask),
             "vote_prompt": torch.from_numpy(rows),
@@ -77,6 +85,19 @@ class VoteCollator:
             "vote_outcome": torch.from_numpy(v.outcome[take]),
             "vote_weight": torch.from_numpy(v.weight[take].astype(np.float32)),
             "category": torch.tensor([item["category"] for item in items]),
+        }
+
+    def _varied(self, items: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """The varied forms of every so many items, and the rows of these."""
+        every = round(1 / self.varied_share)
+        rows = [n for n, item in enumerate(items) if n % every == 0 and item["varied"]]
+        if not rows:
+            return {}
+        ids, mask = pad([items[n]["varied"] for n in rows], self.pad_id)
+        return {
+            "varied_ids": torch.from_numpy(ids),
+            "varied_mask": torch.from_numpy(mask),
+            "varied_rows": torch.tensor(rows),
         }
 
 

@@ -23,6 +23,8 @@ class Source(BaseModel):
         usable: for a score matrix, the lowest score of a usable answer.
         margin: for a score matrix, the largest difference that is still a tie.
         models, not_models: for a score matrix, the columns that alone are models; columns that are none.
+        where: for a file with several scales or parts, column → the value that a row must have.
+        pairs: for a score matrix, most pairs of models that become votes of one prompt, drawn at random; null: all.
         prompt_weight: total weight of one prompt's votes; null keeps the votes' own weights.
         category_prior: in place of the configuration's; a file of few prompts needs a stronger one.
         licence: noted in the manifest.
@@ -35,6 +37,8 @@ class Source(BaseModel):
     margin: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     models: tuple[str, ...] = ()
     not_models: tuple[str, ...] = ()
+    where: dict[str, str] = {}
+    pairs: int | None = Field(default=None, ge=1)
     prompt_weight: float | None = Field(default=1.0, gt=0)
     category_prior: float | None = Field(default=None, ge=0)
     licence: str | None = None
@@ -49,6 +53,9 @@ class TrainConfig(BaseModel):
     data: list[Source] = Field(min_length=1)
     aliases: dict[str, str] = {}
     backbone: str = "minilm"
+    layers: int | None = Field(default=None, ge=1)
+    vocabulary: int | None = Field(default=None, ge=1000)
+    frozen_embeddings: bool = False
     family: Family = "grk"
     pooling: Literal["cls", "mean"] | None = None
     head_rank: int | None = Field(default=None, ge=1)
@@ -72,6 +79,8 @@ class TrainConfig(BaseModel):
     category_prior: float = Field(default=0.0, ge=0)
     unseen_prior: float = Field(default=0.0, ge=0)
     option_orders: int = Field(default=1, ge=1, le=100)
+    consistency: float = Field(default=0.0, ge=0)
+    consistency_share: float = Field(default=0.25, gt=0, le=1)
     max_grad_norm: float = Field(default=1.0, gt=0)
     warmup: float = Field(default=0.1, ge=0, lt=1)
     schedule: Schedule = "linear"

@@ -43,17 +43,27 @@ class Learner(nn.Module):
       scale; else nothing would hold their coefficients on such prompts.
     - `category_weight`: weight of the cross-entropy of a linear classifier on the pooled state, which is thrown away.
 
+    `consistency` κ adds ½ κ · (mean over models of (Δβ(z) − Δβ(z'))² + (raw_eta(z) − raw_eta(z'))²) for prompts that
+    come with a varied form z', Δβ as above over all models: what a greeting or a typo changes is held down.
+
     Args:
         p2l: the model.
         categories: of the training prompts, with κ; None turns all three off.
         weight: `category_weight`.
         unseen_prior: its κ.
+        consistency: its κ.
     """
 
     def __init__(
-        self, p2l: P2LNetwork, categories: Categories | None = None, weight: float = 0.0, unseen_prior: float = 0.0
+        self,
+        p2l: P2LNetwork,
+        categories: Categories | None = None,
+        weight: float = 0.0,
+        unseen_prior: float = 0.0,
+        consistency: float = 0.0,
     ) -> None:
         super().__init__()
+        self.consistency = consistency
         self.p2l = p2l
         self.weight = weight
         self.unseen_prior = unseen_prior if categories is not None and categories.unseen.any() else 0.0
@@ -80,6 +90,9 @@ class Learner(nn.Module):
         vote_outcome: Tensor,
         vote_weight: Tensor,
         category: Tensor,
+        varied_ids: Tensor | None = None,
+        varied_mask: Tensor | None = None,
+        varied_rows: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The loss of a batch: one forward pass per prompt, all its votes at once.
 
@@ -87,6 +100,7 @@ class Learner(nn.Module):
             input_ids, attention_mask: (N, L).
             vote_prompt: (V,) row of each vote's prompt; vote_a, vote_b, vote_outcome, vote_weight: (V,).
             category: (N,) index of each prompt's category.
+            varied_ids, varied_mask: (R, L'), varied forms of the prompts in the rows `varied_rows` (R,); or None.
 
         Returns:
             `loss`: weighted sum over votes of −log P, per prompt; in training with the terms on categories.
@@ -116,6 +130,14 @@ class Learner(nn.Module):
                 distance = distance + self.unseen_prior * (off * unseen).sum(dim=1) / unseen.sum(dim=1).clamp(min=1)
             total = torch.zeros_like(distance).index_add(0, vote_prompt, vote_weight)  # as much as the prompt's votes
             loss = loss + 0.5 * (total * distance).mean()
+        if self.training and self.consistency and varied_ids is not None:
+            rows = cast(Tensor, varied_rows)
+            other, other_eta = self.p2l.head(self.p2l.pooled(varied_ids, cast(Tensor, varied_mask)))
+            off = (coefs[rows] - other).float()
+            moved = (off - off.mean(dim=1, keepdim=True)).square().mean(dim=1)
+            if raw_eta is not None:
+                moved = moved + (raw_eta[rows] - cast(Tensor, other_eta)).float().square()
+            loss = loss + 0.5 * self.consistency * moved.mean()
         return {"loss": loss}
 
 
@@ -136,8 +158,9 @@ class VoteTrainer(Trainer):
         pad_id: int,
         times: Array | None,
         optimizers: tuple[torch.optim.Optimizer, None],
+        varied_share: float = 1.0,
     ) -> None:
-        self._pad_id, self._times = pad_id, times
+        self._pad_id, self._times, self._varied_share = pad_id, times, varied_share
         super().__init__(
             model=learner, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, optimizers=optimizers
         )
@@ -151,7 +174,7 @@ class VoteTrainer(Trainer):
         return PromptSampler([len(i) for i in data.ids], size, args.seed, self._times, len(data.forms))
 
     def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-        self.data_collator = VoteCollator(dataset.votes, self._pad_id)
+        self.data_collator = VoteCollator(dataset.votes, self._pad_id, self._varied_share)
         return super()._get_dataloader(dataset, *args, **kwargs)
 
     def prediction_step(

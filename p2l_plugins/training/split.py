@@ -43,14 +43,25 @@ def load_sources(config: TrainConfig, data_dir: Path) -> list[tuple[Source, Vote
     Raises:
         DataError: what is wrong with a file.
     """
-    parts = []
-    for source in config.data:
-        path = data_dir / source.path
-        votes = read_votes(
-            path, config.aliases, source.usable, source.margin, ModelColumns(source.models, source.not_models)
+    return [
+        (
+            source,
+            check_family(read_source(source, config, data_dir), config.family, config.ties, data_dir / source.path),
         )
-        parts.append((source, check_family(votes, config.family, config.ties, path)))
-    return parts
+        for source in config.data
+    ]
+
+
+def read_source(source: Source, config: TrainConfig, data_dir: Path) -> Votes:
+    """The votes of one source of a configuration.
+
+    Raises:
+        DataError: what is wrong with the file.
+    """
+    columns = ModelColumns(source.models, source.not_models)
+    return read_votes(
+        data_dir / source.path, config.aliases, source.usable, source.margin, columns, source.where, source.pairs
+    )
 
 
 def split(config: TrainConfig, parts: Sequence[tuple[Source, Votes]]) -> Split:

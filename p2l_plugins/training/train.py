@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import shutil
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from p2l_plugins.training.model import P2LNetwork
 from p2l_plugins.training.options import shuffled_options
 from p2l_plugins.training.report import draw_learning_curve
 from p2l_plugins.training.split import Split, load_sources, split
+from p2l_plugins.training.variants import varied
 from p2l_plugins.votes.votes import Votes, ungrounded
 
 #: Prompts of one evaluation during training; early stopping looks at all of them.
@@ -89,6 +91,9 @@ def _train(config: TrainConfig, data_dir: Path, partial: Path, state: PartialSta
     parts = load_sources(config, data_dir)
     votes = split(config, parts)
     start = load_backbone(config.backbone, config.max_length, config.dropout, config.pooling, config.cut)
+    start = start.shortened(config.layers).with_vocabulary(config.vocabulary, votes.training.prompts)
+    if config.frozen_embeddings:
+        cast(Any, start.model).get_input_embeddings().requires_grad_(False)
     model, models = start_head(start, votes.sources, votes.training.models, config)
     training = votes.training.renamed(models)
     priors = [config.category_prior if s.category_prior is None else s.category_prior for s in config.data]
@@ -96,7 +101,7 @@ def _train(config: TrainConfig, data_dir: Path, partial: Path, state: PartialSta
     _claim(partial, config, training, state)
 
     datasets = _datasets(config, votes, models, categories, text_encoder(start.tokenizer, start.form))
-    learner = Learner(model, categories, config.category_weight, config.unseen_prior)
+    learner = Learner(model, categories, config.category_weight, config.unseen_prior, config.consistency)
     if config.gradient_checkpointing:
         start.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
     order = _order(config, training)
@@ -109,6 +114,7 @@ def _train(config: TrainConfig, data_dir: Path, partial: Path, state: PartialSta
         pad_id=start.form.pad_id,
         times=training.times if order == "chronological" else None,
         optimizers=(optimizer(learner, config), None),
+        varied_share=config.consistency_share,
     )
     trainer.remove_callback(PrinterCallback)  # it stands in for the bar, and prints where the summary goes
     if config.early_stopping is not None:
@@ -158,7 +164,11 @@ def _datasets(
     rng = np.random.default_rng(config.seed)
     orders = [shuffled_options(training.prompts, rng) for _ in range(config.option_orders - 1)]
     others = [encoder.encode(prompts) for prompts in orders]
-    learnt = PromptDataset(training, encoder.encode(training.prompts), categories.of_prompt, others=others)
+    draw = random.Random(config.seed)  # noqa: S311
+    written = [varied(turns, draw) for turns in training.prompts] if config.consistency else []
+    learnt = PromptDataset(
+        training, encoder.encode(training.prompts), categories.of_prompt, others=others, varied=encoder.encode(written)
+    )
     return _Datasets(learnt, everything, some)
 
 

@@ -11,7 +11,7 @@ from p2l_plugins.errors import DataError
 from p2l_plugins.files.rows import Row, delimiter_hint, missing_column, read_rows
 from p2l_plugins.prompts import clean
 from p2l_plugins.votes.arena import arena_votes
-from p2l_plugins.votes.columns import DESCRIPTIVE, ModelColumns, unnamed
+from p2l_plugins.votes.columns import DESCRIPTIVE, ModelColumns, need_models, unnamed
 from p2l_plugins.votes.scores import ScoreMatrix, read_matrix
 from p2l_plugins.votes.tally import Tally
 from p2l_plugins.votes.votes import Votes
@@ -27,6 +27,8 @@ def read_votes(
     usable: float = 0.5,
     margin: float = 0.0,
     models: ModelColumns = ModelColumns(),  # noqa: B008  # frozen
+    where: Mapping[str, str] | None = None,
+    pairs: int | None = None,
 ) -> Votes:
     """A votes file or a score matrix, told apart by the column `winner`.
 
@@ -35,19 +37,47 @@ def read_votes(
         aliases: canonical name of each model name in the file; names that are not listed stay.
         usable: a score below this is not usable: two equal ones are "tie (bothbad)".
         margin: scores that differ by no more than this are a tie.
-        models: which columns of a score matrix are models, by their names in the file.
+        models: which columns of a score matrix are models, by their names in the file; of votes, the models whose
+            votes count.
+        where: column → the text that a row must have in it; other rows are left out.
+        pairs: most pairs of models that become votes of one prompt of a score matrix, drawn at random; None: all.
 
     Raises:
         DataError: what is wrong with the file: column, row, value, and what is valid.
     """
     rows = [row for _, row in read_rows(path, need=["prompt"])]
     columns = list(dict.fromkeys(name for row in rows for name in row))
+    if where:  # models of other rows are none of these
+        rows = _chosen(rows, columns, path, where)
+        columns = [name for name in columns if not all(_is_missing(row.get(name)) for row in rows)]
     if set(_VOTE) & set(columns):
         for name in _VOTE:
             if name not in columns:
                 raise missing_column(path, name, columns)
+        rows = _between(rows, path, models)
         return _from_votes(rows, columns, path, aliases or {})
-    return _from_matrix(rows, columns, path, aliases or {}, models).votes(margin, usable)
+    return _from_matrix(rows, columns, path, aliases or {}, models).votes(margin, usable, pairs=pairs)
+
+
+def _between(rows: list[Row], path: Path, models: ModelColumns) -> list[Row]:
+    """The votes whose two models the user wants."""
+    found = {row[side] for row in rows for side in ("model_a", "model_b")}
+    need_models(models.named, sorted(name for name in found if isinstance(name, str)))
+
+    def wanted(name: object) -> bool:
+        return name not in models.not_models and (not models.models or name in models.models)
+
+    return [row for row in rows if wanted(row["model_a"]) and wanted(row["model_b"])] if models.named else rows
+
+
+def _chosen(rows: list[Row], columns: list[str], path: Path, where: Mapping[str, str]) -> list[Row]:
+    for name, value in where.items():
+        if name not in columns:
+            raise missing_column(path, name, columns)
+        found = {str(row.get(name)) for row in rows}
+        if value not in found:
+            raise DataError(f"{path}: no row has {value!r} in the column {name!r}; it holds {', '.join(sorted(found))}")
+    return [row for row in rows if all(str(row.get(name)) == value for name, value in where.items())]
 
 
 def _placed(rows: Iterable[Row], path: Path) -> Iterable[tuple[str, Row]]:

@@ -48,13 +48,16 @@ class ScoreMatrix:
         scores = int((~np.isnan(self.scores)).sum())
         return {"prompts": len(self.prompts), "models": len(self.models), "scores": scores}
 
-    def votes(self, margin: float = 0.0, usable: float = 0.5, tally: Tally | None = None) -> Votes:
+    def votes(
+        self, margin: float = 0.0, usable: float = 0.5, tally: Tally | None = None, pairs: int | None = None
+    ) -> Votes:
         """Every pair of models on every prompt where both were run: the better score wins.
 
         Args:
             margin: scores that differ by no more are a tie.
             usable: two equal scores are a tie where the better one reaches this, else "tie (bothbad)".
             tally: is told how many rows are on prompts with fewer than two scores (rule "no-pair").
+            pairs: most pairs of one prompt, drawn at random, the same ones each time; None: all.
         """
         if tally is not None:
             tally.drop("no-pair", int(self.rows[(~np.isnan(self.scores)).sum(1) < 2].sum()))
@@ -62,7 +65,8 @@ class ScoreMatrix:
         sign = np.where(self.lower, -1.0, 1.0)
         scores = sign[:, None] * self.scores
         there = ~np.isnan(scores)
-        prompt, pair = np.nonzero(there[:, first] & there[:, second])
+        both = there[:, first] & there[:, second]
+        prompt, pair = np.nonzero(both if pairs is None else _some(both, pairs))
         a, b = first[pair], second[pair]
         category = np.array(self.category, np.object_)
         return Votes(
@@ -87,6 +91,16 @@ class ScoreMatrix:
         need_models([*keep, *drop], self.models)
         columns = [i for i, m in enumerate(self.models) if (not keep or m in keep) and m not in drop]
         return replace(self, models=tuple(self.models[i] for i in columns), scores=self.scores[:, columns])
+
+
+def _some(there: NDArray[np.bool_], most: int) -> NDArray[np.bool_]:
+    """At most so many true values of each row, drawn at random."""
+    rng = np.random.default_rng(0)
+    kept = np.zeros_like(there)
+    for row, own in zip(kept, there, strict=True):
+        columns = np.flatnonzero(own)
+        row[columns if len(columns) <= most else rng.choice(columns, most, replace=False)] = True
+    return kept
 
 
 class MatrixBuilder:
