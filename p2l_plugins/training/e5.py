@@ -147,7 +147,7 @@ def _weights(data: bytes, kind: int, count: int, offset: int) -> NDArray[np.floa
 
 
 def _model(file: E5File) -> nn.Module:
-    model = BertModel(file.config, add_pooling_layer=False)
+    model: nn.Module = BertModel(file.config, add_pooling_layer=False)
     names = {f"embeddings.{theirs}": ours for ours, theirs in EMBEDDINGS.items()}
     for i in range(file.config.num_hidden_layers):
         for ours, theirs in LAYER.items():
@@ -185,7 +185,7 @@ def _tokenizer(file: E5File) -> PreTrainedTokenizerBase:
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{around[0][0]} $A {around[1][0]}", special_tokens=around
     )
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         pad_token=special["pad"][0],
         unk_token=special["unk"][0],

@@ -1,4 +1,4 @@
-"""A smaller vocabulary for a training: of a unigram tokenizer the pieces that texts use, and the best of each script."""
+"""A smaller vocabulary for a training: of a unigram tokenizer what texts use, and the best pieces of each script."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ def cut_vocabulary(
         if (old := getattr(config, f"{role}_token_id", None)) is not None:
             setattr(config, f"{role}_token_id", number[old])
     names = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(content)), **names)
+    smaller_tokenizer = Tokenizer.from_str(json.dumps(content))
+    return PreTrainedTokenizerFast(tokenizer_object=smaller_tokenizer, **names)  # type: ignore[no-untyped-call]
 
 
 def _counts(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[int]:
