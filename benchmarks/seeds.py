@@ -26,8 +26,8 @@ from p2l_plugins.scoring.bundle import Bundle
 from p2l_plugins.scoring.scorer import P2L
 from p2l_plugins.training.config import TrainConfig, read_config
 from p2l_plugins.training.marginal import fit_marginal
+from p2l_plugins.training.split import read_source
 from p2l_plugins.training.train import train
-from p2l_plugins.votes.read import read_votes
 from p2l_plugins.votes.votes import Votes, held_out
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,11 +47,11 @@ def judge(config: TrainConfig, bundle: Path, data: Path) -> dict[str, tuple[Eval
     p2l = P2L.load(bundle)
     result = {}
     for source in config.data:
-        votes = read_votes(data / source.path, config.aliases, source.usable, source.margin)
+        votes = read_source(source, config, data)
         out = held_out(votes.prompts, config.held_out, config.seed)
         test, rest = votes.select(out), votes.select(~out)
         report = evaluate_votes(p2l.score_turns(test.prompts), test, rest)
-        result[Path(source.path).stem] = (report, bradley_terry(rest, test))
+        result[source.label] = (report, bradley_terry(rest, test))
     return result
 
 

@@ -22,7 +22,7 @@ from p2l_plugins.scoring.bundle import Bundle, find_bundle
 from p2l_plugins.scoring.scorer import P2L
 from p2l_plugins.training.config import read_config
 from p2l_plugins.training.marginal import fit_marginal
-from p2l_plugins.votes.read import read_votes
+from p2l_plugins.training.split import read_source
 from p2l_plugins.votes.votes import held_out, merge
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,7 +43,7 @@ def main() -> None:
     joint: dict[str, float] = {}
     parts = []
     for source in config.data:
-        votes = read_votes(options.data / source.path, config.aliases, source.usable, source.margin)
+        votes = read_source(source, config, options.data)
         out = held_out(votes.prompts, config.held_out, config.seed)
         parts.append((source, votes, out))
     everything = merge([v.select(~out) for _, v, out in parts], [source.prompt_weight for source, _, _ in parts])
@@ -53,7 +53,7 @@ def main() -> None:
         started = time.perf_counter()
         scores = p2l.score_turns(test.prompts)
         seconds = time.perf_counter() - started
-        name = Path(source.path).stem
+        name = source.label
         reports[name] = evaluate_votes(scores, test, votes.select(~out))
         mine = test.renamed(p2l.models)
         eta = None if joint_eta is None else np.full(len(test.prompts), joint_eta)

@@ -43,6 +43,12 @@ class Source(BaseModel):
     category_prior: float | None = Field(default=None, ge=0)
     licence: str | None = None
 
+    @property
+    def label(self) -> str:
+        """The file's name without its ending, with the part of it that `where` names."""
+        part = ", ".join(self.where.values())
+        return Path(self.path).stem + (f" ({part})" if part else "")
+
 
 class TrainConfig(BaseModel):
     """Everything that a training depends on; docs/training.md has a line on each key."""
