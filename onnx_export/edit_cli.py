@@ -196,6 +196,45 @@ def refit_head(
     typer.echo(f"fingerprint {source.manifest.fingerprint} → {new.manifest.fingerprint}")
 
 
+def fit_novelty(
+    bundle: BundleArg,
+    config: Annotated[Path, typer.Argument(help="YAML file of the training: data, split, priors.")],
+    output: NewBundle,
+    data: Annotated[Path | None, typer.Option(help="Folder of the data files. Default: that of CONFIG.")] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the prompts, for each kind left out.", min=1)] = 4,
+    as_json: JsonOption = False,
+) -> None:
+    """Shrink what a bundle says of a prompt towards its overall board, the further the prompt is from the training."""
+    need_onnx()
+    from onnx_export.novelty import fit_novelty as run
+    from p2l_plugins.training.config import read_config
+
+    source = open_bundle(bundle)
+    settings = read_config(config)
+    with progress() as bar:
+        task = bar.add_task("scoring", total=None)
+        new = run(
+            source,
+            settings,
+            data or config.parent,
+            output,
+            epochs,
+            step=lambda line: typer.echo(f"{line} …", err=True),
+            progress=lambda n: bar.advance(task, n),
+        )
+    change = new.manifest.training["changes"][-1]
+    if as_json:
+        typer.echo(json.dumps({"bundle": str(output), "fingerprint": new.manifest.fingerprint, **change}, indent=2))
+        return
+    typer.echo(f"level {change['level']:g}, slope {change['slope']:g}; −log P of what was left out:")
+    for name, row in change["left_out"].items():
+        typer.echo(
+            f"  {name}: own {row['own']:.4f}, overall board {row['board']:.4f}, as shrunk {row['shrunk']:.4f} "
+            f"(share {row['share']:.2f}, {row['prompts']} prompts)"
+        )
+    typer.echo(f"fingerprint {source.manifest.fingerprint} → {new.manifest.fingerprint}")
+
+
 def mark_training(
     bundle: BundleArg,
     config: Annotated[Path, typer.Argument(help="YAML file of the training: data and split.")],

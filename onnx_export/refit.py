@@ -6,19 +6,22 @@ minutes, through the same losses and priors as in training.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from onnx_export.edit import write_changed
 from onnx_export.head import find_head, load_graph, read_states, replace_head
 from p2l_plugins.errors import ConfigError, DataError
 from p2l_plugins.files.tables import replaced_folder
+from p2l_plugins.outcomes import Family
 from p2l_plugins.scoring.bundle import Bundle
 from p2l_plugins.training.batches import PromptDataset, PromptSampler, VoteCollator
 from p2l_plugins.training.categories import find_categories
@@ -26,6 +29,7 @@ from p2l_plugins.training.config import TrainConfig
 from p2l_plugins.training.learner import Learner
 from p2l_plugins.training.model import P2LNetwork
 from p2l_plugins.training.split import load_sources, split
+from p2l_plugins.votes.votes import Votes
 
 
 class _Frozen(nn.Module):
@@ -97,24 +101,10 @@ def refit_head(
         states, _, raw_eta = read_states(bundle, votes.prompts, progress)
         own = [config.category_prior if s.category_prior is None else s.category_prior for s in config.data]
         priors = own if category_prior is None else [max(kappa, category_prior) for kappa in own]
-        categories = find_categories(parts.sources, priors, manifest.models, config.family)
-        frozen = _Frozen(
-            config.family,
-            torch.from_numpy(states),
-            None if raw_eta is None else torch.from_numpy(raw_eta),
-            torch.from_numpy(head.weight.astype(np.float32)),
-            torch.from_numpy(head.bias.astype(np.float32)),
-        )
         kappa = config.unseen_prior if unseen_prior is None else unseen_prior
-        learner = Learner(cast(P2LNetwork, frozen), categories, unseen_prior=kappa).train()
         step(f"fitting {head.weight.size + head.bias.size} numbers to {len(votes)} votes")
-        dataset = PromptDataset(votes, [[i] for i in range(len(votes.prompts))], categories.of_prompt)
-        sampler = PromptSampler([1] * len(votes.prompts), batch_size, config.seed)
-        with _one_thread():
-            losses = _fit(learner, dataset, sampler, VoteCollator(votes, 0), epochs, learning_rate)
-        weight, bias = frozen.weight.detach().numpy(), frozen.bias.detach().numpy()
-        if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
-            raise DataError("the fitted head is not of finite numbers; lower --learning-rate")
+        task = HeadTask(votes, parts.sources, priors, kappa, states, raw_eta, config.family, config.seed)
+        weight, bias, losses = fit_head(task, head.weight, head.bias, epochs, batch_size, learning_rate)
         replace_head(graph, head, weight, bias)
         change: dict[str, Any] = {
             "change": "refit-head",
@@ -129,6 +119,60 @@ def refit_head(
         }
         write_changed(bundle, folder, {"quality": {}}, change, graph, parts.seen_prompts())
     return Bundle.open(output)
+
+
+@dataclass(frozen=True)
+class HeadTask:
+    """What a head is fitted to.
+
+    Attributes:
+        votes: on P prompts, over the bundle's models; sources: the same by file, in this order.
+        priors: κ of the categories of each file; unseen_prior: that of models that a file lacks.
+        states: (P, H); raw_eta: (P,) or None, as the bundle gives them.
+        family, seed: of the training.
+    """
+
+    votes: Votes
+    sources: Sequence[Votes]
+    priors: Sequence[float]
+    unseen_prior: float
+    states: NDArray[np.float32]
+    raw_eta: NDArray[np.float32] | None
+    family: Family
+    seed: int
+
+
+def fit_head(
+    task: HeadTask,
+    weight: NDArray[Any],
+    bias: NDArray[Any],
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], list[float]]:
+    """Weight (M, H) and bias (M,) fitted from those given, and the mean loss of each epoch.
+
+    Raises:
+        DataError: the fit does not end in finite numbers.
+    """
+    votes = task.votes
+    categories = find_categories(task.sources, task.priors, votes.models, task.family)
+    frozen = _Frozen(
+        task.family,
+        torch.from_numpy(task.states),
+        None if task.raw_eta is None else torch.from_numpy(task.raw_eta),
+        torch.from_numpy(weight.astype(np.float32)),
+        torch.from_numpy(bias.astype(np.float32)),
+    )
+    learner = Learner(cast(P2LNetwork, frozen), categories, unseen_prior=task.unseen_prior).train()
+    dataset = PromptDataset(votes, [[i] for i in range(len(votes.prompts))], categories.of_prompt)
+    sampler = PromptSampler([1] * len(votes.prompts), batch_size, task.seed)
+    with _one_thread():
+        losses = _fit(learner, dataset, sampler, VoteCollator(votes, 0), epochs, learning_rate)
+    found = frozen.weight.detach().numpy(), frozen.bias.detach().numpy()
+    if not all(np.isfinite(part).all() for part in found):
+        raise DataError("the fitted head is not of finite numbers; lower --learning-rate")
+    return *found, losses
 
 
 @contextmanager
