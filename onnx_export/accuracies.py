@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from onnx_export.edit import check_new_name, verify, write_changed
+from onnx_export.edit import check_new_name, write_changed
 from onnx_export.head import find_head, load_graph, read_states, replace_head
 from onnx_export.new_model import FINE, Row, row_prior
+from onnx_export.verify import verify
 from p2l_plugins.errors import ConfigError, DataError
 from p2l_plugins.files.prompts import label, read_prompts
 from p2l_plugins.files.rows import missing_column, read_rows

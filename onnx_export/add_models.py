@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from onnx_export.edit import check_alias, check_new_name, paired_gain, verify, write_changed
+from onnx_export.edit import check_alias, check_new_name, judged_on, paired_gain, write_changed
 from onnx_export.head import find_head, load_graph, read_states, replace_head, scale_eta
 from onnx_export.joint import JointProblem, JointRows, JointTask, Known, Strength
 from onnx_export.new_model import Row
+from onnx_export.new_votes import moved, places, ties_in
 from onnx_export.shrinkage import COMMON, DIFFER, Folds, within
+from onnx_export.verify import verify
 from p2l_plugins.errors import ConfigError, DataError
 from p2l_plugins.evaluation.baselines import Parts, fit_forecasts
 from p2l_plugins.files.tables import replaced_folder
 from p2l_plugins.outcomes import Array, Mask
 from p2l_plugins.scoring.bundle import Bundle, Manifest
 from p2l_plugins.similar import hint
-from p2l_plugins.votes.votes import Votes, held_out, ungrounded
+from p2l_plugins.votes.votes import Votes, ungrounded
 
 
 @dataclass(frozen=True)
@@ -51,14 +53,13 @@ def additions(votes: Votes, names: Sequence[str], manifest: Manifest) -> Additio
         DataError: a model without a vote that can be used.
     """
     known = [name for name in votes.models if name in manifest.models and name not in names]
-    position = {name: i for i, name in enumerate([*names, *known])}
-    index = np.array([position.get(name, -1) for name in votes.models], np.int64)
+    models = [*names, *known]
+    index = places(votes, models)
     a, b = index[votes.a], index[votes.b]
     keep = (a >= 0) & (b >= 0) & (np.minimum(a, b) < len(names))
-    ties = keep & ~votes.decisive() if manifest.family == "bt" else np.zeros_like(keep)
-    turned = replace(votes, models=(*names, *known), a=np.maximum(a, 0), b=np.maximum(b, 0), scores=None)
-    chosen = turned.take(keep & ~ties).with_votes()
-    met = np.bincount(np.concatenate([chosen.a, chosen.b]), minlength=len(turned.models)) > 0
+    ties = ties_in(votes, keep, manifest.family)
+    chosen = moved(votes, models, index, keep & ~ties)
+    met = np.bincount(np.concatenate([chosen.a, chosen.b]), minlength=len(models)) > 0
     for name, has in zip(names, met, strict=False):
         if not has:
             raise DataError(
@@ -100,8 +101,6 @@ def add_models(
             more than a standard error, without `force`. Nothing is written then.
     """
     manifest = bundle.manifest
-    if not 0 <= fraction < 1:
-        raise ConfigError(f"held-out is {fraction:g}, but must be at least 0 and below 1")
     for name in names:
         check_new_name(name, manifest)
     if len(set(names)) < len(names):
@@ -109,9 +108,7 @@ def add_models(
     for alias, target in (aliases or {}).items():
         check_alias(alias, target, target if target in names else names[0], manifest)
     mine = additions(votes, names, manifest)
-    out = held_out(mine.votes.prompts, fraction, seed)
-    if out.all():
-        raise DataError(f"all {len(out)} prompts with votes on {', '.join(names)} are held out; lower --held-out")
+    out = judged_on(mine.votes.prompts, fraction, seed, ", ".join(names))
     with replaced_folder(output) as folder:
         model = load_graph(bundle.folder)
         head = find_head(model, bundle.folder)

@@ -21,17 +21,15 @@ from onnx_export.adopt_figures import (
 )
 from onnx_export.adopt_votes import Evidence
 from onnx_export.anchored import begun
-from onnx_export.edit import COLUMN_LIMIT, REDUCED_COLUMN_LIMIT, write_changed
-from onnx_export.head import Head, find_head, load_graph, read_states, replace_head, scale_eta
+from onnx_export.edit import write_changed
+from onnx_export.head import find_head, load_graph, read_states, replace_head, scale_eta
 from onnx_export.joint import JointProblem, JointRows, JointTask, Known
 from onnx_export.past import Past
-from onnx_export.sample import SAMPLE
 from onnx_export.shrinkage import Choice, choose_strength
-from p2l_plugins.errors import BundleError
+from onnx_export.verify import verify_rows
 from p2l_plugins.files.tables import replaced_folder
 from p2l_plugins.outcomes import Array, has_eta
 from p2l_plugins.scoring.bundle import Bundle
-from p2l_plugins.scoring.scorer import P2L
 
 
 @dataclass(frozen=True)
@@ -204,30 +202,3 @@ def _change(found: Adoption, rows: JointRows) -> dict[str, Any]:
         "raw_eta": {"slope": round(rows.slope, 6), "shift": round(rows.shift, 6)},
         **found.figures.record(),
     }
-
-
-def verify_rows(old: Bundle, new: Bundle, head: Head, rows: JointRows, n: int) -> None:
-    """Scores some prompts with the new bundle: each of its n coefficients and raw_eta must be its formula.
-
-    Args:
-        rows: on the states and raw_eta of the old bundle; `head` is that of the old one, for the precision.
-
-    Raises:
-        BundleError: one is not.
-    """
-    prompts = [turns for turns in SAMPLE if len(turns) == 1][:24]
-    states, _, raw_eta = read_states(old, prompts)
-    stored = JointRows(
-        np.asarray(rows.weight[:n], head.weight.dtype).astype(np.float64),
-        np.asarray(rows.bias[:n], head.bias.dtype).astype(np.float64),
-        rows.slope,
-        rows.shift,
-    )
-    expected, after = stored.coefs(states), P2L(new).score_turns(prompts)
-    error = float(np.abs(after.coefs - expected).max())
-    wanted = stored.raw_eta(raw_eta)
-    if wanted is not None and after.raw_eta is not None:
-        error = max(error, float(np.abs(after.raw_eta - wanted).max()))
-    limit = COLUMN_LIMIT if new.manifest.precision in ("fp32", "int8") else REDUCED_COLUMN_LIMIT
-    if not error <= limit * max(1.0, float(np.abs(expected).max())):
-        raise BundleError(f"the new graph computes coefficients with an error of {error:.3g}, so it was not written")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_export.new_votes import moved, places, ties_in
 from p2l_plugins.errors import DataError
 from p2l_plugins.evaluation.gains import prompt_scores
 from p2l_plugins.outcomes import Array, Mask
@@ -92,17 +93,13 @@ def gather(votes: Votes, names: Sequence[str], manifest: Manifest) -> Evidence:
     taken = {called[name] for name in mine}
     others = [name for name in votes.models if name in seen and name in known and name not in taken]
     order = [*(called[name] for name in mine), *others]
-    position = {name: i for i, name in enumerate(order)}
-    new = np.array([position.get(name, -1) for name in votes.models], np.int64)
-    keep = (new[votes.a] >= 0) & (new[votes.b] >= 0)
-    ties = keep & ~votes.decisive() if manifest.family == "bt" else np.zeros_like(keep)
+    place = places(votes, order)
+    keep = (place[votes.a] >= 0) & (place[votes.b] >= 0)
+    ties = ties_in(votes, keep, manifest.family)
     scores = None
     if votes.scores is not None:
         scores = votes.scores[:, [votes.models.index(name) for name in order]]
-    turned = replace(
-        votes, models=(*mine, *others), a=np.maximum(new[votes.a], 0), b=np.maximum(new[votes.b], 0), scores=scores
-    )
-    used = turned.take(keep & ~ties).with_votes()
+    used = moved(votes, [*mine, *others], place, keep & ~ties, scores)
     have = np.zeros(len(order), np.bool_)
     have[used.a] = have[used.b] = True
     if have[: len(mine)].sum() < 2:
@@ -110,7 +107,7 @@ def gather(votes: Votes, names: Sequence[str], manifest: Manifest) -> Evidence:
             "fewer than two of the configuration's models have votes that can be used: all others are with models that "
             "neither it nor the bundle has, or are ties"
         )
-    left_out = tuple(name for name in votes.models if name in seen and name not in position)
+    left_out = tuple(name for name in votes.models if name in seen and name not in order)
     if not have[: len(mine)].all():  # all votes of a model were with strangers
         short = [name for name, has in zip(mine, have, strict=False) if has]
         return replace(gather(votes, short, manifest), without=tuple(name for name in names if name not in short))

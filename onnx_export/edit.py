@@ -10,27 +10,21 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from onnx_export.head import find_head, load_graph, read_states, replace_head
 from onnx_export.new_model import Row, Task, choose_strength, fit_new_model
 from onnx_export.new_votes import votes_of
-from onnx_export.sample import SAMPLE
-from p2l_plugins.errors import BundleError, ConfigError, DataError
+from onnx_export.verify import verify
+from p2l_plugins.errors import ConfigError, DataError
 from p2l_plugins.files.tables import replaced_folder
-from p2l_plugins.outcomes import Array
+from p2l_plugins.outcomes import Array, Mask
 from p2l_plugins.prompts import Turns
 from p2l_plugins.scoring.bundle import PAST_VOTES, Bundle, Manifest, sha256
-from p2l_plugins.scoring.scorer import P2L
 from p2l_plugins.scoring.training_prompts import TRAINING_PROMPTS, TrainingPrompts
 from p2l_plugins.similar import hint
 from p2l_plugins.votes.votes import Votes, held_out
 
 GRAPH = "model.onnx"
-#: Largest error of the new column against its own formula, relative to the largest coefficient (1 at least).
-COLUMN_LIMIT, REDUCED_COLUMN_LIMIT = 1e-5, 1e-2
-#: Largest change of the other columns; ONNX Runtime gives 0 on every machine tried, but does not promise it.
-UNCHANGED_LIMIT = 1e-6
 
 
 def add_model(
@@ -64,16 +58,12 @@ def add_model(
         BundleError: the bundle's head can't be changed.
     """
     manifest = bundle.manifest
-    if not 0 <= fraction < 1:
-        raise ConfigError(f"held-out is {fraction:g}, but must be at least 0 and below 1")
     check_new_name(name, manifest)
     extra = dict(aliases or {})
     for alias, target in extra.items():
         check_alias(alias, target, name, manifest)
     mine, counts = votes_of(votes, name, manifest.models, manifest.family, drop_ties)
-    out = held_out(mine.prompts, fraction, seed)
-    if out.all():
-        raise DataError(f"all {len(out)} prompts with votes on {name!r} are held out; lower --held-out")
+    out = judged_on(mine.prompts, fraction, seed, repr(name))
     with replaced_folder(output) as folder:
         model = load_graph(bundle.folder)
         head = find_head(model, bundle.folder)
@@ -199,6 +189,21 @@ def mark_training(bundle: Bundle, prompts: Sequence[Turns], split: Mapping[str, 
     return Bundle.open(output)
 
 
+def judged_on(prompts: Sequence[Turns], fraction: float, seed: int, models: str) -> Mask:
+    """(P,) the prompts of the votes on new models that are held out.
+
+    Raises:
+        ConfigError: a fraction outside [0, 1).
+        DataError: it is all prompts.
+    """
+    if not 0 <= fraction < 1:
+        raise ConfigError(f"held-out is {fraction:g}, but must be at least 0 and below 1")
+    out = held_out(prompts, fraction, seed)
+    if out.all():
+        raise DataError(f"all {len(out)} prompts with votes on {models} are held out; lower --held-out")
+    return out
+
+
 def held_out_figures(task: Task, rows: Sequence[Row]) -> dict[str, Any]:
     """Log loss of held-out votes for the three rows of `fit_new_model`, and the gain of the first over the second.
 
@@ -263,37 +268,6 @@ def write_changed(
     training = {**manifest.training, "changes": changes}
     manifest.model_copy(update={**update, "files": files, "training": training}).write(folder)
     return Bundle.open(folder)
-
-
-def verify(
-    old: Bundle,
-    new: Bundle,
-    kept: NDArray[np.int64],
-    added: Row | None = None,
-    line: tuple[float, float] = (1.0, 0.0),
-) -> None:
-    """Scores some prompts with both bundles: kept columns must not change, and the last one must be its formula.
-
-    Args:
-        line: slope and shift by which raw_eta was changed.
-
-    Raises:
-        BundleError: something else changed.
-    """
-    prompts = [turns for turns in SAMPLE if len(turns) == 1][:24]
-    before, after = P2L(old).score_turns(prompts), P2L(new).score_turns(prompts)
-    scale = max(1.0, float(np.abs(before.coefs).max()))
-    change = float(np.abs(after.coefs[:, : len(kept)] - before.coefs[:, kept]).max())
-    if before.raw_eta is not None and after.raw_eta is not None:
-        change = max(change, float(np.abs(after.raw_eta - (line[0] * before.raw_eta + line[1])).max()))
-    if not change <= UNCHANGED_LIMIT * scale:
-        raise BundleError(f"the new graph changes coefficients of other models by {change:.3g}, so it was not written")
-    if added is not None:
-        limit = COLUMN_LIMIT if new.manifest.precision in ("fp32", "int8") else REDUCED_COLUMN_LIMIT
-        expected = added.coefs(read_states(new, prompts)[0])
-        error = float(np.abs(after.coefs[:, -1] - expected).max())
-        if not error <= limit * max(scale, float(np.abs(expected).max())):
-            raise BundleError(f"the new graph computes the new model's coefficient with an error of {error:.3g}")
 
 
 def check_new_name(name: str, manifest: Manifest) -> None:

@@ -1,4 +1,4 @@
-"""The votes of one new model, turned so that it is side a, and what became of all others."""
+"""Votes over the models of a bundle, and those of one new model, turned so that it is side a."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from p2l_plugins.errors import DataError
-from p2l_plugins.outcomes import Family
+from p2l_plugins.outcomes import Array, Family, Ids, Mask
 from p2l_plugins.similar import hint
 from p2l_plugins.votes.votes import Votes, flipped
 
@@ -34,6 +34,28 @@ class VoteCounts:
     ties: int
 
 
+def places(votes: Votes, models: Sequence[str]) -> Ids:
+    """Where `models` have each of the models of the votes (M,); −1: nowhere."""
+    position = {name: i for i, name in enumerate(models)}
+    return np.array([position.get(name, -1) for name in votes.models], np.int64)
+
+
+def ties_in(votes: Votes, keep: Mask, family: Family) -> Mask:
+    """(V,) the votes of `keep` that are ties, where the family allows none."""
+    return keep & ~votes.decisive() if family == "bt" else np.zeros_like(keep)
+
+
+def moved(votes: Votes, models: Sequence[str], place: Ids, keep: Mask, scores: Array | None = None) -> Votes:
+    """The votes where `keep` (V,) is true, and their prompts, over other models.
+
+    Args:
+        place: (M,) of each of the present models among `models`.
+        scores: (P, len(models)) in place of theirs.
+    """
+    a, b = np.maximum(place[votes.a], 0), np.maximum(place[votes.b], 0)
+    return replace(votes, models=tuple(models), a=a, b=b, scores=scores).take(keep).with_votes()
+
+
 def votes_of(
     votes: Votes, name: str, models: Sequence[str], family: Family, drop_ties: bool = False
 ) -> tuple[Votes, VoteCounts]:
@@ -47,8 +69,7 @@ def votes_of(
     """
     if name not in votes.models:
         raise DataError(f"no vote is on {name!r}; {hint(name, votes.models, 'the votes are on')}")
-    position = {model: i for i, model in enumerate(models)}
-    index = np.array([position.get(model, -1) for model in votes.models], np.int64)
+    index = places(votes, models)
     new = votes.models.index(name)
     mine = (votes.a == new) | (votes.b == new)
     opponent = index[np.where(votes.a == new, votes.b, votes.a)]
@@ -66,7 +87,7 @@ def votes_of(
             f"all {int(mine.sum())} votes on {name!r} are with models that the bundle does not have "
             f"({', '.join(strangers[:3])}); {hint(strangers[0], models, 'the bundle has')}"
         )
-    ties = keep & ~votes.decisive() if family == "bt" else np.zeros_like(keep)
+    ties = ties_in(votes, keep, family)
     if ties.any() and not drop_ties:
         raise DataError(
             f"{int(ties.sum())} of {int(keep.sum())} votes on {name!r} are ties, which the family 'bt' does not allow; "

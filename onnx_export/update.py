@@ -15,45 +15,26 @@ from typing import Any
 
 import numpy as np
 
-from onnx_export.adopt import verify_rows
 from onnx_export.anchored import AnchoredProblem
 from onnx_export.edit import paired_gain, write_changed
 from onnx_export.head import find_head, load_graph, read_states, replace_head, scale_eta
 from onnx_export.joint import COARSE, JointRows, JointTask, Strength
 from onnx_export.past import Past, past_of
 from onnx_export.shrinkage import COMMON, DIFFER, CrossFit, Judge, tells, within
+from onnx_export.update_votes import News, news_of
+from onnx_export.verify import verify_rows
 from p2l_plugins.errors import DataError
 from p2l_plugins.evaluation.baselines import Parts, fit_forecasts
 from p2l_plugins.evaluation.gains import Gain, prompt_scores
 from p2l_plugins.files.tables import replaced_folder
 from p2l_plugins.outcomes import Array, Ids, has_eta
-from p2l_plugins.scoring.bundle import Bundle, Manifest
+from p2l_plugins.scoring.bundle import Bundle
 from p2l_plugins.scoring.scorer import P2L
 from p2l_plugins.votes.votes import Votes
 
-#: Fewest prompts that cross-validation can judge by.
-FEWEST = 10
 #: Where no votes are kept, levels may be this near to those of the rows, and what models share this strongly shrunk.
 LEVEL_DEVIATIONS, LEAST = (0.1, 0.4), 0.01
 DAY_S = 24 * 3600.0
-_EIGHT = 8  # names in a message
-
-
-@dataclass(frozen=True)
-class News:
-    """The votes of an update.
-
-    Attributes:
-        votes: over models of the bundle.
-        unknown: votes with models that it does not have; strangers: these models.
-        old: votes no newer than those that it keeps; ties: left out of a bt bundle.
-    """
-
-    votes: Votes
-    unknown: int
-    strangers: tuple[str, ...]
-    old: int
-    ties: int
 
 
 @dataclass(frozen=True)
@@ -123,37 +104,6 @@ class Update:
             "log_loss": {name: round(x, 6) for name, x in self.log_loss.items()},
             "gain": [round(x, 6) for x in (gain.mean, gain.stderr)] if gain.known else None,
         }
-
-
-def news_of(votes: Votes, manifest: Manifest, until: float) -> News:
-    """The votes that an update uses, of those read with the bundle's aliases.
-
-    Args:
-        until: votes with a time up to here are left out; NaN: none.
-
-    Raises:
-        DataError: fewer than `FEWEST` prompts are left.
-    """
-    position = {name: i for i, name in enumerate(manifest.models)}
-    index = np.array([position.get(name, -1) for name in votes.models], np.int64)
-    a, b = index[votes.a], index[votes.b]
-    known = (a >= 0) & (b >= 0)
-    old = np.zeros_like(known) if votes.timestamp is None else known & (votes.timestamp <= until)
-    ties = known & ~old & ~votes.decisive() if manifest.family == "bt" else np.zeros_like(known)
-    turned = replace(votes, models=manifest.models, a=np.maximum(a, 0), b=np.maximum(b, 0), scores=None)
-    used = turned.take(known & ~old & ~ties).with_votes()
-    met = np.concatenate([votes.a[~known], votes.b[~known]])
-    strangers = tuple(votes.models[i] for i in np.unique(met).tolist() if index[i] < 0)
-    news = News(used, int((~known).sum()), strangers, int(old.sum()), int(ties.sum()))
-    if len(used.prompts) < FEWEST:
-        why = [f"{news.old} are no newer than those that the bundle keeps (--again uses them)"] if news.old else []
-        why += [f"{news.unknown} are with models that it does not have ({_names(strangers)})"] if news.unknown else []
-        why += [f"{news.ties} are ties, which the family 'bt' does not allow"] if news.ties else []
-        raise DataError(
-            f"{len(used)} of {len(votes)} votes can be used, on {len(used.prompts)} prompts, but {FEWEST} prompts are "
-            f"needed{': ' + ', '.join(why) if why else ''}"
-        )
-    return news
 
 
 def update(
@@ -346,8 +296,3 @@ def _moves(old: Bundle, new: Bundle, votes: Votes, before: Past, after: Past) ->
         for i, (name, j) in enumerate(zip(votes.models, at, strict=True))
     ]
     return tuple(sorted(moves, key=lambda move: move.rank_after))
-
-
-def _names(names: Sequence[str]) -> str:
-    rest = len(names) - _EIGHT
-    return ", ".join(names[:_EIGHT]) + (f" and {rest} more" if rest > 0 else "")

@@ -14,7 +14,8 @@ from p2l_plugins.console import BundleArg, JsonOption, finite_option, progress
 from p2l_plugins.errors import ConfigError
 
 if TYPE_CHECKING:
-    from onnx_export.update import News, Update
+    from onnx_export.update import Update
+    from onnx_export.update_votes import News
 
 
 def update(

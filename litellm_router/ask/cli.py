@@ -291,11 +291,11 @@ def _write(run: Run, output: Path, keep_answers: bool) -> None:
     from litellm_router.ask.files import write_answers, write_scores, write_votes_of
 
     if run.task.mode == "pairs":
-        write_votes_of(run, output)
+        write_votes_of(run.known, output)
     else:
-        write_scores(run, output)
+        write_scores(run.known, output)
     if keep_answers:
-        write_answers(run, output.with_name(f"{output.name}.answers.jsonl"))
+        write_answers(run.known, output.with_name(f"{output.name}.answers.jsonl"))
 
 
 def _finish(run: Run, output: Path, keep_answers: bool, human: Any, as_json: bool) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from litellm_router.ask.run import Compared, Run
+from litellm_router.ask.known import Compared
+from litellm_router.ask.run import Run
 from p2l_plugins.outcomes import BAD, OUTCOMES, TIE, A, Array, B, Ids, sigmoid
 from p2l_plugins.prompts import Turns
 from p2l_plugins.votes.report import wilson
@@ -26,18 +27,18 @@ def report(run: Run, human: Votes | None = None) -> dict[str, Any]:
         run: that ended.
         human: votes of people, to compare the judges with.
     """
-    every = [one for i in range(len(run.questions)) for one in run.compared(i)]
+    every = [one for i in range(len(run.questions)) for one in run.known.compared(i)]
     voted = [one for one in every if one.outcome is not None]
-    scored = [run.scores(i) for i in range(len(run.questions))]
+    scored = [run.known.scores(i) for i in range(len(run.questions))]
     made: dict[str, Any] = {
         "prompts": len(run.questions),
-        "prompts_answered": sum(bool(run.asked(i)) for i in range(len(run.questions))),
+        "prompts_answered": sum(bool(run.known.asked(i)) for i in range(len(run.questions))),
         "calls": run.journal.calls,
         "calls_of_this_run": run.made,
         "cost_usd": run.journal.spent,
         "calls_without_a_price": run.journal.unpriced,
         "ended_by": _end(run),
-        "forgotten": run.forgotten,
+        "forgotten": run.known.forgotten,
         "models": _models(run),
     }
     if run.task.mode != "pairs":
@@ -62,7 +63,7 @@ def _models(run: Run) -> dict[str, dict[str, Any]]:
     """By model: answers, failures by reason, refusals, empty answers, length, cost."""
     found: dict[str, dict[str, Any]] = {}
     for model in run.task.models:
-        keys = [run.answer_key(i, model) for i in range(len(run.questions)) if model in run.asked(i)]
+        keys = [run.known.answer_key(i, model) for i in range(len(run.questions)) if model in run.known.asked(i)]
         entries = [run.journal.entries[key] for key in keys if key in run.journal.entries]
         answers = [one for one in entries if one.kind == "answer"]
         lengths = [one.characters for one in answers if one.characters]
@@ -81,9 +82,10 @@ def _judge_failures(run: Run) -> dict[str, int]:
     """By judge: verdicts that failed and are still missing."""
     return {
         judge: sum(
-            (found := run.journal.entries.get(run.verdict_key(i, judge, shown))) is not None and found.kind == "failed"
+            (found := run.journal.entries.get(run.known.verdict_key(i, judge, shown))) is not None
+            and found.kind == "failed"
             for i in range(len(run.questions))
-            for shown in permutations(run.asked(i), 2)
+            for shown in permutations(run.known.asked(i), 2)
         )
         for judge in run.task.judges
     }

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import signal
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -19,15 +17,9 @@ import numpy as np
 
 from litellm_router.ask.calls import CallFailed, Models, Reply
 from litellm_router.ask.checks import Check
-from litellm_router.ask.journal import Entry, Journal, key_of
-from litellm_router.ask.judge import (
-    grade_messages,
-    majority,
-    of_both_orders,
-    pair_messages,
-    read_grade,
-    read_verdict,
-)
+from litellm_router.ask.journal import Entry, Journal
+from litellm_router.ask.judge import grade_messages, pair_messages, read_grade, read_verdict
+from litellm_router.ask.known import Known, Missing
 from litellm_router.ask.plan import Costs, Purse, Task
 from litellm_router.ask.questions import Question
 from p2l_plugins.errors import DataError
@@ -48,45 +40,6 @@ class _Stopped(Exception):
     """No call is begun any more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """The calls that a prompt still needs.
-
-    Attributes:
-        answers: models that are to answer.
-        verdicts: judge, and the models whose answers it is shown: two in this order, or one to grade.
-    """
-
-    answers: tuple[str, ...]
-    verdicts: tuple[tuple[str, tuple[str, ...]], ...]
-
-    @property
-    def calls(self) -> int:
-        """How many there are."""
-        return len(self.answers) + len(self.verdicts)
-
-
-@dataclass(frozen=True, slots=True)
-class Compared:
-    """Two answers to a prompt, compared.
-
-    Attributes:
-        question: index of the prompt.
-        models: of the two answers, in the order of the vote.
-        verdicts: by judge: what it said of (a, b) and of (b, a).
-        outcomes: by judge, where both verdicts could be read.
-        outcome: of all judges; None where none has one.
-        characters: of the answers.
-    """
-
-    question: int
-    models: tuple[str, str]
-    verdicts: dict[str, tuple[str, str]]
-    outcomes: dict[str, int]
-    outcome: int | None
-    characters: tuple[int, int]
-
-
 class Run:
     """Asks prompts and has the answers judged.
 
@@ -102,6 +55,7 @@ class Run:
         seed: of the choices.
 
     Attributes:
+        known: what the journal says of each prompt.
         stopped: the signal that ended the run early; None where it went to its end.
         limited: whether the budget or the number of calls ended it.
         made: calls of this run.
@@ -121,12 +75,10 @@ class Run:
     ) -> None:
         self.task, self.questions, self.models, self.journal = task, questions, models, journal
         self.costs, self.purse = costs, purse
-        self._check, self._ask_again = check, ask_again
+        self.known = Known(task, questions, journal, ask_again)
+        self._check = check
         self._rng = np.random.default_rng(seed)
-        self._hash = [key_of(*one.turns) for one in questions]
-        self._candidates = key_of(*sorted(task.models))
         self._learnt: set[tuple[int, str, str]] = set()
-        self._rubric = hashlib.sha256(task.rubric.encode()).hexdigest()
         self._index = {name: i for i, name in enumerate(task.models)}
         self.design = PairDesign(len(task.models))
         self.stopped: signal.Signals | None = None
@@ -150,129 +102,28 @@ class Run:
         for i in range(len(self.questions)):
             self._learn(i)
 
-    # what is known of a prompt
+    def unfinished(self) -> set[str]:
+        """Keys of answers that were paid for and that a verdict still needs."""
+        return {
+            self.known.answer_key(i, model)
+            for i in range(len(self.questions))
+            for _, shown in self._missing(i, self.known.plan(i)).verdicts
+            if all(self.known.text(i, model) for model in shown)
+            for model in shown
+        }
 
-    def plan(self, question: int) -> tuple[str, ...]:
-        """The models that answer a prompt, as far as they are chosen among these candidates."""
-        entry = self.journal.known(self._plan_key(question))
-        return () if entry is None or entry.value != self._candidates else entry.models[: self.task.k]
-
-    def plans(self, question: int) -> list[tuple[str, ...]]:
-        """All plans of a prompt, oldest first, of other candidates and other runs too, without who is none any more."""
-        made = self.journal.plans.get(self._plan_key(question), ())
-        return [tuple(name for name in one.models if name in self._index) for one in made]
-
-    def asked(self, question: int) -> list[str]:
-        """The models that were to answer a prompt."""
-        return list(dict.fromkeys(name for plan in self.plans(question) for name in plan))
-
-    def _plan_key(self, question: int) -> str:
-        return key_of("plan", self._hash[question], self.task.mode)
-
-    def answer_key(self, question: int, model: str) -> str:
-        """Of an answer in the journal."""
-        return key_of("answer", self._hash[question], model, str(self.task.max_tokens))
-
-    def verdict_key(self, question: int, judge: str, shown: Sequence[str]) -> str:
-        """Of a verdict, grade or check in the journal."""
-        reference = repr(self.questions[question].reference)
-        settings = (self._rubric, self.task.check, reference, str(self.task.max_tokens))
-        return key_of("verdict", self._hash[question], judge, *settings, *shown)
-
-    def answer(self, question: int, model: str) -> Entry | None:
-        """What a model answered; None where it did not."""
-        return self.journal.known(self.answer_key(question, model))
-
-    def missing(self, question: int, models: Sequence[str]) -> Missing:
-        """The calls that a prompt still needs, if these models answer it; a check of an answer is none."""
-        wanted = [
-            (judge, shown)
-            for judge in self.task.judges or ("",)
-            for shown in self._shown(models)
-            if all(self._may_have_answer(question, model) for model in shown)
-            and self.journal.known(self.verdict_key(question, judge, shown)) is None
-        ]
-        asked = dict.fromkeys(model for _, shown in wanted for model in shown)
-        answers = [m for m in asked if (found := self.answer(question, m)) is None or found.text is None]
-        return Missing(tuple(answers), tuple(wanted) if self.task.judges else ())
-
-    def _shown(self, models: Sequence[str]) -> Iterator[tuple[str, ...]]:
-        if self.task.mode != "pairs":
-            yield from ((model,) for model in models)
-            return
-        for a, b in combinations(models, 2):
-            yield a, b
-            yield b, a
-
-    def _may_have_answer(self, question: int, model: str) -> bool:
-        found = self.answer(question, model)
-        if found is None:
-            return not self._unable(model)
-        return found.characters > 0 and (found.text is not None or self._ask_again)
+    def _missing(self, question: int, models: Sequence[str]) -> Missing:
+        return self.known.missing(question, models, self._unable)
 
     def _unable(self, model: str) -> bool:
         return model not in self._answered and self._tries[model] >= FAILURES
 
-    def compared(self, question: int) -> list[Compared]:
-        """The comparisons of a prompt, of which at least one judge has said something."""
-        found = []
-        pairs = {frozenset(pair): pair for plan in self.plans(question)[::-1] for pair in combinations(plan, 2)}
-        for a, b in pairs.values() if self.task.mode == "pairs" else ():
-            verdicts: dict[str, tuple[str, str]] = {}
-            outcomes: dict[str, int] = {}
-            for judge in self.task.judges:
-                both = [self.journal.known(self.verdict_key(question, judge, s)) for s in ((a, b), (b, a))]
-                first, second = (None if one is None else one.value for one in both)
-                if first is not None and second is not None:
-                    verdicts[judge] = first, second
-                    outcome = of_both_orders(first, second)
-                    outcomes |= {} if outcome is None else {judge: outcome}
-            if verdicts:
-                sides = [self.answer(question, model) for model in (a, b)]
-                length = [0 if one is None else one.characters for one in sides]
-                outcome = majority(list(outcomes.values())) if outcomes else None
-                found.append(Compared(question, (a, b), verdicts, outcomes, outcome, (length[0], length[1])))
-        return found
-
-    def scores(self, question: int) -> dict[str, float]:
-        """By model, the score of its answer: the mean of the judges' grades, or of the check."""
-        found = {}
-        for model in self.asked(question) if self.task.mode != "pairs" else ():
-            entries = [
-                self.journal.known(self.verdict_key(question, judge, (model,))) for judge in self.task.judges or ("",)
-            ]
-            grades = [one.score for one in entries if one is not None and one.score is not None]
-            if grades:
-                found[model] = sum(grades) / len(grades)
-        return found
-
-    def unfinished(self) -> set[str]:
-        """Keys of answers that were paid for and that a verdict still needs."""
-        return {
-            self.answer_key(i, model)
-            for i in range(len(self.questions))
-            for _, shown in self.missing(i, self.plan(i)).verdicts
-            if all(self._text(i, model) for model in shown)
-            for model in shown
-        }
-
-    @property
-    def forgotten(self) -> int:
-        """Judgements that can't be made, because the text of an answer was not kept."""
-        return sum(
-            self.journal.known(self.verdict_key(i, judge, shown)) is None
-            and any((found := self.answer(i, m)) is not None and found.characters > 0 and not found.text for m in shown)
-            for i in range(len(self.questions))
-            for judge in self.task.judges or ("",)
-            for shown in self._shown(self.plan(i))
-        )
-
     def _learn(self, question: int) -> None:
         """Adds what is known of a prompt to the board that the choices are made by."""
-        for one in self.compared(question):
+        for one in self.known.compared(question):
             if one.outcome is not None:
                 self._add(question, *one.models, one.outcome)
-        for (a, x), (b, y) in combinations(self.scores(question).items(), 2):
+        for (a, x), (b, y) in combinations(self.known.scores(question).items(), 2):
             self._add(question, a, b, int(outcome_of_scores(x, y, 0.0, 0.5)))
 
     def _add(self, question: int, a: str, b: str, outcome: int) -> None:
@@ -280,18 +131,16 @@ class Run:
             self._learnt.add((question, a, b))
             self.design.add(self._index[a], self._index[b], outcome)
 
-    # the run
-
     def remaining(self) -> tuple[float, int, int]:
         """What is left to do without a limit: expected USD, calls at most, prompts."""
         cost, calls, prompts = 0.0, 0, 0
         for i, question in enumerate(self.questions):
-            plan = self.plan(i)
+            plan = self.known.plan(i)
             if len(plan) < self.task.k:
                 cost += self.costs.prompt(len(question.text))
                 calls += self.task.calls
                 prompts += 1
-            elif (missing := self.missing(i, plan)).calls:
+            elif (missing := self._missing(i, plan)).calls:
                 cost += self._cost(i, missing, most=False)
                 calls += missing.calls
                 prompts += 1
@@ -392,8 +241,8 @@ class Run:
             self._go_on()
             i = self._next_question
             plan = self._chosen(i)
-            missing = self.missing(i, plan)
-            known = self.plan(i) == plan
+            missing = self._missing(i, plan)
+            known = self.known.plan(i) == plan
             if known and not missing.calls and (self.task.judges or not missing.answers):
                 self._next_question += 1
                 step()
@@ -402,7 +251,7 @@ class Run:
             if self.purse.reserve(cost, missing.calls):
                 self._next_question += 1
                 if not known:
-                    self.journal.add(Entry(self._plan_key(i), "plan", value=self._candidates, models=plan))
+                    self.journal.add(Entry(self.known.plan_key(i), "plan", value=self.known.candidates, models=plan))
                 self.design.begin([self._index[name] for name in plan])
                 self._flying.add(i)
                 return i, plan, cost, missing.calls
@@ -414,24 +263,24 @@ class Run:
 
     def _chosen(self, question: int) -> tuple[str, ...]:
         """Who answers a prompt: those who are known to, and more for information."""
-        plan = self.plan(question)
+        plan = self.known.plan(question)
         unable = {self._index[name] for name in self.task.models if self._unable(name)}
         able = len(self.task.models) - len(unable)
         if able < 2:
-            raise DataError(
-                f"all models but {able} fail: {self._why()}; what was paid for is in {self.journal.path}, and the same "
-                "command goes on"
-            )
+            raise self._failing(f"all models but {able} fail")
         if len(plan) >= self.task.k:
             return plan
         must = [self._index[name] for name in plan]
         found = self.design.choose(self.task.k, self._rng, must=must, without=unable)
         return (*plan, *(self.task.models[i] for i in found if i not in must))
 
-    def _why(self) -> str:
+    def _failing(self, what: str) -> DataError:
         failures = self.journal.failures()
         reasons = dict.fromkeys(f"{model} ({reason})" for (model, reason), _ in failures.most_common())
-        return ", ".join(list(reasons)[:5])
+        return DataError(
+            f"{what}: {', '.join(list(reasons)[:5])}; what was paid for is in {self.journal.path}, and the same "
+            "command goes on"
+        )
 
     def _go_on(self) -> None:
         """Raises _Stopped where no call may be begun."""
@@ -439,22 +288,18 @@ class Run:
             raise _Stopped
 
     async def _unit(self, question: int, plan: tuple[str, ...]) -> None:
-        missing = self.missing(question, plan)
+        missing = self._missing(question, plan)
         await _all(self._ask(question, model) for model in missing.answers)
-        ready = [v for v in self.missing(question, plan).verdicts if all(self._text(question, m) for m in v[1])]
+        ready = [v for v in self._missing(question, plan).verdicts if all(self.known.text(question, m) for m in v[1])]
         await _all(self._judge(question, judge, shown) for judge, shown in ready)
         if self._check is not None:
             for model in plan:
                 self._score(question, model)
 
-    def _text(self, question: int, model: str) -> str | None:
-        found = self.answer(question, model)
-        return None if found is None else found.text
-
     async def _ask(self, question: int, model: str) -> None:
         if self._unable(model):
             return
-        key = self.answer_key(question, model)
+        key = self.known.answer_key(question, model)
         messages = [{"role": "user", "content": self.questions[question].text}]
 
         def entry(reply: Reply) -> Entry:
@@ -472,9 +317,9 @@ class Run:
         await self._call(key, model, messages, entry, self.task.max_tokens)
 
     async def _judge(self, question: int, judge: str, shown: tuple[str, ...]) -> None:
-        key = self.verdict_key(question, judge, shown)
+        key = self.known.verdict_key(question, judge, shown)
         one = self.questions[question]
-        texts = [self._text(question, model) or "" for model in shown]
+        texts = [self.known.text(question, model) or "" for model in shown]
         reference = None if one.reference is None else str(one.reference)
         if len(shown) == 2:
             pair = texts[0], texts[1]
@@ -489,15 +334,12 @@ class Run:
             return Entry(key, "score", judge, score=read_grade(reply.text), tokens=reply.tokens, cost=reply.cost)
 
         await self._call(key, judge, messages, entry)
-        if judge not in self._answered and self._tries[judge] >= FAILURES:
-            raise DataError(
-                f"the judge fails: {self._why()}; what was paid for is in {self.journal.path}, and the same command "
-                "goes on"
-            )
+        if self._unable(judge):
+            raise self._failing("the judge fails")
 
     def _score(self, question: int, model: str) -> None:
         """Checks an answer by rule; it costs nothing, but its text will be forgotten."""
-        key, text = self.verdict_key(question, "", (model,)), self._text(question, model)
+        key, text = self.known.verdict_key(question, "", (model,)), self.known.text(question, model)
         if self._check is not None and text is not None and self.journal.known(key) is None:
             one = self.questions[question]
             score = self._check(text, one.reference, one.row)

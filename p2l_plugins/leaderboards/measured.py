@@ -1,13 +1,7 @@
-"""The leaderboard of the votes themselves: no bundle, no prompt is read, what was voted is what counts.
-
-Maximum likelihood of one outcome model, with standard errors that do not trust it: the sandwich H⁻¹ S H⁻¹ (Huber 1967;
-White 1982), where S sums the outer products of the scores. LMArena's arena-rank gives its intervals so, each vote for
-itself; here the votes on one prompt are added up first (Liang & Zeger 1986), because they are not independent.
-"""
+"""The leaderboard of the votes themselves: no bundle, no prompt is read, what was voted is what counts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -15,11 +9,7 @@ import numpy as np
 
 from p2l_plugins.errors import ConfigError, DataError
 from p2l_plugins.leaderboards.categories import ALL, FALSE_DISCOVERIES, MAX_CATEGORIES, CategoryBoards
-from p2l_plugins.leaderboards.fit import fit, hessian, targets
 from p2l_plugins.leaderboards.intervals import (
-    REPLICATES,
-    Errors,
-    Replicates,
     difference,
     false_discovery,
     intervals,
@@ -28,17 +18,12 @@ from p2l_plugins.leaderboards.intervals import (
     relative,
 )
 from p2l_plugins.leaderboards.leaderboard import Leaderboard
-from p2l_plugins.outcomes import BAD, TIE, A, Array, B, Family, Mask, has_eta, nll_gradients, win_matrix
+from p2l_plugins.leaderboards.votes_fit import VotesFit, bootstrap, fitted, pair_counts, sandwich, scores_of
+from p2l_plugins.outcomes import BAD, Family, Mask
 from p2l_plugins.votes.report import components
 from p2l_plugins.votes.votes import Votes
 
 Method = Literal["sandwich", "bootstrap", "none"]
-
-#: Weight of ½ ridge Σβ² where a model only won or only lost: its coefficient would be infinite.
-RIDGE = 0.1
-
-#: Prompts whose scores are in memory at once.
-_STEP = 2**14
 
 
 @dataclass(frozen=True)
@@ -71,24 +56,6 @@ class VotesBoard(Leaderboard):
         for row in rows:
             row["votes"] = counts[row["model"]]
         return {**record, "n_votes": self.n_votes, "leaderboard": rows}
-
-
-def pair_counts(votes: Votes, weight: Array | None = None) -> tuple[Array, Array, Array]:
-    """(win, tie, bad), each (M, M): weights of "a beats b", and the symmetric ones of the two ties.
-
-    Args:
-        votes: of M models.
-        weight: (V,) in place of their own.
-    """
-    m, own = len(votes.models), votes.weight if weight is None else weight
-
-    def summed(first: Any, second: Any, rows: Mask) -> Array:
-        flat = np.bincount(first[rows] * m + second[rows], own[rows], minlength=m * m)
-        return flat.reshape(m, m).astype(np.float64)
-
-    win = summed(votes.a, votes.b, votes.outcome == A) + summed(votes.b, votes.a, votes.outcome == B)
-    tie, bad = (summed(votes.a, votes.b, votes.outcome == kind) for kind in (TIE, BAD))
-    return win, tie + tie.T, bad + bad.T
 
 
 def only_connected(votes: Votes, family: Family, component: int | None, source: str) -> Votes:
@@ -143,148 +110,6 @@ def _of_models(votes: Votes, keep: Mask) -> Votes:
     return replace(kept, models=models, a=place[kept.a], b=place[kept.b], scores=None)
 
 
-def one_sided(family: Family, win: Array, tie: Array, bad: Array) -> Mask:
-    """(M,) models whose coefficient has no finite maximum likelihood.
-
-    It is finite where from every model a chain of wins leads to every other one, ties counting both ways (Ford 1957);
-    the ground of `grk` is beaten by an answer that is better or as good as another, and beats those that are bad. Else
-    these are all models but those of the largest set that has such chains.
-    """
-    m = len(win)
-    above = (win + tie + (0.0 if family == "grk" else bad)) > 0
-    if family == "grk":
-        usable = (win.sum(axis=1) + tie.sum(axis=1)) > 0
-        above = np.block([[above, usable[:, None]], [(bad.sum(axis=1) > 0)[None, :], np.zeros((1, 1), bool)]])
-    reach = above | np.eye(len(above), dtype=bool)
-    for _ in range(len(above).bit_length()):
-        reach = (reach.astype(np.float32) @ reach.astype(np.float32)) > 0
-    mutual = reach & reach.T
-    anchor = mutual[m] if family == "grk" else mutual[int(mutual.sum(axis=1).argmax())]
-    alone: Mask = ~anchor[:m]
-    return alone
-
-
-@dataclass(frozen=True)
-class _Fit:
-    """An optimum: x (P,) are the coefficients and, for `rk` and `grk`, raw_eta."""
-
-    family: Family
-    x: Array
-    ridge: float
-    one_sided: Mask
-    sums: tuple[Array, Array, Array]
-
-    @property
-    def coefs(self) -> Array:
-        return self.x[: len(self.one_sided)]
-
-    @property
-    def raw_eta(self) -> float | None:
-        return float(self.x[-1]) if has_eta(self.family) else None
-
-    def win_rate(self, x: Array, opponents: Array) -> Array:
-        """(M,) at other parameters, too."""
-        m = len(self.one_sided)
-        raw = np.float64(x[m]) if has_eta(self.family) else None
-        rate: Array = (win_matrix(self.family, x[:m], raw) * opponents).sum(axis=1)
-        return rate
-
-    def bread(self) -> Array:
-        """H⁻¹ (P, P); nothing where the votes do not tell: without ties, `raw_eta` counts as known."""
-        h = hessian(self.family, self.x, *targets(self.family, *self.sums))
-        m = len(self.one_sided)
-        h[np.arange(m), np.arange(m)] += self.ridge
-        inverse = np.zeros_like(h)
-        known = m if self.sums[1].sum() + (self.sums[2].sum() if self.family == "rk" else 0.0) <= 0 else len(h)
-        inverse[:known, :known] = np.linalg.pinv(h[:known, :known], hermitian=True)
-        if self.family != "grk":  # of coefficients whose mean is 0
-            inverse[:m] -= inverse[:m].mean(axis=0)
-            inverse[:, :m] -= inverse[:, :m].mean(axis=1, keepdims=True)
-        return inverse
-
-    def slopes(self, opponents: Array) -> Array:
-        """(M, P) derivatives of the win rates, by central differences."""
-        step = 1e-5
-        up, down = (
-            np.stack([self.win_rate(self.x + side * step * unit, opponents) for unit in np.eye(len(self.x))], axis=1)
-            for side in (1, -1)
-        )
-        return (up - down) / (2 * step)
-
-
-def _fitted(family: Family, sums: tuple[Array, Array, Array], start: tuple[Array, float] | None = None) -> _Fit:
-    lone = one_sided(family, *sums)
-    ridge = RIDGE if lone.any() else 0.0
-    coefs, raw = fit(family, *sums, start or (np.zeros(len(lone)), 20.0 if family == "rk" else 0.0), ridge)
-    return _Fit(family, coefs if raw is None else np.append(coefs, raw), ridge, lone, sums)
-
-
-def _scores(votes: Votes, found: _Fit, step: int = _STEP) -> Iterator[Array]:
-    """Gradients of the loss, summed over the votes of each prompt: (n, P) for `step` prompts at a time."""
-    m, size = len(votes.models), len(found.x)
-    eta = None if found.raw_eta is None else np.full(len(votes), found.raw_eta)
-    _, d_a, d_b, d_eta = nll_gradients(found.family, found.coefs[votes.a], found.coefs[votes.b], votes.outcome, eta)
-    for start in range(0, len(votes.prompts), step):
-        stop = min(start + step, len(votes.prompts))
-        v = slice(*np.searchsorted(votes.prompt, [start, stop]))
-        row = (votes.prompt[v] - start) * size
-        sums = np.zeros((stop - start) * size)
-        for column, slope in ((votes.a[v], d_a[v]), (votes.b[v], d_b[v])):
-            sums += np.bincount(row + column, slope * votes.weight[v], minlength=len(sums))
-        if size > m:
-            sums += np.bincount(row + m, d_eta[v] * votes.weight[v], minlength=len(sums))
-        yield sums.reshape(-1, size)
-
-
-def covariance(votes: Votes, family: Family, clusters: bool = True) -> tuple[Array, Array]:
-    """Maximum-likelihood parameters (P,) and their sandwich covariance (P, P), without a correction for small samples.
-
-    Args:
-        votes: in the order of their prompts; of connected models.
-        family: outcome model.
-        clusters: votes on one prompt count as one unit; else each vote is one, as in arena-rank.
-    """
-    found = _fitted(family, pair_counts(votes))
-    if not clusters:
-        votes = replace(votes, prompt=np.arange(len(votes)), prompts=[("",)] * len(votes), groups=[""] * len(votes))
-    bread = found.bread()
-    meat = sum((s.T @ s for s in _scores(votes, found)), np.zeros_like(bread))
-    return found.x, bread @ meat @ bread
-
-
-def _sandwich(votes: Votes, found: _Fit, opponents: Array, units: int) -> Errors:
-    """Standard errors, with the factor G / (G − 1) of G units."""
-    m = len(found.coefs)
-    bread = found.bread()
-    meat = sum((s.T @ s for s in _scores(votes, found)), np.zeros_like(bread))
-    spread = bread @ meat @ bread * (units / (units - 1))
-    centre = np.eye(m) - 1.0 / m
-    slopes = found.slopes(opponents)
-    rate = found.win_rate(found.x, opponents)
-    win, centred_win = slopes @ spread @ slopes.T, (centre @ slopes) @ spread @ (centre @ slopes).T
-    with np.errstate(divide="ignore", invalid="ignore"):  # a rate of 0 or 1
-        odds = np.sqrt(np.diag(win).clip(0)) / (rate * (1 - rate))
-    return Errors(
-        coef=np.sqrt(np.diag(spread)[:m].clip(0)),
-        centred=np.sqrt(np.diag(centre @ spread[:m, :m] @ centre).clip(0)),
-        win_odds=odds,
-        win=np.sqrt(np.diag(centred_win).clip(0)),
-    )
-
-
-def _bootstrap(votes: Votes, found: _Fit, opponents: Array, used: Any, seed: int) -> Replicates:
-    """The leaderboard of resampled prompts, each drawn with all its votes."""
-    random, m = np.random.default_rng(seed), len(found.coefs)
-    coefs, rates = np.empty((REPLICATES, m)), np.empty((REPLICATES, m))
-    times = np.zeros(len(votes.prompts))
-    for r in range(REPLICATES):
-        times[used] = random.multinomial(len(used), np.full(len(used), 1.0 / len(used)))
-        sums = pair_counts(votes, votes.weight * times[votes.prompt])
-        drawn = _fitted(found.family, sums, (found.coefs, found.raw_eta or 0.0))
-        coefs[r], rates[r] = drawn.coefs, drawn.win_rate(drawn.x, opponents)
-    return Replicates(coefs, rates, len(used))
-
-
 def votes_board(votes: Votes, family: Family = "bt-tie", method: Method = "sandwich", seed: int = 0) -> VotesBoard:
     """The leaderboard of votes on connected models.
 
@@ -300,7 +125,7 @@ def votes_board(votes: Votes, family: Family = "bt-tie", method: Method = "sandw
     return _board(votes, family, method, seed)[0]
 
 
-def _board(votes: Votes, family: Family, method: Method, seed: int) -> tuple[VotesBoard, _Fit]:
+def _board(votes: Votes, family: Family, method: Method, seed: int) -> tuple[VotesBoard, VotesFit]:
     if not len(votes):
         raise DataError("there are no votes")
     if family == "bt" and not votes.decisive().all():
@@ -310,7 +135,7 @@ def _board(votes: Votes, family: Family, method: Method, seed: int) -> tuple[Vot
             "bt-tie, rk or grk"
         )
     m = len(votes.models)
-    found = _fitted(family, pair_counts(votes))
+    found = fitted(family, pair_counts(votes))
     q = opponent_weights(votes.models, frozenset())
     rate = found.win_rate(found.x, q)
     used = np.unique(votes.prompt)
@@ -318,9 +143,9 @@ def _board(votes: Votes, family: Family, method: Method, seed: int) -> tuple[Vot
     span, apart = None, np.zeros(m, bool)
     if method != "none" and len(used) > 1:
         if method == "sandwich":
-            span = intervals_of(found.coefs, rate, _sandwich(votes, found, q, len(used)), len(used), apart)
+            span = intervals_of(found.coefs, rate, sandwich(votes, found, q, len(used)), len(used), apart)
         else:
-            span = intervals(found.coefs, rate, _bootstrap(votes, found, q, used, seed), apart)
+            span = intervals(found.coefs, rate, bootstrap(votes, found, q, used, seed), apart)
     lone = tuple(name for name, alone in zip(votes.models, found.one_sided, strict=True) if alone)
     board = VotesBoard(
         votes.models, family, found.coefs, found.raw_eta, rate, len(used), intervals=span, n_votes=len(votes),
@@ -381,7 +206,7 @@ def _labels(votes: Votes, by: str) -> Any:
     return np.array(votes.groups if by == "category" else [""] * len(votes.prompts), np.object_)[votes.prompt]
 
 
-def _gap(own: Votes, found: _Fit, votes: Votes, whole: _Fit) -> Any:
+def _gap(own: Votes, found: VotesFit, votes: Votes, whole: VotesFit) -> Any:
     """How the win rates of a category differ from those of all votes, among the category's models."""
     m = len(own.models)
     q, apart = opponent_weights(own.models, frozenset()), np.zeros(m, bool)
@@ -396,6 +221,6 @@ def _gap(own: Votes, found: _Fit, votes: Votes, whole: _Fit) -> Any:
     if units < 2:
         return difference(ALL, value, None, 0)
     squares = np.zeros(m)
-    for here, there in zip(_scores(own, found), _scores(votes, whole), strict=True):
+    for here, there in zip(scores_of(own, found), scores_of(votes, whole), strict=True):
         squares += ((here @ narrow_slopes.T - there @ wide_slopes.T) ** 2).sum(axis=0)
     return difference(ALL, value, np.sqrt(squares * units / (units - 1)), units)

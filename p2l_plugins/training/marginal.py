@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2l_plugins.leaderboards.fit import fit
-from p2l_plugins.leaderboards.measured import pair_counts
+from p2l_plugins.leaderboards.votes_fit import pair_counts
 from p2l_plugins.outcomes import Array, Family
 from p2l_plugins.votes.votes import Votes
 

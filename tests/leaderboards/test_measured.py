@@ -9,7 +9,8 @@ from scipy.optimize import minimize
 
 from p2l_plugins.cli import main
 from p2l_plugins.errors import DataError
-from p2l_plugins.leaderboards.measured import category_boards, covariance, only_connected, votes_board
+from p2l_plugins.leaderboards.measured import category_boards, only_connected, votes_board
+from p2l_plugins.leaderboards.votes_fit import covariance
 from p2l_plugins.outcomes import BAD, TIE, A, B, negative_log_likelihood
 from p2l_plugins.votes.votes import VoteBuilder
 

@@ -25,7 +25,8 @@ from onnx_export.anchored import AnchoredProblem, begun
 from onnx_export.edit import remove_models, rename_model
 from onnx_export.joint import JointProblem, JointRows, JointTask, Known, Strength
 from onnx_export.past import Past, past_of
-from onnx_export.update import fit, news_of
+from onnx_export.update import fit
+from onnx_export.update_votes import news_of
 
 M, H, TIES = 5, 16, 0.3
 NAMES = tuple(f"m{i}" for i in range(M))
