@@ -16,7 +16,7 @@ from p2l_plugins.errors import BundleError, PromptError
 #: What is repeated in the texts that patterns are tried on, beside what stands in the patterns.
 SIGNS = ("a", "A", "1", " ", "\n", "!", "é", "語")
 
-#: Repetitions. What takes a number of ways that doubles with each shows at the first, what takes their square at the last.
+#: Repetitions. Ways whose number doubles with each show at the first, those whose number is a square at the last.
 LENGTHS = (64, 4096, 16_384, 65_536)
 
 #: Processor seconds that each text may take: an ordinary tokenizer takes a tenth of it for the longest.

@@ -6,24 +6,20 @@ Training, export and inference all read text through this module, so that they c
 
 from __future__ import annotations
 
-import datetime
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jinja2 import TemplateError
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 from tokenizers import Tokenizer
 
 from p2l_plugins.errors import BundleError, EmptyPrompt, PromptError
 from p2l_plugins.patterns import text_ids, try_patterns
+from p2l_plugins.templates import ChatTemplate
 
 Prompt = str | Sequence[str]
 Turns = tuple[str, ...]
@@ -229,7 +225,8 @@ class TextEncoder:
         chat_template: Jinja source, for `form="chat"`.
 
     Raises:
-        BundleError: a chat form without a template or CLS token, or a tokenizer whose patterns some texts halt.
+        BundleError: a chat form without a CLS token or a template in bounds, or a tokenizer whose patterns some texts
+            halt.
     """
 
     def __init__(self, tokenizer: Tokenizer, form: TextForm, chat_template: str | None = None) -> None:
@@ -238,6 +235,7 @@ class TextEncoder:
         self.chat_template = chat_template
         if form.form == "chat" and (chat_template is None or not form.cls_token):
             raise BundleError("the text form 'chat' needs a chat template and a CLS token")
+        self._template = ChatTemplate(chat_template or "", form.special_tokens) if form.form == "chat" else None
         tokenizer.no_padding()
         tokenizer.no_truncation()
         tokenizer.encode_special_tokens = form.form == "plain"
@@ -268,31 +266,16 @@ class TextEncoder:
             template.read_text(encoding="utf-8") if template.exists() else None,
         )
 
-    @cached_property
-    def _template(self) -> Any:
-        env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-        env.filters["tojson"] = _tojson
-        env.globals["raise_exception"] = _raise_exception
-        env.globals["strftime_now"] = _strftime_now
-        return env.from_string(self.chat_template or "")
-
     def text(self, turns: Turns) -> str:
         """Model text of the user turns, before tokenisation.
 
         Raises:
             PromptError: the chat template refuses the turns.
         """
-        if self.form.form == "plain":
+        if self._template is None:
             return "\n\n".join(turns)
         cls_token = self.form.cls_token or ""
-        messages = [{"role": "user", "content": turn.replace(cls_token, CLS_REPLACEMENT)} for turn in turns]
-        try:
-            text: str = self._template.render(
-                messages=messages, add_generation_prompt=False, **self.form.special_tokens
-            )
-        except TemplateError as error:
-            raise PromptError(f"the chat template refuses the prompt: {error}") from None
-        return text + cls_token
+        return self._template.render([turn.replace(cls_token, CLS_REPLACEMENT) for turn in turns]) + cls_token
 
     def encode(self, prompts: Sequence[Turns]) -> list[list[int]]:
         """Token ids per prompt, unpadded, at most `max_length` of them.
@@ -380,15 +363,3 @@ def pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[NDArray[np.int64], 
         ids[i, : len(row)] = row
         mask[i, : len(row)] = 1
     return ids, mask
-
-
-def _tojson(value: Any, indent: int | None = None, **_: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def _raise_exception(message: str) -> None:
-    raise TemplateError(message)
-
-
-def _strftime_now(form: str) -> str:
-    return datetime.datetime.now().strftime(form)

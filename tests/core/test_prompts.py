@@ -110,9 +110,9 @@ def test_a_template_that_refuses_is_an_error(published):
 
 
 def test_a_template_cannot_reach_python(published):
-    encoder = TextEncoder(published.encoder.tokenizer, published.form, "{{ ''.__class__.__mro__[1].__subclasses__() }}")
-    with pytest.raises(PromptError, match="refuses"):
-        encoder.text(("a",))
+    source = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
+    with pytest.raises(BundleError, match="unsafe"):
+        TextEncoder(published.encoder.tokenizer, published.form, source)
 
 
 def test_special_tokens_in_a_plain_prompt_stay_text(tiny_backbone):
