@@ -6,24 +6,20 @@ Training, export and inference all read text through this module, so that they c
 
 from __future__ import annotations
 
-import datetime
 import json
 import re
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jinja2 import TemplateError
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 from tokenizers import Tokenizer
 
 from p2l_plugins.errors import BundleError, EmptyPrompt, PromptError
+from p2l_plugins.patterns import text_ids, try_patterns
+from p2l_plugins.templates import ChatTemplate
 
 Prompt = str | Sequence[str]
 Turns = tuple[str, ...]
@@ -42,9 +38,8 @@ MOST_AGAIN = 16
 #: Another cut reads so many characters of a text at most, or four times its first look where that is more.
 MOST_CHARS = 2**18
 
-#: Characters of the texts that a tokenizer with patterns of its own is tried on, and seconds that each may take.
-HOSTILE_CHARS, HOSTILE_S = 4096, 0.5
-HOSTILE_SIGNS = ("a", "A", "1", " ", "\n", "!", "é", "語")
+#: Texts of which a tokenizer has to read one, so that the special tokens around it are known.
+READABLE = ("a", "A", "1", ".", "the", "語", " a")
 
 #: Which part of a long prompt is left out: its beginning, or its middle.
 Cut = Literal["left", "middle"]
@@ -230,7 +225,8 @@ class TextEncoder:
         chat_template: Jinja source, for `form="chat"`.
 
     Raises:
-        BundleError: a chat form without a template or CLS token, or a tokenizer whose patterns some texts halt.
+        BundleError: a chat form without a CLS token or a template in bounds, or a tokenizer whose patterns some texts
+            halt.
     """
 
     def __init__(self, tokenizer: Tokenizer, form: TextForm, chat_template: str | None = None) -> None:
@@ -239,53 +235,26 @@ class TextEncoder:
         self.chat_template = chat_template
         if form.form == "chat" and (chat_template is None or not form.cls_token):
             raise BundleError("the text form 'chat' needs a chat template and a CLS token")
+        self._template = ChatTemplate(chat_template or "", form.special_tokens) if form.form == "chat" else None
         tokenizer.no_padding()
         tokenizer.no_truncation()
         tokenizer.encode_special_tokens = form.form == "plain"
+        try_patterns(tokenizer)
         self._before, self._after = self._added() if form.form == "plain" else ([], [])
         self._kept = form.max_length - len(self._before) - len(self._after)
         if self._kept < 1:
             raise BundleError(f"max_length is {form.max_length}, which leaves no room for a prompt's tokens")
-        settings = tokenizer.to_str()
-        self._unknown = _unknown_id(json.loads(settings)["model"], tokenizer)
-        if '"Regex"' in settings:
-            self._try_patterns()
-
-    def _try_patterns(self) -> None:
-        """Reads what makes a pattern try many ways."""
-        for sign in HOSTILE_SIGNS:
-            for length in (64, HOSTILE_CHARS):
-                started = time.perf_counter()
-                try:
-                    self._ids([sign * length + end for end in ("", "b", "!")])
-                    slow = time.perf_counter() - started > HOSTILE_S
-                except PromptError:
-                    slow = True
-                if slow:
-                    raise BundleError(
-                        f"the tokenizer can't read {length} times {sign!r} in {HOSTILE_S} s: a pattern in "
-                        "tokenizer.json tries too many ways; take one without repetitions inside repetitions"
-                    )
-
-    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of texts, without special tokens of the form.
-
-        Raises:
-            PromptError: the tokenizer gave up on one.
-        """
-        try:
-            return [one.ids for one in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
-        except BaseException as error:
-            if type(error).__name__ != "PanicException":  # of Rust, which is no Exception
-                raise
-        raise PromptError("the tokenizer can't read the prompt") from None
+        self._unknown = _unknown_id(json.loads(tokenizer.to_str())["model"], tokenizer)
 
     def _added(self) -> tuple[list[int], list[int]]:
         """The special tokens that the tokenizer puts before and after a text."""
-        ids = self.tokenizer.encode("a").ids
-        text = self.tokenizer.encode("a", add_special_tokens=False).ids
-        before = next(i for i in range(len(ids)) if ids[i : i + len(text)] == text)
-        return ids[:before], ids[before + len(text) :]
+        for probe in READABLE:
+            ids = self.tokenizer.encode(probe).ids
+            text = self.tokenizer.encode(probe, add_special_tokens=False).ids
+            before = next((i for i in range(len(ids)) if text and ids[i : i + len(text)] == text), None)
+            if before is not None:
+                return ids[:before], ids[before + len(text) :]
+        raise BundleError(f"the tokenizer reads none of {', '.join(map(repr, READABLE))}, so no prompt either")
 
     @classmethod
     def from_folder(cls, folder: Path, form: TextForm) -> TextEncoder:
@@ -297,31 +266,16 @@ class TextEncoder:
             template.read_text(encoding="utf-8") if template.exists() else None,
         )
 
-    @cached_property
-    def _template(self) -> Any:
-        env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-        env.filters["tojson"] = _tojson
-        env.globals["raise_exception"] = _raise_exception
-        env.globals["strftime_now"] = _strftime_now
-        return env.from_string(self.chat_template or "")
-
     def text(self, turns: Turns) -> str:
         """Model text of the user turns, before tokenisation.
 
         Raises:
             PromptError: the chat template refuses the turns.
         """
-        if self.form.form == "plain":
+        if self._template is None:
             return "\n\n".join(turns)
         cls_token = self.form.cls_token or ""
-        messages = [{"role": "user", "content": turn.replace(cls_token, CLS_REPLACEMENT)} for turn in turns]
-        try:
-            text: str = self._template.render(
-                messages=messages, add_generation_prompt=False, **self.form.special_tokens
-            )
-        except TemplateError as error:
-            raise PromptError(f"the chat template refuses the prompt: {error}") from None
-        return text + cls_token
+        return self._template.render([turn.replace(cls_token, CLS_REPLACEMENT) for turn in turns]) + cls_token
 
     def encode(self, prompts: Sequence[Turns]) -> list[list[int]]:
         """Token ids per prompt, unpadded, at most `max_length` of them.
@@ -356,7 +310,7 @@ class TextEncoder:
         pieces = [piece(text, size) for text in texts]
         return [
             self._longer(text, _Part(ids, len(text) - len(part)), count, piece)
-            for text, part, ids in zip(texts, pieces, self._ids(pieces), strict=True)
+            for text, part, ids in zip(texts, pieces, text_ids(self.tokenizer, pieces), strict=True)
         ]
 
     def _longer(self, text: str, part: _Part, count: int, piece: Callable[[str, int], str]) -> _Part:
@@ -366,7 +320,7 @@ class TextEncoder:
         while part.unread and len(part.ids) < count + CUT_SLACK and size < most:
             size = min(4 * size, most)
             longer = piece(text, size)
-            (ids,) = self._ids([longer])
+            (ids,) = text_ids(self.tokenizer, [longer])
             part = _Part(ids, len(text) - len(longer))
         return part
 
@@ -409,15 +363,3 @@ def pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[NDArray[np.int64], 
         ids[i, : len(row)] = row
         mask[i, : len(row)] = 1
     return ids, mask
-
-
-def _tojson(value: Any, indent: int | None = None, **_: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def _raise_exception(message: str) -> None:
-    raise TemplateError(message)
-
-
-def _strftime_now(form: str) -> str:
-    return datetime.datetime.now().strftime(form)

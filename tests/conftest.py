@@ -25,6 +25,7 @@ SLOW = (
     "core/test_engine.py",
     "core/test_prompts.py",
     "core/test_scorer.py",
+    "core/test_templates.py",
     "e2e",
     "evaluation/test_command.py",
     "faults",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from p2l_plugins.errors import BundleError, PromptError
 from p2l_plugins.prompts import Cut, TextEncoder, TextForm, as_turns, canonical_bytes, pad, user_turns
@@ -110,9 +110,9 @@ def test_a_template_that_refuses_is_an_error(published):
 
 
 def test_a_template_cannot_reach_python(published):
-    encoder = TextEncoder(published.encoder.tokenizer, published.form, "{{ ''.__class__.__mro__[1].__subclasses__() }}")
-    with pytest.raises(PromptError, match="refuses"):
-        encoder.text(("a",))
+    source = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
+    with pytest.raises(BundleError, match="unsafe"):
+        TextEncoder(published.encoder.tokenizer, published.form, source)
 
 
 def test_special_tokens_in_a_plain_prompt_stay_text(tiny_backbone):
@@ -388,14 +388,48 @@ def test_no_length_of_a_prompt_makes_a_tokenizer_give_up(cut, end):
     assert found.truncated
 
 
-@pytest.mark.parametrize("pattern", [r"(a+)+$|.", r"(\s*)*x|.", r"(\d+|\d)*z|."])
+def with_normalizer(pattern: str) -> Tokenizer:
+    tokenizer = with_pattern(r".")
+    tokenizer.normalizer = normalizers.Replace(Regex(pattern), "")
+    return tokenizer
+
+
+@pytest.mark.parametrize("pattern", [r"(a+)+$|.", r"(\s*)*x|.", r"(\d+|\d)*z|.", r"(?:xy|xy?)+z\b|."])
 def test_a_pattern_that_tries_too_many_ways_is_refused_at_load(pattern):
     with pytest.raises(BundleError, match=r"a pattern in tokenizer\.json tries too many ways"):
         TextEncoder(with_pattern(pattern), PLAIN)
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"(a+)+$",  # which leaves nothing of an a
+        r"(\s|\s)*x",  # which is only begun with where an x follows
+        r"(?:\d|\d)*\.end",
+        r"\s+$",  # which takes the square of a text's length
+    ],
+)
+def test_a_pattern_of_a_normalizer_is_tried_too(pattern):
+    with pytest.raises(BundleError, match=r"a pattern in tokenizer\.json tries too many ways"):
+        TextEncoder(with_normalizer(pattern), PLAIN)
+
+
+def test_special_tokens_are_found_around_a_text_that_is_left():
+    tokenizer = with_normalizer("a")
+    around = processors.TemplateProcessing(single="! $A ?", special_tokens=[("!", 33), ("?", 63)])
+    tokenizer.post_processor = around
+    assert TextEncoder(tokenizer, PLAIN).encode([("bad",)]) == [[33, ord("b"), ord("d"), 63]]
+
+
+def test_a_tokenizer_that_reads_nothing_is_refused():
+    with pytest.raises(BundleError, match="the tokenizer reads none of 'a'"):
+        TextEncoder(with_normalizer(r"."), PLAIN)
+
+
 def test_a_panic_of_the_tokenizer_is_an_error_of_the_prompt():
-    encoder = TextEncoder(with_pattern(r"(?:xy|xy?)+z\b|."), PLAIN)  # which no text of one letter slows down
+    """Patterns that no trial at load has found: here the tokenizer gets another one afterwards."""
+    encoder = TextEncoder(with_pattern(r"."), PLAIN)
+    encoder.tokenizer.pre_tokenizer = with_pattern(r"(?:xy|xy?)+z\b|.").pre_tokenizer
     with pytest.raises(PromptError, match="the tokenizer can't read the prompt"):
         encoder.tokens([("xy" * 60 + "!",)])
     assert encoder.tokens([("a b",)])[0].ids
