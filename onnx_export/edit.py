@@ -20,13 +20,12 @@ from p2l_plugins.errors import BundleError, ConfigError, DataError
 from p2l_plugins.files.tables import replaced_folder
 from p2l_plugins.outcomes import Array
 from p2l_plugins.prompts import Turns
-from p2l_plugins.scoring.bundle import PAST_VOTES, Bundle, Manifest, sha256
+from p2l_plugins.scoring.bundle import GRAPH, PAST_VOTES, Bundle, Manifest, reach, sha256
 from p2l_plugins.scoring.scorer import P2L
 from p2l_plugins.scoring.training_prompts import TRAINING_PROMPTS, TrainingPrompts
 from p2l_plugins.similar import hint
 from p2l_plugins.votes.votes import Votes, held_out
 
-GRAPH = "model.onnx"
 #: Largest error of the new column against its own formula, relative to the largest coefficient (1 at least).
 COLUMN_LIMIT, REDUCED_COLUMN_LIMIT = 1e-5, 1e-2
 #: Largest change of the other columns; ONNX Runtime gives 0 on every machine tried, but does not promise it.
@@ -261,8 +260,16 @@ def write_changed(
         files[PAST_VOTES] = sha256(folder / PAST_VOTES)
     changes = [*manifest.training.get("changes", []), change]
     training = {**manifest.training, "changes": changes}
-    manifest.model_copy(update={**update, "files": files, "training": training}).write(folder)
+    changed = manifest.model_copy(update={**update, "files": files, "training": training})
+    changed.write(folder)
+    if model is not None:
+        scores = P2L(Bundle.open(folder)).score_turns(_tried())
+        changed.model_copy(update={"gate": manifest.gate | reach(scores.coefs, scores.raw_eta)}).write(folder)
     return Bundle.open(folder)
+
+
+def _tried() -> list[Turns]:
+    return [turns for turns in SAMPLE if len(turns) == 1][:24]
 
 
 def verify(
@@ -280,7 +287,7 @@ def verify(
     Raises:
         BundleError: something else changed.
     """
-    prompts = [turns for turns in SAMPLE if len(turns) == 1][:24]
+    prompts = _tried()
     before, after = P2L(old).score_turns(prompts), P2L(new).score_turns(prompts)
     scale = max(1.0, float(np.abs(before.coefs).max()))
     change = float(np.abs(after.coefs[:, : len(kept)] - before.coefs[:, kept]).max())

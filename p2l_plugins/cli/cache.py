@@ -84,7 +84,7 @@ def warm(
     namespace: NamespaceOption = "p2l",
     as_json: JsonOption = False,
 ) -> None:
-    """Score prompts into the cache, those that are not there yet. A secret that keys the hash: $P2L_CACHE_SECRET."""
+    """Score prompts into the cache, those that are not there yet. A secret that keys the cache: $P2L_CACHE_SECRET."""
     from p2l_plugins.cache.address import Clients, shown
     from p2l_plugins.cache.redis import RedisCache
     from p2l_plugins.cache.settings import derive_secret
@@ -100,7 +100,7 @@ def warm(
     texts, _ = read_prompts(prompts)
     turns = [as_turns(text) for text in texts]
     p2l = P2L.load(bundle)
-    cache = RedisCache(clients, 3600 * ttl_hours, PATIENT_S)
+    cache = RedisCache(clients, 3600 * ttl_hours, PATIENT_S, derive_secret(secret) if secret else b"")
     with BlockingCache(cache) as blocking, progress() as bar:
         step = bar.add_task("scoring", total=len(turns))
         scorer = CachedScorer(p2l, blocking, namespace, derive_secret(secret) if secret else b"")
@@ -124,26 +124,25 @@ def forget_user(
     as_json: JsonOption = False,
 ) -> None:
     """Remove all that is kept of a user. The secret that keys the hash of names: $P2L_CACHE_SECRET."""
-    from p2l_plugins.leaderboards.user_store import forget
+    from p2l_plugins.leaderboards.user_store import forget, user_key
 
-    key = own_key(user, namespace)
+    key = user_key(user, own_secret(), namespace)
     found = in_cache(lambda client: forget(client, key), url, namespace)
     typer.echo(json.dumps({"found": found}) if as_json else "forgotten" if found else "nothing is kept of this user")
 
 
-def own_key(user: str, namespace: str) -> str:
-    """Key of a user's boards, by the secret in the environment.
+def own_secret() -> bytes:
+    """The secret of users' boards, from the environment.
 
     Raises:
-        ConfigError: there is no secret, or an empty name.
+        ConfigError: there is none.
     """
     from p2l_plugins.cache.settings import derive_secret
-    from p2l_plugins.leaderboards.user_store import user_key
 
     secret = os.environ.get(SECRET)
     if not secret:
         raise ConfigError(f"set {SECRET} to the secret of the services: names of users are kept as a keyed hash only")
-    return user_key(user, derive_secret(secret), namespace)
+    return derive_secret(secret)
 
 
 def cache_address(url: str | None, option: str = "--url") -> tuple[str, str]:
