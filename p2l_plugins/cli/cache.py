@@ -57,7 +57,7 @@ def purge(
     namespace: NamespaceOption = "p2l",
     as_json: JsonOption = False,
 ) -> None:
-    """Remove the scores of a bundle, a piece at a time (SCAN and UNLINK); other keys of the server are not touched."""
+    """Say what goes, then remove the scores of a bundle, a piece at a time (SCAN, UNLINK); other keys are not touched."""
     from p2l_plugins.cache.scan import remove
 
     if bool(fingerprint) == everything:
@@ -65,14 +65,24 @@ def purge(
     for one in fingerprint or ():
         if not re.fullmatch(r"[0-9a-f]{32}", one):
             raise ConfigError(f"--fingerprint is {one!r}, but must be 32 hex digits, as `p2l cache stats` shows them")
-    with progress() as bar:
-        step = bar.add_task("counting" if dry_run else "removing", total=None)
-        chosen = None if everything else frozenset(fingerprint or ())
-        removed: Counter[str] = in_cache(
-            lambda client: remove(client, namespace, chosen, dry_run, lambda n: bar.advance(step, n)), url, namespace
-        )
-    result = {"removed": 0 if dry_run else removed.total(), "found": removed.total(), "by_fingerprint": dict(removed)}
-    typer.echo(json.dumps(result) if as_json else f"{removed.total()} keys {'found' if dry_run else 'removed'}")
+    chosen = None if everything else frozenset(fingerprint or ())
+
+    def gone_through(what: str, only_count: bool) -> Counter[str]:
+        with progress() as bar:
+            step = bar.add_task(what, total=None)
+            return in_cache(
+                lambda client: remove(client, namespace, chosen, only_count, lambda n: bar.advance(step, n)),
+                url,
+                namespace,
+            )
+
+    found = gone_through("counting", True)
+    for name, keys in sorted(found.items()):
+        typer.echo(f"{namespace}: fingerprint {name}: {keys} keys {'found' if dry_run else 'to remove'}", err=True)
+    removed: Counter[str] = Counter() if dry_run else gone_through("removing", False)
+    counts = found if dry_run else removed
+    result = {"removed": removed.total(), "found": found.total(), "by_fingerprint": dict(counts)}
+    typer.echo(json.dumps(result) if as_json else f"{counts.total()} keys {'found' if dry_run else 'removed'}")
 
 
 @app.command()
