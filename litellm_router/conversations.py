@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import hmac
 import math
 import secrets
 import threading
@@ -183,8 +184,9 @@ class Conversations:
             self._breaker.failed(type(error).__name__, time.monotonic() - started)
             return None
         self._breaker.succeeded()
-        known = {self._named(name): name for name in models}
-        turn = next((found for value in values if (found := _read(value, known)) is not None), None)
+        names = list(models)
+        turns = (self._read(key, value, names) for key, value in zip(keys, values, strict=True) if value is not None)
+        turn = next((turn for turn in turns if turn is not None), None)
         if turn is not None:
             self._set(keys[:1], turn)
         return turn
@@ -193,15 +195,13 @@ class Conversations:
         if self._client is None or not keys or len(self._writes) >= WRITES:
             return
         try:
-            task = asyncio.get_running_loop().create_task(
-                self._write(keys, f"{turn.uniform!r} {self._named(turn.model)}")
-            )
+            task = asyncio.get_running_loop().create_task(self._write(keys, turn))
         except RuntimeError:  # a sync call
             return
         self._writes.add(task)
         task.add_done_callback(self._writes.discard)
 
-    async def _write(self, keys: Sequence[bytes], value: str) -> None:
+    async def _write(self, keys: Sequence[bytes], turn: Turn) -> None:
         client = None if self._client is None or not self._breaker.allows() else self._client()
         if client is None:
             return
@@ -210,7 +210,7 @@ class Conversations:
             async with asyncio.timeout(WRITE_S):
                 pipe = pipeline(client)
                 for key in keys:
-                    pipe.set(self._key(key), value, ex=max(1, round(self._ttl_s)))
+                    pipe.set(self._key(key), self._value(key, turn), ex=max(1, round(self._ttl_s)))
                 await pipe.execute()
         except Exception as error:  # whatever a client raises
             self._breaker.failed(type(error).__name__, time.monotonic() - started)
@@ -220,22 +220,27 @@ class Conversations:
     def _key(self, key: bytes) -> str:
         return f"{self._namespace}:turn:{SCHEMA}:{key.hex()}"
 
-    def _named(self, model: str) -> str:
-        """A model in Redis, which holds no names."""
-        return self._hash("model", model).hex()
+    def _value(self, key: bytes, turn: Turn) -> str:
+        """A turn in Redis, which holds no names: the keyed hash is of all three, so nobody else can make or move it."""
+        number = repr(turn.uniform)
+        return f"{number} {self._hash('turn', key.hex(), number, turn.model).hex()}"
+
+    def _read(self, key: bytes, value: object, models: Iterable[str]) -> Turn | None:
+        """The turn that `_value` wrote for one of the models, or None."""
+        if not isinstance(value, bytes):
+            return None
+        try:
+            uniform = float(value.partition(b" ")[0])
+        except ValueError:
+            return None
+        if not 0 <= uniform < 1:
+            return None
+        turns = (Turn(model, uniform) for model in models)
+        return next((turn for turn in turns if hmac.compare_digest(self._value(key, turn).encode(), value)), None)
 
     def _hash(self, *parts: str) -> bytes:
         data = "\0".join(parts).encode("utf-8", "replace")
         return hashlib.blake2b(data, digest_size=16, key=self._secret[:64]).digest()
-
-
-def _read(value: object, names: Mapping[str, str]) -> Turn | None:
-    number, _, model = value.decode("utf-8", "replace").partition(" ") if isinstance(value, bytes) else ("", "", "")
-    try:
-        uniform = float(number)
-    except ValueError:
-        return None
-    return Turn(names[model], uniform) if model in names and 0 <= uniform < 1 else None
 
 
 def _of(value: object, name: str) -> Any:

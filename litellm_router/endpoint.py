@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 
 from litellm_router.reasons import NotRoutedError
 from p2l_plugins.cache.breaker import Breaker
-from p2l_plugins.cache.entry import Entry
+from p2l_plugins.cache.entry import WIDEST, Bounds, Entry
 from p2l_plugins.outcomes import Family, has_eta
 from p2l_plugins.prompts import Turns
 from p2l_plugins.scoring.bundle import resolve_model
@@ -50,6 +50,15 @@ class OverallInfo(BaseModel):
     raw_eta: FiniteFloat | None = None
 
 
+class BoundsInfo(BaseModel):
+    """What a scorer says of how far from 0 its numbers can be."""
+
+    model_config = ConfigDict(frozen=True)
+
+    coefs: FiniteFloat = Field(gt=0)
+    raw_eta: FiniteFloat = Field(gt=0)
+
+
 class BundleInfo(BaseModel):
     """What a scorer says of its bundle; further keys are left alone."""
 
@@ -61,6 +70,7 @@ class BundleInfo(BaseModel):
     aliases: dict[str, str] = {}
     max_length: int = Field(default=2**31, ge=1)
     overall: OverallInfo | None = None
+    bounds: BoundsInfo | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> BundleInfo:
@@ -140,6 +150,12 @@ class RemoteScorer:
     def max_length(self) -> int:
         """Tokens after which a prompt is cut."""
         return self._info.max_length
+
+    @property
+    def bounds(self) -> Bounds:
+        """How far from 0 the scores can be; the widest where the scorer does not say."""
+        said = self._info.bounds
+        return WIDEST if said is None else Bounds(said.coefs, said.raw_eta)
 
     @property
     def overall(self) -> Entry | None:

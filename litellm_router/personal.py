@@ -42,7 +42,12 @@ class Personal:
         self._blending = Blending(own.weight, own.prompts, own.half_life_days * DAY_S)
         self._secret, self._namespace = settings.cache.key_secret(), settings.cache.namespace
         self._boards = UserBoards(
-            client, scorer.fingerprint, scorer.family, len(scorer.models), settings.cache.deadline_ms / 1e3
+            client,
+            scorer.fingerprint,
+            scorer.family,
+            len(scorer.models),
+            self._secret,
+            settings.cache.deadline_ms / 1e3,
         )
 
     async def scored(

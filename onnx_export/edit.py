@@ -14,17 +14,16 @@ import onnx
 from onnx_export.head import find_head, load_graph, read_states, replace_head
 from onnx_export.new_model import Row, Task, choose_strength, fit_new_model
 from onnx_export.new_votes import votes_of
-from onnx_export.verify import verify
+from onnx_export.verify import PROMPTS, verify
 from p2l_plugins.errors import ConfigError, DataError
 from p2l_plugins.files.tables import replaced_folder
 from p2l_plugins.outcomes import Array, Mask
 from p2l_plugins.prompts import Turns
-from p2l_plugins.scoring.bundle import PAST_VOTES, Bundle, Manifest, sha256
+from p2l_plugins.scoring.bundle import GRAPH, PAST_VOTES, Bundle, Manifest, reach, sha256
+from p2l_plugins.scoring.scorer import P2L
 from p2l_plugins.scoring.training_prompts import TRAINING_PROMPTS, TrainingPrompts
 from p2l_plugins.similar import hint
 from p2l_plugins.votes.votes import Votes, held_out
-
-GRAPH = "model.onnx"
 
 
 def add_model(
@@ -266,7 +265,11 @@ def write_changed(
         files[PAST_VOTES] = sha256(folder / PAST_VOTES)
     changes = [*manifest.training.get("changes", []), change]
     training = {**manifest.training, "changes": changes}
-    manifest.model_copy(update={**update, "files": files, "training": training}).write(folder)
+    changed = manifest.model_copy(update={**update, "files": files, "training": training})
+    changed.write(folder)
+    if model is not None:
+        scores = P2L(Bundle.open(folder)).score_turns(PROMPTS)
+        changed.model_copy(update={"gate": manifest.gate | reach(scores.coefs, scores.raw_eta)}).write(folder)
     return Bundle.open(folder)
 
 

@@ -14,8 +14,9 @@ from torch import nn
 from onnx_export.config import P2LExporterConfig
 from onnx_export.sample import ragged_ids
 from p2l_plugins.errors import BundleError
-from p2l_plugins.outcomes import Array, Family, win_matrix
+from p2l_plugins.outcomes import Array, Family, has_eta, win_matrix
 from p2l_plugins.prompts import pad
+from p2l_plugins.scoring.bundle import reach
 from p2l_plugins.scoring.scorer import batch_tokens, batches
 from p2l_plugins.scoring.session import check_padding
 from p2l_plugins.training.checkpoint import Checkpoint
@@ -135,9 +136,10 @@ def measure(session: Any, references: References, precision: str) -> dict[str, A
     }
     if not np.isfinite(error):
         raise BundleError("the exported graph gives values that are not numbers")
+    m = references.n_models
+    figures |= reach(batched[:, :m], batched[:, m:] if has_eta(references.family) else None)
     if precision == "fp32":
         return figures
-    m = references.n_models
     figures["max_error_in_std"] = error / float(exact[:, :m].std())
     figures["mean_win_probability_error"] = _win_error(references.family, batched, exact, m)
     figures["prompt_specific_spearman"] = _prompt_specific_spearman(batched[:, :m], exact[:, :m])

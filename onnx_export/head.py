@@ -20,7 +20,7 @@ from p2l_plugins.errors import BundleError
 from p2l_plugins.outcomes import has_eta
 from p2l_plugins.prompts import TextEncoder, Turns, pad
 from p2l_plugins.scoring.bundle import Bundle
-from p2l_plugins.scoring.scorer import batch_tokens, batches
+from p2l_plugins.scoring.scorer import BATCH_TOKENS, batches
 
 #: Operators between the linear layer and `coefs` that change no value's place.
 PASSING = ("Cast", "Identity")
@@ -172,7 +172,7 @@ def read_states(
     widths = [(head.weight.shape[1],), (len(manifest.models),), ()]
     results = [np.empty((len(prompts), *width), np.float32) for width, _ in zip(widths, names, strict=False)]
     ids = TextEncoder.from_folder(bundle.folder, manifest.text).encode(prompts)
-    for rows in batches([len(row) for row in ids], batch_tokens(manifest.precision)):
+    for rows in batches([len(row) for row in ids], 1 if bundle.runs_alone else BATCH_TOKENS):
         input_ids, mask = pad([ids[i] for i in rows], manifest.text.pad_id)
         outputs = session.run(names, {"input_ids": input_ids, "attention_mask": mask})
         for result, output in zip(results, outputs, strict=True):

@@ -17,7 +17,7 @@ from p2l_plugins.scoring.scorer import P2L
 COLUMN_LIMIT, REDUCED_COLUMN_LIMIT = 1e-5, 1e-2
 #: Largest change of the other columns; ONNX Runtime gives 0 on every machine tried, but does not promise it.
 UNCHANGED_LIMIT = 1e-6
-_PROMPTS = [turns for turns in SAMPLE if len(turns) == 1][:24]
+PROMPTS = [turns for turns in SAMPLE if len(turns) == 1][:24]
 
 
 def verify(
@@ -35,7 +35,7 @@ def verify(
     Raises:
         BundleError: something else changed.
     """
-    before, after = P2L(old).score_turns(_PROMPTS), P2L(new).score_turns(_PROMPTS)
+    before, after = P2L(old).score_turns(PROMPTS), P2L(new).score_turns(PROMPTS)
     scale = max(1.0, float(np.abs(before.coefs).max()))
     change = float(np.abs(after.coefs[:, : len(kept)] - before.coefs[:, kept]).max())
     if before.raw_eta is not None and after.raw_eta is not None:
@@ -43,7 +43,7 @@ def verify(
     if not change <= UNCHANGED_LIMIT * scale:
         raise BundleError(f"the new graph changes coefficients of other models by {change:.3g}, so it was not written")
     if added is not None:
-        expected = added.coefs(read_states(new, _PROMPTS)[0])
+        expected = added.coefs(read_states(new, PROMPTS)[0])
         error = float(np.abs(after.coefs[:, -1] - expected).max())
         if not error <= _limit(new) * max(scale, float(np.abs(expected).max())):
             raise BundleError(f"the new graph computes the new model's coefficient with an error of {error:.3g}")
@@ -58,14 +58,14 @@ def verify_rows(old: Bundle, new: Bundle, head: Head, rows: JointRows, n: int) -
     Raises:
         BundleError: one is not.
     """
-    states, _, raw_eta = read_states(old, _PROMPTS)
+    states, _, raw_eta = read_states(old, PROMPTS)
     stored = JointRows(
         np.asarray(rows.weight[:n], head.weight.dtype).astype(np.float64),
         np.asarray(rows.bias[:n], head.bias.dtype).astype(np.float64),
         rows.slope,
         rows.shift,
     )
-    expected, after = stored.coefs(states), P2L(new).score_turns(_PROMPTS)
+    expected, after = stored.coefs(states), P2L(new).score_turns(PROMPTS)
     error = float(np.abs(after.coefs - expected).max())
     wanted = stored.raw_eta(raw_eta)
     if wanted is not None and after.raw_eta is not None:

@@ -26,6 +26,9 @@ Turns = tuple[str, ...]
 
 CLS_REPLACEMENT = "<cls>"
 
+#: Its name in checkpoints and bundles.
+CHAT_TEMPLATE = "chat_template.jinja"
+
 #: Characters per token that the first cut of a long text allows for; where they give too few tokens, it cuts less.
 CHARS_PER_TOKEN = 8
 
@@ -259,7 +262,7 @@ class TextEncoder:
     @classmethod
     def from_folder(cls, folder: Path, form: TextForm) -> TextEncoder:
         """Reads `tokenizer.json` and, for the chat form, `chat_template.jinja`."""
-        template = folder / "chat_template.jinja"
+        template = folder / CHAT_TEMPLATE
         return cls(
             Tokenizer.from_file(str(folder / "tokenizer.json")),
             form,

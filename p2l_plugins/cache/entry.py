@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+import numpy as np
+
 from p2l_plugins.outcomes import Floats
 from p2l_plugins.prompts import Turns, canonical_bytes
 
@@ -28,6 +30,27 @@ class Entry(NamedTuple):
     raw_eta: float | None
     truncated: bool | None = None
     unknown: float | None = None
+
+
+class Bounds(NamedTuple):
+    """How far from 0 a scorer's numbers can be.
+
+    Attributes:
+        coefs: largest magnitude of a coefficient.
+        raw_eta: largest magnitude of raw_eta.
+    """
+
+    coefs: float
+    raw_eta: float
+
+    def hold(self, entry: Entry) -> bool:
+        """Whether a scorer can have given these scores."""
+        eta = 0.0 if entry.raw_eta is None else abs(entry.raw_eta)
+        return bool(np.abs(entry.coefs).max(initial=0.0) <= self.coefs) and eta <= self.raw_eta
+
+
+#: Of a scorer that does not say: far beyond what separates certain from impossible (e¹⁰⁰⁰), for every outcome model.
+WIDEST = Bounds(1000.0, 1000.0)
 
 
 class ScoreCache(Protocol):

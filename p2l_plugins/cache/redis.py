@@ -52,6 +52,7 @@ class RedisCache:
         client: gives the client (`Redis` or `RedisCluster`) for the running event loop, or None while there is none.
         ttl_s: seconds until an entry expires, give or take a tenth.
         deadline_s: longest that a read may take.
+        secret: of the values' seal (at most 64 bytes); values under another one, or none, are misses.
         stats: counters to share with other tiers.
         clock: seconds, never going back.
         uniform: random number in [0, 1).
@@ -67,6 +68,7 @@ class RedisCache:
         client: Callable[[], Any],
         ttl_s: float = 7 * DAY_S,
         deadline_s: float = DEADLINE_S,
+        secret: bytes = b"",
         stats: Stats | None = None,
         clock: Callable[[], float] = time.monotonic,
         uniform: Callable[[], float] = random.random,
@@ -76,6 +78,7 @@ class RedisCache:
         self.writes = Breaker("writing to Redis", clock=clock)
         self.ttl_s, self.deadline_s = ttl_s, deadline_s
         self.client = client
+        self._secret = secret
         self._uniform = uniform
         self._loops: dict[asyncio.AbstractEventLoop, _OnLoop] = {}
 
@@ -98,7 +101,7 @@ class RedisCache:
             self.stats.count("skipped")
         else:
             try:
-                entry = decode(key, value, models)
+                entry = decode(key, value, models, self._secret)
             except Unreadable as why:
                 self.stats.count("unreadable", str(why))
             else:
@@ -127,7 +130,7 @@ class RedisCache:
         values = {}
         for key, entry in entries.items():
             try:
-                values[key] = encode(key, entry)
+                values[key] = encode(key, entry, self._secret)
             except ValueError:
                 self.stats.count("lost")
         return values

@@ -1,12 +1,16 @@
-"""What is in a shared store, and removing it: by SCAN, a piece at a time, so that the server goes on answering."""
+"""What is in a shared store, and removing it: by SCAN, a piece at a time, so that the server goes on answering.
+
+Only keys of the whole form of `cache_key` are ours: namespace, schema, 32 hex digits, 32 hex digits. Others under the
+same namespace are neither counted nor touched; leases end by themselves.
+"""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from p2l_plugins.cache.lease import SUFFIX
 from p2l_plugins.cache.redis import is_cluster
 
 #: Keys that the server looks at in one SCAN, and that one round trip removes.
@@ -14,6 +18,9 @@ PIECE = 512
 
 #: Keys of each bundle whose size and time to live are asked for.
 SAMPLE = 64
+
+#: A key without its namespace: schema, fingerprint, hash of the turns.
+_OURS = re.compile(r":([0-9]{1,4}):([0-9a-f]{32}):[0-9a-f]{32}")
 
 #: Lines of INFO that `survey` shows.
 SERVER = ("used_memory", "maxmemory", "maxmemory_policy", "evicted_keys", "keyspace_hits", "keyspace_misses")
@@ -27,10 +34,7 @@ async def survey(client: Any, namespace: str) -> dict[str, Any]:
     counts: Counter[tuple[str, str]] = Counter()
     samples: dict[tuple[str, str], list[str]] = {}
     async for piece in _pieces(client, namespace, ""):
-        for key in piece:
-            _, schema, fingerprint, digest = _parts(key)
-            if digest.endswith(SUFFIX):
-                continue
+        for key, schema, fingerprint in piece:
             counts[schema, fingerprint] += 1
             sample = samples.setdefault((schema, fingerprint), [])
             if len(sample) < SAMPLE:
@@ -79,33 +83,28 @@ async def remove(
             found = piece
             if not dry_run:
                 pipe = client.pipeline() if is_cluster(client) else client.pipeline(transaction=False)
-                for key in piece:
+                for key, _, _ in piece:
                     pipe.execute_command("UNLINK", key)  # `pipe.unlink` would do nothing in a cluster's pipeline
                 gone = await pipe.execute()
-                found = [key for key, n in zip(piece, gone, strict=True) if n]
-            counts.update(_parts(key)[2] for key in found)
+                found = [one for one, n in zip(piece, gone, strict=True) if n]
+            counts.update(fingerprint for _, _, fingerprint in found)
             removed(len(found))
     return counts
 
 
-async def _pieces(client: Any, namespace: str, rest: str) -> AsyncIterator[list[str]]:
-    """Our keys under a namespace, in pieces; SCAN may give a key twice."""
-    piece: list[str] = []
+async def _pieces(client: Any, namespace: str, rest: str) -> AsyncIterator[list[tuple[str, str, str]]]:
+    """Our keys under a namespace, with their schema and fingerprint, in pieces; SCAN may give a key twice."""
+    piece: list[tuple[str, str, str]] = []
     async for raw in client.scan_iter(match=f"{namespace}:{rest}*", count=PIECE):
         key = raw.decode(errors="replace") if isinstance(raw, bytes) else raw
-        if _parts(key)[0]:
-            piece.append(key)
+        found = _OURS.fullmatch(key, len(namespace)) if key.startswith(namespace) else None
+        if found is not None:
+            piece.append((key, found[1], found[2]))
         if len(piece) >= PIECE:
             yield piece
             piece = []
     if piece:
         yield piece
-
-
-def _parts(key: str) -> tuple[str, str, str, str]:
-    """Namespace, schema, fingerprint, digest; empty for a key that is not ours."""
-    parts = key.split(":", 3)
-    return (parts[0], parts[1], parts[2], parts[3]) if len(parts) == 4 and parts[1].isdigit() else ("", "", "", "")
 
 
 async def _ask(client: Any, commands: list[tuple[str, str]]) -> list[Any]:

@@ -25,8 +25,8 @@ class CacheSettings(BaseModel):
         shared: whether scores are shared through Redis; false keeps them in this process.
         url: of a Redis or Valkey (see `p2l_plugins.cache.address`).
         namespace: first part of every key.
-        secret: keys the hash of the prompts. Services with another one share nothing, and whoever reads the store can't
-            test whether a prompt was asked.
+        secret: keys the hash of the prompts and the seal of the values. Services with another one share nothing;
+            whoever reads the store can't test whether a prompt was asked, and whoever writes to it can't make scores.
         ttl_s: seconds until a shared entry expires.
         deadline_ms: longest that a look into the shared store may take; past it the prompt is scored here.
         entries: most entries kept in this process.
@@ -50,7 +50,7 @@ class CacheSettings(BaseModel):
     lease_ms: float = Field(default=0.0, ge=0, le=60_000, allow_inf_nan=False)
 
     def key_secret(self) -> bytes:
-        """The secret that keys the hash; empty where none is set.
+        """The secret that keys hashes and seals; empty where none is set.
 
         Raises:
             ConfigError: as `text_of`.
@@ -68,7 +68,9 @@ class CacheSettings(BaseModel):
         """
         memory = MemoryCache(self.entries, self.memory_ttl_s, max_bytes=self.max_bytes)
         client = self.client(fallback)
-        return TieredCache(memory, client and RedisCache(client, self.ttl_s, self.deadline_ms / 1e3))
+        if client is None:
+            return TieredCache(memory)
+        return TieredCache(memory, RedisCache(client, self.ttl_s, self.deadline_ms / 1e3, self.key_secret()))
 
     def client(self, fallback: Callable[[], Any] | None = None) -> Callable[[], Any] | None:
         """What gives the client of the running event loop; None where nothing is shared.

@@ -57,7 +57,7 @@ def purge(
     namespace: NamespaceOption = "p2l",
     as_json: JsonOption = False,
 ) -> None:
-    """Remove the scores of a bundle, a piece at a time (SCAN and UNLINK); other keys of the server are not touched."""
+    """Say what goes, then remove the scores of a bundle, a piece at a time (SCAN, UNLINK); other keys are not touched."""
     from p2l_plugins.cache.scan import remove
 
     if bool(fingerprint) == everything:
@@ -65,14 +65,24 @@ def purge(
     for one in fingerprint or ():
         if not re.fullmatch(r"[0-9a-f]{32}", one):
             raise ConfigError(f"--fingerprint is {one!r}, but must be 32 hex digits, as `p2l cache stats` shows them")
-    with progress() as bar:
-        step = bar.add_task("counting" if dry_run else "removing", total=None)
-        chosen = None if everything else frozenset(fingerprint or ())
-        removed: Counter[str] = in_cache(
-            lambda client: remove(client, namespace, chosen, dry_run, lambda n: bar.advance(step, n)), url, namespace
-        )
-    result = {"removed": 0 if dry_run else removed.total(), "found": removed.total(), "by_fingerprint": dict(removed)}
-    typer.echo(json.dumps(result) if as_json else f"{removed.total()} keys {'found' if dry_run else 'removed'}")
+    chosen = None if everything else frozenset(fingerprint or ())
+
+    def gone_through(what: str, only_count: bool) -> Counter[str]:
+        with progress() as bar:
+            step = bar.add_task(what, total=None)
+            return in_cache(
+                lambda client: remove(client, namespace, chosen, only_count, lambda n: bar.advance(step, n)),
+                url,
+                namespace,
+            )
+
+    found = gone_through("counting", True)
+    for name, keys in sorted(found.items()):
+        typer.echo(f"{namespace}: fingerprint {name}: {keys} keys {'found' if dry_run else 'to remove'}", err=True)
+    removed: Counter[str] = Counter() if dry_run else gone_through("removing", False)
+    counts = found if dry_run else removed
+    result = {"removed": removed.total(), "found": found.total(), "by_fingerprint": dict(counts)}
+    typer.echo(json.dumps(result) if as_json else f"{counts.total()} keys {'found' if dry_run else 'removed'}")
 
 
 @app.command()
@@ -84,7 +94,7 @@ def warm(
     namespace: NamespaceOption = "p2l",
     as_json: JsonOption = False,
 ) -> None:
-    """Score prompts into the cache, those that are not there yet. A secret that keys the hash: $P2L_CACHE_SECRET."""
+    """Score prompts into the cache, those that are not there yet. A secret that keys the cache: $P2L_CACHE_SECRET."""
     from p2l_plugins.cache.address import Clients, shown
     from p2l_plugins.cache.redis import RedisCache
     from p2l_plugins.cache.settings import derive_secret
@@ -100,7 +110,7 @@ def warm(
     texts, _ = read_prompts(prompts)
     turns = [as_turns(text) for text in texts]
     p2l = P2L.load(bundle)
-    cache = RedisCache(clients, 3600 * ttl_hours, PATIENT_S)
+    cache = RedisCache(clients, 3600 * ttl_hours, PATIENT_S, derive_secret(secret) if secret else b"")
     with BlockingCache(cache) as blocking, progress() as bar:
         step = bar.add_task("scoring", total=len(turns))
         scorer = CachedScorer(p2l, blocking, namespace, derive_secret(secret) if secret else b"")
@@ -124,26 +134,25 @@ def forget_user(
     as_json: JsonOption = False,
 ) -> None:
     """Remove all that is kept of a user. The secret that keys the hash of names: $P2L_CACHE_SECRET."""
-    from p2l_plugins.leaderboards.user_store import forget
+    from p2l_plugins.leaderboards.user_store import forget, user_key
 
-    key = own_key(user, namespace)
+    key = user_key(user, own_secret(), namespace)
     found = in_cache(lambda client: forget(client, key), url, namespace)
     typer.echo(json.dumps({"found": found}) if as_json else "forgotten" if found else "nothing is kept of this user")
 
 
-def own_key(user: str, namespace: str) -> str:
-    """Key of a user's boards, by the secret in the environment.
+def own_secret() -> bytes:
+    """The secret of users' boards, from the environment.
 
     Raises:
-        ConfigError: there is no secret, or an empty name.
+        ConfigError: there is none.
     """
     from p2l_plugins.cache.settings import derive_secret
-    from p2l_plugins.leaderboards.user_store import user_key
 
     secret = os.environ.get(SECRET)
     if not secret:
         raise ConfigError(f"set {SECRET} to the secret of the services: names of users are kept as a keyed hash only")
-    return user_key(user, derive_secret(secret), namespace)
+    return derive_secret(secret)
 
 
 def cache_address(url: str | None, option: str = "--url") -> tuple[str, str]:

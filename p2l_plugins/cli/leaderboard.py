@@ -212,16 +212,17 @@ def _scored(
 
 def _of_user(bundle: str, user: str, namespace: str) -> Leaderboard:
     from p2l_plugins.cache.value import Unreadable
-    from p2l_plugins.cli.cache import in_cache, own_key
+    from p2l_plugins.cli.cache import in_cache, own_secret
     from p2l_plugins.leaderboards.personal import leaderboard_of
-    from p2l_plugins.leaderboards.user_store import read_board
+    from p2l_plugins.leaderboards.user_store import read_board, user_key
     from p2l_plugins.scoring.bundle import Bundle, find_bundle
 
     manifest = Bundle.open(find_bundle(bundle)).manifest
-    key = own_key(user, namespace)
+    secret = own_secret()
+    key = user_key(user, secret, namespace)
     try:
         board = in_cache(
-            lambda client: read_board(client, key, manifest.fingerprint, len(manifest.models)), None, namespace
+            lambda client: read_board(client, key, manifest.fingerprint, len(manifest.models), secret), None, namespace
         )
     except Unreadable as why:
         raise DataError(f"the board of this user can't be read ({why}); `p2l cache forget-user` removes it") from None

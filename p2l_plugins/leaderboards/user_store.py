@@ -28,7 +28,8 @@ from p2l_plugins.outcomes import Family
 
 SCHEMA = 1
 MAGIC = b"PU"
-VERSION = 1
+#: 1 had a checksum that whoever writes to the store could make.
+VERSION = 2
 
 #: Seconds that a board is kept after its last change, that a process reads it from its own memory, and that one change
 #: may take.
@@ -54,26 +55,26 @@ def user_key(user: str, secret: bytes, namespace: str = NAMESPACE) -> str:
     return f"{namespace}:user:{SCHEMA}:{digest.hexdigest()}"
 
 
-def encode_board(key: str, board: UserBoard) -> bytes:
-    """The value of a board under its user's key: little-endian, with a checksum over key and value."""
+def encode_board(key: str, fingerprint: str, board: UserBoard, secret: bytes) -> bytes:
+    """The value of a board under its user's key and its bundle: little-endian, with a MAC over all three."""
     numbers = np.concatenate([board.coefs, board.shift]).astype("<f4")
     flags, eta = (0, 0.0) if board.raw_eta is None else (1, board.raw_eta)
     count = len(board.coefs)
     head = _HEAD.pack(MAGIC, VERSION, flags, count, eta, board.prompts, board.votes, board.time)
-    return sealed(key, head + numbers.tobytes())
+    return sealed(f"{key}:{fingerprint}", head + numbers.tobytes(), secret)
 
 
-def decode_board(key: str, value: object, models: int) -> UserBoard:
-    """The board that `encode_board` wrote under this key.
+def decode_board(key: str, fingerprint: str, value: object, models: int, secret: bytes) -> UserBoard:
+    """The board that `encode_board` wrote under this key, bundle and secret.
 
     Raises:
-        Unreadable: `type`, `format`, `version`, `length`, `checksum`, `models` or `numbers`.
+        Unreadable: `type`, `format`, `version`, `length`, `forged`, `models` or `numbers`.
     """
     body = framed(value, _HEAD, MAGIC)
     _, version, flags, count, eta, prompts, votes, changed = _HEAD.unpack_from(body)
     if version != VERSION or flags > 1:
         raise Unreadable("version")
-    check_sealed(key, body, _HEAD.size + 8 * count)
+    check_sealed(f"{key}:{fingerprint}", body, _HEAD.size + 8 * count, secret)
     if count != models:
         raise Unreadable("models")
     numbers = np.frombuffer(body, "<f4", 2 * count, _HEAD.size).astype(np.float64)
@@ -97,6 +98,7 @@ class UserBoards:
         fingerprint: of the bundle.
         family: of the bundle.
         models: coefficients of a board.
+        secret: of the boards' seal, the one that keys the users' names.
         deadline_s: longest that a read may take.
         clock: seconds since the epoch.
 
@@ -110,12 +112,13 @@ class UserBoards:
         fingerprint: str,
         family: Family,
         models: int,
+        secret: bytes,
         deadline_s: float = DEADLINE_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.stats = Stats()
         self._client, self._fingerprint, self._family, self._models = client, fingerprint, family, models
-        self._deadline_s, self._clock = deadline_s, clock
+        self._secret, self._deadline_s, self._clock = secret, deadline_s, clock
         self._breaker = Breaker("boards of users in Redis")
         self._memory: OrderedDict[str, tuple[float, UserBoard | None]] = OrderedDict()
         self._waiting: deque[tuple[str, Change]] = deque()
@@ -175,14 +178,17 @@ class UserBoards:
         if client is None or not self._breaker.allows():
             return
         async with asyncio.timeout(CHANGE_S):
-            await client.execute_command("HSET", key, self._fingerprint, encode_board(key, after))
+            await client.execute_command("HSET", key, self._fingerprint, self._sealed(key, after))
             await client.execute_command("EXPIRE", key, KEEP_S)
         self._breaker.succeeded()
         self.stats.count("written")
 
+    def _sealed(self, key: str, board: UserBoard) -> bytes:
+        return encode_board(key, self._fingerprint, board, self._secret)
+
     async def _read(self, client: Any, key: str) -> UserBoard | None:
         try:
-            board = await read_board(client, key, self._fingerprint, self._models)
+            board = await read_board(client, key, self._fingerprint, self._models, self._secret)
         except Unreadable as why:
             self.stats.count("unreadable", str(why))
             return None
@@ -206,7 +212,7 @@ async def forget(client: Any, key: str) -> bool:
     return bool(await client.execute_command("UNLINK", key))
 
 
-async def read_board(client: Any, key: str, fingerprint: str, models: int) -> UserBoard | None:
+async def read_board(client: Any, key: str, fingerprint: str, models: int, secret: bytes) -> UserBoard | None:
     """The board of a user for a bundle, without memory and deadline; for commands.
 
     Raises:
@@ -216,4 +222,4 @@ async def read_board(client: Any, key: str, fingerprint: str, models: int) -> Us
 
     raw: dict[str, Any] = {NEVER_DECODE: True}
     value = await client.execute_command("HGET", key, fingerprint, **raw)
-    return None if value is None else decode_board(key, value, models)
+    return None if value is None else decode_board(key, fingerprint, value, models, secret)

@@ -1,9 +1,15 @@
-"""The bundle on disk: a folder with `p2l.json`, `model.onnx` and the tokenizer; its checks and its fingerprint."""
+"""The bundle on disk: a folder with `p2l.json`, `model.onnx` and the tokenizer; its checks and its fingerprint.
+
+The manifest lists every file that is read, with its sha256, and the fingerprint is over all of them but `SILENT_FILES`.
+A file that scoring would read and that is not listed is refused; what nobody reads (a README, a licence, a file of
+`SILENT_FILES` that is not listed) may lie in the folder, and is never opened.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,23 +17,36 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from p2l_plugins.cache.entry import WIDEST, Bounds
 from p2l_plugins.errors import BundleError
-from p2l_plugins.outcomes import Family
-from p2l_plugins.prompts import TextForm
+from p2l_plugins.outcomes import Family, Numbers
+from p2l_plugins.prompts import CHAT_TEMPLATE, TextForm
+from p2l_plugins.scoring.graph_file import read_graph_file
 from p2l_plugins.scoring.training_prompts import TRAINING_PROMPTS, TrainingPrompts, read_training_prompts
 from p2l_plugins.similar import ADD, hint
 
 MANIFEST = "p2l.json"
 STARTER = "starter"
 
-#: Files of a bundle whose content changes a score; `model.onnx.data` holds the weights of large models.
-SCORING_FILES = ("model.onnx", "model.onnx.data", "tokenizer.json", "chat_template.jinja")
+GRAPH = "model.onnx"
+#: Files that scoring reads; `model.onnx.data` holds the weights of large models.
+SCORING_FILES = (GRAPH, "model.onnx.data", "tokenizer.json", CHAT_TEMPLATE)
 #: What a bundle keeps of the votes that it was fitted to, for `p2l update`: sums, no text. It changes no score.
 PAST_VOTES = "past_votes.npz"
-#: All that the manifest lists.
-BUNDLE_FILES = (*SCORING_FILES, TRAINING_PROMPTS, PAST_VOTES)
+#: Files that change no score, and are read only where the manifest lists them.
+SILENT_FILES = (TRAINING_PROMPTS, PAST_VOTES)
+#: All that an export lists.
+BUNDLE_FILES = (*SCORING_FILES, *SILENT_FILES)
+
+#: How far beyond the largest numbers on the gate's prompts a score may be: the starter's coefficients reach 6.7 there,
+#: 7.0 on prompts of its data sets, and can't pass 12.6 while states are no longer than on the gate's prompts.
+SLACK = 4.0
+
+#: The operator that gives all activations of a run one scale, so that a prompt's scores depend on its neighbours.
+_SCALE_OF_RUN = "DynamicQuantizeLinear"
 
 
 class Manifest(BaseModel):
@@ -71,18 +90,27 @@ class Manifest(BaseModel):
     gate: dict[str, Any] = {}
 
     @property
+    def bounds(self) -> Bounds:
+        """How far from 0 the head's numbers can be: some times what they were on the gate's prompts."""
+        return Bounds(self._reach("largest_coef", WIDEST.coefs), self._reach("largest_raw_eta", WIDEST.raw_eta))
+
+    def _reach(self, figure: str, widest: float) -> float:
+        largest = self.gate.get(figure)
+        return SLACK * max(1.0, largest) if isinstance(largest, int | float) and math.isfinite(largest) else widest
+
+    @property
     def ungrounded_models(self) -> frozenset[str]:
         """`ungrounded` as a set."""
         return frozenset(self.ungrounded)
 
     def expected_fingerprint(self) -> str:
-        """128-bit hash, in hex, over family, models, text form and the files that change a score."""
+        """128-bit hash, in hex, over family, models, text form and all listed files but `SILENT_FILES`."""
         content = {
             "schema_version": self.schema_version,
             "family": self.family,
             "models": self.models,
             "text": self.text.model_dump(mode="json"),
-            "files": {name: self.files[name] for name in SCORING_FILES if name in self.files},
+            "files": {name: digest for name, digest in self.files.items() if name not in SILENT_FILES},
         }
         data = json.dumps(content, sort_keys=True, ensure_ascii=False).encode()
         return hashlib.blake2b(data, digest_size=16).hexdigest()
@@ -92,6 +120,12 @@ class Manifest(BaseModel):
         full = self.model_copy(update={"fingerprint": self.expected_fingerprint()})
         text = json.dumps(full.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
         (folder / MANIFEST).write_text(text, encoding="utf-8")
+
+
+def reach(coefs: Numbers, raw_eta: Numbers | None) -> dict[str, float]:
+    """The figures of a gate that `Manifest.bounds` reads: the largest magnitudes of coefs (N, M) and raw_eta (N,)."""
+    found = {"largest_coef": coefs} | ({} if raw_eta is None else {"largest_raw_eta": raw_eta})
+    return {name: float(np.abs(values).max()) for name, values in found.items() if np.isfinite(values).all()}
 
 
 def resolve_model(name: str, models: Sequence[str], aliases: dict[str, str]) -> int:
@@ -119,9 +153,17 @@ class Bundle:
         listed = TRAINING_PROMPTS in self.manifest.files
         return read_training_prompts(self.folder) if listed else None
 
+    @cached_property
+    def runs_alone(self) -> bool:
+        """Whether each prompt needs a run of its own, so that its scores do not depend on its neighbours.
+
+        The graph says so as well, because the manifest's `precision` is not in the fingerprint.
+        """
+        return self.manifest.precision == "int8" or _SCALE_OF_RUN in read_graph_file(self.folder / GRAPH).operators
+
     @classmethod
     def open(cls, folder: Path) -> Bundle:
-        """Reads and checks a bundle: manifest, every file's hash, fingerprint.
+        """Reads and checks a bundle: manifest, every file's hash, the files that would be read, fingerprint.
 
         Raises:
             BundleError: what is wrong, and with which file.
@@ -135,7 +177,7 @@ class Bundle:
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"]) or "the file"
             raise BundleError(f"{path}: {key}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
-        for name in ("model.onnx", "tokenizer.json"):
+        for name in (GRAPH, "tokenizer.json"):
             if name not in manifest.files:
                 raise BundleError(f"{path}: files does not list {name}, which every bundle has")
         for name, expected in manifest.files.items():
@@ -146,11 +188,25 @@ class Bundle:
                 raise BundleError(
                     f"{file}: the content does not match its sha256 in {MANIFEST}; export or copy it again"
                 )
+        _refuse_unlisted(folder, manifest)
         if manifest.fingerprint != manifest.expected_fingerprint():
             raise BundleError(f"{path}: fingerprint does not match the bundle's content; export it again")
         if len(set(manifest.models)) != len(manifest.models) or not manifest.models:
             raise BundleError(f"{path}: models must be a list of different names")
         return cls(folder, manifest)
+
+
+def _refuse_unlisted(folder: Path, manifest: Manifest) -> None:
+    """Raises a BundleError where scoring would read a file that the manifest does not list."""
+    would_be_read = set(read_graph_file(folder / GRAPH).locations)
+    if (folder / CHAT_TEMPLATE).exists():
+        would_be_read.add(CHAT_TEMPLATE)
+    for name in sorted(would_be_read - set(manifest.files)):
+        what = "is there" if name == CHAT_TEMPLATE else f"is where {GRAPH} has weights"
+        raise BundleError(
+            f"{folder}: {name!r} {what}, but {MANIFEST} does not list it, so nobody can tell whether it was changed; "
+            "export the bundle again"
+        )
 
 
 def find_bundle(source: str | Path) -> Path:

@@ -28,7 +28,7 @@ T = TypeVar("T")
 #: Seconds that a call to the cache may take whatever happens: its own deadline is much shorter.
 LONGEST_S = 60.0
 
-#: Environment variables of the cache's address and of the secret that keys the hash.
+#: Environment variables of the cache's address and of the secret that keys it.
 URL, SECRET = "P2L_CACHE_URL", "P2L_CACHE_SECRET"
 
 #: A command waits for its server much longer than a request does.
@@ -111,7 +111,7 @@ class CachedScorer:
 
 @contextmanager
 def cached(p2l: P2L) -> Iterator[P2L | CachedScorer]:
-    """The bundle, behind the cache that `P2L_CACHE_URL` names, where it is set; `P2L_CACHE_SECRET` keys the hash.
+    """The bundle, behind the cache that `P2L_CACHE_URL` names, where it is set; `P2L_CACHE_SECRET` keys it.
 
     Raises:
         ConfigError: not an address.
@@ -120,5 +120,6 @@ def cached(p2l: P2L) -> Iterator[P2L | CachedScorer]:
     if not url:
         yield p2l
         return
-    with BlockingCache(RedisCache(Clients(url, URL), deadline_s=PATIENT_S)) as cache:
-        yield CachedScorer(p2l, cache, secret=derive_secret(secret) if secret else b"")
+    own = derive_secret(secret) if secret else b""
+    with BlockingCache(RedisCache(Clients(url, URL), deadline_s=PATIENT_S, secret=own)) as cache:
+        yield CachedScorer(p2l, cache, secret=own)

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
-from p2l_plugins.cache.entry import Entry
+from p2l_plugins.cache.entry import Bounds, Entry
 from p2l_plugins.errors import BundleError, P2LError
 from p2l_plugins.outcomes import Family
 from p2l_plugins.prompts import Turns
@@ -73,6 +73,10 @@ class Scorer(Protocol):
     @property
     def batch_tokens(self) -> int:
         """Padded tokens of one run; 1 where each prompt runs alone."""
+
+    @property
+    def bounds(self) -> Bounds:
+        """How far from 0 the scores can be."""
 
     @property
     def workers(self) -> int:

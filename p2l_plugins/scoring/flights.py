@@ -155,14 +155,20 @@ class Flights:
         return found | self._usable(asked, await asyncio.gather(*map(from_another, asked)))
 
     def _usable(self, keys: Sequence[str], entries: Sequence[Entry | None]) -> dict[str, Entry]:
-        eta = has_eta(self.scorer.family)
         return {
             key: entry
             for key, entry in zip(keys, entries, strict=True)
             if entry is not None
-            and (entry.raw_eta is not None) == eta
+            and self._possible(entry)
             and not (self._whole and (entry.truncated is None or entry.unknown is None))
         }
+
+    def _possible(self, entry: Entry) -> bool:
+        """Whether the scorer can have given an entry; what it can't have given is a miss."""
+        if (entry.raw_eta is not None) == has_eta(self.scorer.family) and self.scorer.bounds.hold(entry):
+            return True
+        self.cache.stats.count("unreadable", "bounds")
+        return False
 
     def _take_off(self, missing: Mapping[str, Turns], deadline: float | None) -> dict[str, _Flight]:
         """The flights of prompts, new ones for those that nobody has asked for."""

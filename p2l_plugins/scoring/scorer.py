@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from p2l_plugins.cache.entry import Entry
+from p2l_plugins.cache.entry import Bounds, Entry
 from p2l_plugins.errors import PromptError
 from p2l_plugins.files.prompts import read_prompts
 from p2l_plugins.leaderboards.intervals import opponent_weights
@@ -177,7 +177,12 @@ class P2L:
     @property
     def batch_tokens(self) -> int:
         """Padded tokens of one run; 1 where each prompt runs alone."""
-        return batch_tokens(self.bundle.manifest.precision)
+        return 1 if self.bundle.runs_alone else BATCH_TOKENS
+
+    @property
+    def bounds(self) -> Bounds:
+        """How far from 0 the scores can be."""
+        return self.bundle.manifest.bounds
 
     @cached_property
     def overall(self) -> Entry:

@@ -75,6 +75,13 @@ class Overall(BaseModel):
     raw_eta: float | None = Field(description="for the families rk and grk; null for bt and bt-tie")
 
 
+class Bounds(BaseModel):
+    """How far from 0 the bundle's numbers can be, so that others know scores that it can't have given."""
+
+    coefs: float = Field(description="largest magnitude of a coefficient")
+    raw_eta: float = Field(description="largest magnitude of raw_eta")
+
+
 class BundleResponse(BaseModel):
     """The bundle that is served."""
 
@@ -86,6 +93,7 @@ class BundleResponse(BaseModel):
     ungrounded: list[str] = Field(description="models that compare among themselves only")
     max_length: int = Field(description="tokens of a prompt that count")
     overall: Overall
+    bounds: Bounds
 
 
 class PredictRequest(BaseModel):

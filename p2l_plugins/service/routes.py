@@ -102,6 +102,7 @@ async def bundle(in_use: Using) -> Response:
             "ungrounded": manifest.ungrounded,
             "max_length": manifest.text.max_length,
             "overall": {"coefs": everyday.coefs.tolist(), "raw_eta": everyday.raw_eta},
+            "bounds": manifest.bounds._asdict(),
         }
     )
 

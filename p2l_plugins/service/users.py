@@ -26,7 +26,9 @@ class Users:
     def __init__(self, p2l: P2L, client: Callable[[], Any], cache: CacheSettings) -> None:
         self._family = p2l.family
         self._secret, self._namespace = cache.key_secret(), cache.namespace
-        self._boards = UserBoards(client, p2l.fingerprint, p2l.family, len(p2l.models), cache.deadline_ms / 1e3)
+        self._boards = UserBoards(
+            client, p2l.fingerprint, p2l.family, len(p2l.models), self._secret, cache.deadline_ms / 1e3
+        )
 
     def voted(self, user: str, model: int, liked: bool, other: int | None, coefs: Numbers | None) -> None:
         """Moves a user's board, behind the request.

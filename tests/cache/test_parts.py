@@ -253,7 +253,15 @@ def p2l(*arguments, status=0, **environment):
 def test_warm_stats_and_purge(valkey, tmp_path):
     admin = valkey.client()
     admin.flushall()
-    others = {"p2l:pace:1:x": "1", "p2l": "1", "other:1:f:x": "1", "p2lx:1:f:x": "1"}
+    ours = cache_key("0" * 32, ("x",))
+    others = dict.fromkeys(
+        [
+            *("p2l:pace:1:x", "p2l", "other:1:f:x", "p2lx:1:f:x", "p2l:2:someapp:counter", "p2l:1:f:x"),
+            *(ours + ":lease", ours + "0", ours[:-1], ours.upper(), "other" + ours, ours.replace("p2l:1", "p2l:x")),
+            *("p2l:1:" + "0" * 32 + ":counter", "p2l:1:" + "0" * 32, "p2l:user:1:" + "0" * 32),
+        ],
+        "1",
+    )
     admin.mset(others)
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('"canary words of a prompt"\n{"prompt": ["hi", "there"]}\n"canary words of a prompt"\n')
@@ -274,11 +282,28 @@ def test_warm_stats_and_purge(valkey, tmp_path):
     assert json.loads(p2l("purge", "--fingerprint", "0" * 32, "--dry-run", "--json", **where))["removed"] == 0
     gone = json.loads(p2l("purge", "--fingerprint", "0" * 32, "--json", **where))
     assert gone == {"removed": 1200, "found": 1200, "by_fingerprint": {"0" * 32: 1200}}
+    assert p2l("purge", "--all", "--dry-run", **where) == "4 keys found\n"
     assert p2l("purge", "--all", **where) == "4 keys removed\n"
     assert set(admin.keys()) == {key.encode() for key in others}
     assert not {"flushdb", "flushall", "keys"} & {
         name.removeprefix("cmdstat_") for name in admin.info("commandstats")
     } - {"flushall", "keys"}  # these two are the test's own
+
+
+def test_purge_says_what_goes_before_it_removes_anything(valkey):
+    """Here by a user who may look, but not remove."""
+    admin = valkey.client()
+    admin.flushall()
+    keys = [cache_key(one * 32, ("x",)) for one in "01"]
+    admin.mset(dict.fromkeys(keys, b"x"))
+    admin.execute_command("ACL", "SETUSER", "looks", "on", ">word", "~p2l:*", "-@all", "+scan", "+ping", "+client")
+    address = f"redis://looks:word@127.0.0.1:{valkey.port}"
+    result = CliRunner().invoke(app, ["cache", "purge", "--all", "--url", address])
+    admin.execute_command("ACL", "DELUSER", "looks")
+    assert result.exception is not None
+    zeros, ones = "0" * 32, "1" * 32
+    assert f"p2l: fingerprint {zeros}: 1 keys to remove\np2l: fingerprint {ones}: 1 keys to remove\n" in result.stderr
+    assert admin.dbsize() == 2
 
 
 def test_purge_on_a_cluster(nodes, cluster_url):

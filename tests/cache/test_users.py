@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -45,28 +46,67 @@ def test_the_name_is_not_in_the_key_and_the_secret_keys_it():
             user_key(user, secret)
 
 
+def sealed_board(board, key=KEY, fingerprint=FINGERPRINT, secret=SECRET):
+    return encode_board(key, fingerprint, board, secret)
+
+
+def read(value, key=KEY, fingerprint=FINGERPRINT, models=3, secret=SECRET):
+    return decode_board(key, fingerprint, value, models, secret)
+
+
 def test_a_value_comes_back_and_anything_else_is_unreadable():
     board = with_feedback(change(UserBoard.empty("grk", 3, 0.0)), "grk", 1, True, 3.0, Blending())
-    value = encode_board(KEY, board)
-    again = decode_board(KEY, value, 3)
+    value = sealed_board(board)
+    again = read(value)
     assert again.coefs == pytest.approx(board.coefs, abs=1e-6)
     assert again.shift == pytest.approx(board.shift, abs=1e-6)
     assert (again.raw_eta, again.prompts, again.votes, again.time) == pytest.approx((0.5, board.prompts, 1.0, 3.0))
-    assert decode_board(KEY, encode_board(KEY, UserBoard.empty("bt", 3, 0.0)), 3).raw_eta is None
+    assert read(sealed_board(UserBoard.empty("bt", 3, 0.0))).raw_eta is None
     flipped = value[:20] + bytes([value[20] ^ 1]) + value[21:]
-    cases = [("type", "text"), ("format", b""), ("checksum", flipped), ("length", value[:-1]), ("format", b"x" * 60)]
+    cases = [("type", "text"), ("format", b""), ("forged", flipped), ("length", value[:-1]), ("format", b"x" * 60)]
     for word, wrong in cases:
         with pytest.raises(Unreadable, match=word):
-            decode_board(KEY, wrong, 3)
+            read(wrong)
     with pytest.raises(Unreadable, match="models"):
-        decode_board(KEY, value, 4)
-    with pytest.raises(Unreadable, match="checksum"):
-        decode_board(user_key("bob", SECRET), value, 3)
+        read(value, models=4)
+
+
+@pytest.mark.parametrize("moved", [{"key": user_key("bob", SECRET)}, {"fingerprint": "e" * 32}, {"secret": b"other"}])
+def test_a_board_is_valid_for_its_user_bundle_and_secret_only(moved):
+    """Whoever writes to the store can neither make a board nor give one user's to another."""
+    value = sealed_board(UserBoard.empty("grk", 3, 0.0))
+    with pytest.raises(Unreadable, match="forged"):
+        read(value, **moved)
+
+
+def test_any_flipped_bit_of_a_board_is_noticed():
+    value = sealed_board(change(UserBoard.empty("grk", 3, 0.0)))
+    for bit in range(8 * len(value)):
+        wrong = bytearray(value)
+        wrong[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(Unreadable):
+            read(bytes(wrong))
+
+
+async def test_a_board_with_a_checksum_that_anybody_can_make_is_none(valkey):
+    """As boards were before they had a MAC."""
+    body = bytearray(sealed_board(UserBoard.empty("grk", 3, 0.0)))[:-16]
+    body[2] = 1
+    old = bytes(body) + zlib.crc32(body, zlib.crc32(KEY.encode())).to_bytes(4, "little")
+    clients = Clients(valkey.url)
+    await clients().hset(KEY, FINGERPRINT, old)
+    boards = UserBoards(clients, FINGERPRINT, "grk", 3, SECRET, deadline_s=5)
+    assert await boards.get(KEY) is None
+    boards.change_soon(KEY, change)
+    await boards.flush()
+    assert (await read_board(clients(), KEY, FINGERPRINT, 3, SECRET)).prompts == pytest.approx(1.0)
+    await clients().delete(KEY)
+    await clients.aclose()
 
 
 async def test_services_share_a_board_and_forget_it(valkey):
     clients = Clients(valkey.url)
-    one, other = (UserBoards(clients, FINGERPRINT, "grk", 3, deadline_s=5) for _ in range(2))
+    one, other = (UserBoards(clients, FINGERPRINT, "grk", 3, SECRET, deadline_s=5) for _ in range(2))
     assert await one.get(KEY) is None
     one.change_soon(KEY, change)
     one.change_soon(KEY, change)
@@ -74,17 +114,19 @@ async def test_services_share_a_board_and_forget_it(valkey):
     board = await other.get(KEY)
     assert board is not None
     assert board.prompts == pytest.approx(2.0)
-    assert (await read_board(clients(), KEY, FINGERPRINT, 3)).prompts == pytest.approx(2.0)
-    assert await UserBoards(clients, "e" * 32, "grk", 3, deadline_s=5).get(KEY) is None  # another bundle, another board
+    assert (await read_board(clients(), KEY, FINGERPRINT, 3, SECRET)).prompts == pytest.approx(2.0)
+    assert (
+        await UserBoards(clients, "e" * 32, "grk", 3, SECRET, deadline_s=5).get(KEY) is None
+    )  # another bundle, another board
     assert 0 < await clients().ttl(KEY) <= 180 * 24 * 3600
     assert await forget(clients(), KEY) is True
     assert await forget(clients(), KEY) is False
-    assert await UserBoards(clients, FINGERPRINT, "grk", 3, deadline_s=5).get(KEY) is None
+    assert await UserBoards(clients, FINGERPRINT, "grk", 3, SECRET, deadline_s=5).get(KEY) is None
     await clients.aclose()
 
 
 async def test_without_a_store_boards_live_in_the_process():
-    boards = UserBoards(None, FINGERPRINT, "grk", 3)
+    boards = UserBoards(None, FINGERPRINT, "grk", 3, SECRET)
     boards.change_soon(KEY, change)
     await boards.flush()
     assert (await boards.get(KEY)).prompts == 1.0
@@ -94,7 +136,7 @@ async def test_without_a_store_boards_live_in_the_process():
 async def test_a_store_that_hangs_or_dies_costs_the_deadline_and_no_exception(tmp_path):
     with server(tmp_path) as store:
         clients = Clients(store.url)
-        boards = UserBoards(clients, FINGERPRINT, "grk", 3)
+        boards = UserBoards(clients, FINGERPRINT, "grk", 3, SECRET)
         store.pause()
         started = asyncio.get_running_loop().time()
         assert await boards.get(KEY) is None
@@ -108,7 +150,7 @@ async def test_a_store_that_hangs_or_dies_costs_the_deadline_and_no_exception(tm
 
 
 async def test_changes_that_can_not_wait_are_lost_and_counted():
-    boards = UserBoards(None, FINGERPRINT, "grk", 3)
+    boards = UserBoards(None, FINGERPRINT, "grk", 3, SECRET)
     for _ in range(MOST_WAITING + 5):
         boards.change_soon(KEY, lambda board, now: board)
     assert boards.stats["lost"] == 5
@@ -118,7 +160,7 @@ async def test_changes_that_can_not_wait_are_lost_and_counted():
 async def test_a_garbage_value_is_no_board(valkey):
     clients = Clients(valkey.url)
     await clients().hset(KEY, FINGERPRINT, b"\x80garbage")
-    boards = UserBoards(clients, FINGERPRINT, "grk", 3, deadline_s=5)
+    boards = UserBoards(clients, FINGERPRINT, "grk", 3, SECRET, deadline_s=5)
     assert await boards.get(KEY) is None
     assert boards.stats["unreadable"] == 1
     await clients().delete(KEY)
@@ -134,7 +176,7 @@ def test_the_commands_show_and_forget_a_user(valkey, monkeypatch):
 
     async def fill():
         clients = Clients(valkey.url)
-        boards = UserBoards(clients, manifest.fingerprint, "grk", len(coefs))
+        boards = UserBoards(clients, manifest.fingerprint, "grk", len(coefs), SECRET)
         boards.change_soon(KEY, sent)
         await boards.flush()
         await clients.aclose()

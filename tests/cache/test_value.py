@@ -9,14 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2l_plugins.cache.entry import Entry
-from p2l_plugins.cache.value import VERSION, Unreadable, decode, encode
+from p2l_plugins.cache.settings import derive_secret
+from p2l_plugins.cache.value import KEYED_VERSION, VERSION, Unreadable, decode, encode
 
 KEY = "p2l:1:" + "f" * 32 + ":" + "0" * 32
+SECRET = derive_secret("s3cret")
 
 
-def reason(value, key=KEY, models=None):
+def reason(value, key=KEY, models=None, secret=b""):
     with pytest.raises(Unreadable) as caught:
-        decode(key, value, models)
+        decode(key, value, models, secret)
     return str(caught.value)
 
 
@@ -38,9 +40,38 @@ def test_what_was_encoded_is_decoded_bit_by_bit(coefs, raw_eta, truncated, unkno
     assert back[1:] == (raw_eta, truncated, unknown)
 
 
+def test_under_a_secret_a_value_is_12_bytes_longer_and_comes_back():
+    entry = Entry(np.linspace(-3, 3, 130, dtype=np.float32), 0.5, False, 0.25)
+    value = encode(KEY, entry, SECRET)
+    assert len(value) == 550
+    back = decode(KEY, value, 130, SECRET)
+    assert (back.coefs.tobytes(), back[1:]) == (entry.coefs.tobytes(), entry[1:])
+
+
+@given(st.integers(0, 549 * 8 + 7))
+def test_any_flipped_bit_is_noticed_under_a_secret(bit):
+    value = bytearray(encode(KEY, Entry(np.linspace(-3, 3, 130, dtype=np.float32), 0.5, False, 0.5), SECRET))
+    value[bit // 8] ^= 1 << bit % 8
+    assert reason(bytes(value), secret=SECRET)
+
+
+def test_under_a_secret_nobody_else_makes_a_value():
+    entry = Entry(np.ones(3, np.float32), None)
+    good = encode(KEY, entry, SECRET)
+    plain = encode(KEY, entry)  # which whoever writes to the store can make
+    assert reason(plain, secret=SECRET) == "version"
+    assert reason(plain[:2] + bytes([KEYED_VERSION]) + plain[3:], secret=SECRET) == "length"
+    body = good[:-16]
+    assert reason(body + struct.pack("<I", zlib.crc32(body, zlib.crc32(KEY.encode()))) * 4, secret=SECRET) == "forged"
+    assert reason(encode(KEY, entry, derive_secret("other")), secret=SECRET) == "forged"
+    assert reason(good, key=KEY[:-1] + "1", secret=SECRET) == "forged"  # a value that was copied to another key
+    assert reason(good) == "version"  # for a reader without the secret, of this version or an older one
+
+
 @given(st.binary(max_size=700))
 def test_garbage_is_unreadable(garbage):
     assert reason(garbage)
+    assert reason(garbage, secret=SECRET)
 
 
 @given(st.integers(0, 533 * 8 + 7), st.none() | st.just(0.5))

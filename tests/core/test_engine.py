@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2l_plugins import P2L, PromptError
+from p2l_plugins.cache.entry import WIDEST
 from p2l_plugins.errors import BundleError
 from p2l_plugins.scoring.engine import SHORT_TOKENS, Busy, Engine, Pace, choose, estimated_tokens
 from p2l_plugins.scoring.scorer import Scores
@@ -23,7 +24,7 @@ LONG = ("word " * 2 * SHORT_TOKENS,)
 class Gate:
     """A scorer whose runs wait until they are let through; a prompt's coefficient is its length."""
 
-    workers, batch_tokens, max_length = 2, 1, 2**31
+    workers, batch_tokens, max_length, bounds = 2, 1, 2**31, WIDEST
     overall = None
 
     def __init__(self):

@@ -8,7 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from p2l_plugins.cache.entry import Entry, cache_key
+from p2l_plugins import P2L
+from p2l_plugins.cache.entry import WIDEST, Bounds, Entry, cache_key
 from p2l_plugins.cache.memory import MemoryCache
 from p2l_plugins.cache.tiered import TieredCache
 from p2l_plugins.scoring.engine import Busy
@@ -20,7 +21,7 @@ class Gate:
     """A scorer whose runs wait until they are let through; a prompt's coefficient is its length."""
 
     fingerprint, models, family = "f" * 32, ("m",), "bt"
-    workers, batch_tokens, max_length = 1, 1, 2**31
+    workers, batch_tokens, max_length, bounds = 1, 1, 2**31, Bounds(100.0, 2.0)
     overall = None
 
     def __init__(self, allowed=1000):
@@ -185,3 +186,44 @@ async def test_an_entry_of_another_form_is_scored_anew():
         }
     )
     assert [one.cached for one in await flights.score(turns("a", "b"))] == [False, False]
+
+
+@pytest.mark.parametrize(("coef", "possible"), [(100.0, True), (-100.0, True), (100.1, False), (-3e38, False)])
+async def test_an_entry_that_the_head_can_not_have_given_is_scored_anew(coef, possible):
+    flights = flights_of(Gate())
+    key = cache_key("f" * 32, ("a",))
+    await flights.cache.set_many({key: Entry(np.array([coef], np.float32), None)})
+    (scored,) = await flights.score(turns("a"))
+    assert scored.cached == possible
+    assert flights.cache.stats.snapshot()["unreadable"] == ({} if possible else {"bounds": 1})
+    (again,) = await flights.score(turns("a"))
+    assert again.cached  # what was scored has taken its place
+    assert again.entry.coefs.tolist() == ([coef] if possible else [1.0])
+
+
+async def test_a_raw_eta_that_the_head_can_not_have_given_is_scored_anew():
+    class WithEta(Gate):
+        family = "rk"
+
+        def score_turns(self, prompts):
+            return dataclasses.replace(super().score_turns(prompts), raw_eta=np.ones(len(prompts), np.float32))
+
+    flights = flights_of(WithEta())
+    keys = [cache_key("f" * 32, (text,)) for text in "ab"]
+    etas = zip(keys, (2.0, 2.1), strict=True)
+    await flights.cache.set_many({key: Entry(np.ones(1, np.float32), eta) for key, eta in etas})
+    assert [one.cached for one in await flights.score(turns("a", "b"))] == [True, False]
+
+
+def test_the_bounds_of_a_bundle_hold_its_own_scores_and_are_of_its_size():
+    p2l = P2L.load("starter")
+    scores = p2l.score(["Prove that √2 is irrational", "hi", "!" * 3000, "x"])
+    assert all(p2l.bounds.hold(entry) for entry in map(Entry, scores.coefs, scores.raw_eta))
+    assert p2l.bounds.coefs < 40
+    assert p2l.bounds.raw_eta < 40
+
+
+@pytest.mark.parametrize("gate", [{}, {"largest_coef": "1"}, {"largest_coef": float("inf")}, {"largest_coef": None}])
+def test_a_bundle_that_does_not_say_its_reach_has_the_widest_bounds(gate):
+    manifest = P2L.load("starter").bundle.manifest
+    assert manifest.model_copy(update={"gate": gate}).bounds == WIDEST

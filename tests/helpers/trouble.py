@@ -13,6 +13,7 @@ import numpy as np
 from litellm_router import P2LSettings
 from litellm_router.router import P2LRouter
 from litellm_router.scoring import Scoring
+from p2l_plugins.cache.entry import WIDEST
 from p2l_plugins.outcomes import Family
 from p2l_plugins.scoring.scorer import Scores
 
@@ -25,7 +26,7 @@ class CountingScorer:
     """A bundle in name: its scores follow from the prompt at once, so that all time is the router's and the cache's."""
 
     family: Family = "grk"
-    workers, batch_tokens, max_length = 2, 4096, 2048
+    workers, batch_tokens, max_length, bounds = 2, 4096, 2048, WIDEST
     overall = None
 
     def __init__(self, fingerprint="f" * 32, seconds=0.0):

@@ -36,6 +36,7 @@ class SlowScorer:
         self.models, self.family, self.fingerprint, self.index = p2l.models, p2l.family, p2l.fingerprint, p2l.index
         self.overall = p2l.overall
         self.workers, self.batch_tokens, self.max_length, self.close = p2l.workers, 1, p2l.max_length, p2l.close
+        self.bounds = p2l.bounds
         self.prompts: list[tuple[str, ...]] = []
         self.threads: set[int] = set()
         self.done = threading.Event()

@@ -84,7 +84,7 @@ async def test_feedback_given_elsewhere_reaches_the_router_through_redis(p2l, gr
         callback = p2l(cache={"secret": "s3cret", "url": store.url, "deadline_ms": 5000})
         await ask(callback, group, "unknown", user="first")  # connects
         clients = Clients(store.url)
-        boards = UserBoards(clients, tiny.fingerprint, "grk", len(tiny.models))
+        boards = UserBoards(clients, tiny.fingerprint, "grk", len(tiny.models), derive_secret("s3cret"))
 
         def liked(board, now):
             return with_feedback(board, "grk", 2, True, now, Blending(step=3.0))

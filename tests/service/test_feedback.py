@@ -11,7 +11,8 @@ from p2l_plugins.cache.address import Clients
 from p2l_plugins.cache.settings import derive_secret
 from p2l_plugins.leaderboards.user_store import read_board, user_key
 
-KEY = user_key("ada@example.org", derive_secret("s3cret"))
+SECRET = derive_secret("s3cret")
+KEY = user_key("ada@example.org", SECRET)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def in_store(store, work):
 
 
 def board(store, p2l):
-    return in_store(store, lambda client: read_board(client, KEY, p2l.fingerprint, len(p2l.models)))
+    return in_store(store, lambda client: read_board(client, KEY, p2l.fingerprint, len(p2l.models), SECRET))
 
 
 def test_thumbs_move_the_board_of_their_user(client, store, p2l):
