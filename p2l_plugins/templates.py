@@ -15,9 +15,10 @@ from contextvars import ContextVar
 from typing import Any
 
 from jinja2 import TemplateError, nodes, pass_context
+from jinja2.exceptions import SecurityError
 from jinja2.ext import loopcontrols
 from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
@@ -29,7 +30,7 @@ STEPS, STEPS_PER_CHAR, STEPS_PER_TURN = 2**16, 64, 256
 #: Processor seconds for what costs more than its size, such as comparisons of long texts.
 MOST_S = 2.0
 
-#: Characters of a template's source, bits of a number, columns of an indentation, characters that are said of a refusal.
+#: Characters of a template's source, bits of a number, columns of an indentation, characters said of a refusal.
 MOST_SOURCE, MOST_BITS, MOST_INDENT, MOST_SAID = 2**18, 4096, 64, 200
 
 #: Turns of the conversations that a template is tried on.

@@ -57,7 +57,7 @@ def purge(
     namespace: NamespaceOption = "p2l",
     as_json: JsonOption = False,
 ) -> None:
-    """Say what goes, then remove the scores of a bundle, a piece at a time (SCAN, UNLINK); other keys are not touched."""
+    """Say what goes, then remove the scores of a bundle, a piece at a time (SCAN, UNLINK); other keys stay."""
     from p2l_plugins.cache.scan import remove
 
     if bool(fingerprint) == everything:
