@@ -15,6 +15,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 SOURCES := p2l_plugins litellm_router lmeval_task onnx_export
 export LITELLM_LOCAL_MODEL_COST_MAP := True
 export HF_HUB_OFFLINE := 1
+# hundreds of processes import the packages: compiled once, whatever the shell says
+export PYTHONDONTWRITEBYTECODE :=
 
 # LiteLLM's versions, the lowest first, each with its list of packages; environments are kept between runs
 VERSIONS := $(shell ls tests/versions | grep -E '^[0-9.]+\.txt$$' | sed 's/\.txt$$//' | sort -V)

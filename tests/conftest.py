@@ -19,12 +19,16 @@ SHARED = Path(os.environ.get("P2L_SHARED", ROOT.parent / "shared"))
 
 #: Folders and files that need a server, a training, a browser or seconds of another process: `--quick` leaves them out.
 SLOW = (
+    "cache/test_address.py",
     "cache/test_backends.py",
+    "cache/test_parts.py",
     "cache/test_redis.py",
     "cache/test_users.py",
     "core/test_engine.py",
     "core/test_prompts.py",
+    "core/test_score_files.py",
     "core/test_scorer.py",
+    "core/test_session.py",
     "core/test_templates.py",
     "e2e",
     "evaluation/test_command.py",
@@ -37,6 +41,7 @@ SLOW = (
     "litellm_router/test_redis_client.py",
     "litellm_router/test_settings.py",
     "litellm_router/test_shared.py",
+    "litellm_router/test_shared_rights.py",
     "litellm_router/test_startup.py",
     "litellm_router/test_swap.py",
     "litellm_router/test_versions.py",

@@ -1,13 +1,13 @@
-"""The outcome models against finite differences, choix and the torch losses."""
+"""The outcome models against finite differences and choix."""
 
 import choix
 import numpy as np
 import pytest
+from helpers.outcomes import votes
 
 from p2l_plugins.errors import DataError
 from p2l_plugins.outcomes import (
     FAMILIES,
-    has_eta,
     log_probabilities,
     negative_log_likelihood,
     nll_gradients,
@@ -16,14 +16,6 @@ from p2l_plugins.outcomes import (
     win_matrix,
     win_probability,
 )
-
-
-def votes(family, n=400, scale=2.0, seed=0):
-    rng = np.random.default_rng(seed)
-    a, b = rng.normal(size=(2, n)) * scale
-    outcome = rng.integers(0, 2 if family == "bt" else 4, n)
-    raw_eta = rng.normal(size=n) + (20 if family == "rk" else 0)
-    return a, b, outcome, raw_eta if has_eta(family) else None
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -115,18 +107,3 @@ def test_win_probability_is_the_first_outcome(family):
     eta = None if raw_eta is None else raw_eta[0]
     w = win_matrix(family, a[:3], eta)
     assert w[0, 1] == pytest.approx(win_probability(family, a[0], a[1], eta))
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_torch_losses_are_the_same(family):
-    torch = pytest.importorskip("torch")
-    from p2l_plugins.training.losses import vote_losses
-
-    a, b, y, raw_eta = votes(family, scale=20)
-    tensors = [torch.tensor(x, dtype=torch.float32, requires_grad=True) for x in (a, b)]
-    eta = None if raw_eta is None else torch.tensor(raw_eta, dtype=torch.float32)
-    losses = vote_losses(family, *tensors, torch.tensor(y), eta)
-    expected, d_a, _, _ = nll_gradients(family, a, b, y, raw_eta)
-    np.testing.assert_allclose(losses.detach().numpy(), expected, rtol=2e-5, atol=2e-5)
-    losses.sum().backward()
-    np.testing.assert_allclose(tensors[0].grad.numpy(), d_a, atol=2e-4)
