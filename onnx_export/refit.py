@@ -23,6 +23,7 @@ from p2l_plugins.scoring.bundle import Bundle
 from p2l_plugins.training.batches import PromptDataset, PromptSampler, VoteCollator
 from p2l_plugins.training.categories import find_categories
 from p2l_plugins.training.config import TrainConfig
+from p2l_plugins.training.evidence import evidence
 from p2l_plugins.training.learner import Learner
 from p2l_plugins.training.model import P2LNetwork
 from p2l_plugins.training.split import load_sources, split
@@ -62,6 +63,7 @@ def refit_head(
     learning_rate: float = 1e-3,
     category_prior: float | None = None,
     unseen_prior: float | None = None,
+    shrink: bool | None = None,
     step: Callable[[str], None] = lambda message: None,
     progress: Callable[[int], None] | None = None,
 ) -> Bundle:
@@ -73,6 +75,7 @@ def refit_head(
         epochs, batch_size, learning_rate: of Adam; the rate falls linearly to 0.
         category_prior: least κ of every file, in place of the configuration's `category_prior`; None: as it is.
         unseen_prior: in place of the configuration's; None: as it is.
+        shrink: whether rows are moved towards their peers' (`training.evidence`); None: as the configuration has it.
         step: called with a line at the start of each step.
         progress: called with the number of prompts that each run finished.
 
@@ -93,6 +96,7 @@ def refit_head(
     with replaced_folder(output) as folder:
         graph = load_graph(bundle.folder)
         head = find_head(graph, bundle.folder)
+        known_by = evidence(parts.sources, config.family)
         step(f"scoring {len(votes.prompts)} prompts")
         states, _, raw_eta = read_states(bundle, votes.prompts, progress)
         own = [config.category_prior if s.category_prior is None else s.category_prior for s in config.data]
@@ -113,6 +117,9 @@ def refit_head(
         with _one_thread():
             losses = _fit(learner, dataset, sampler, VoteCollator(votes, 0), epochs, learning_rate)
         weight, bias = frozen.weight.detach().numpy(), frozen.bias.detach().numpy()
+        shrunk = config.shrink if shrink is None else shrink
+        if shrunk:
+            weight, bias = known_by.shrunk(manifest.models, weight, bias)
         if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
             raise DataError("the fitted head is not of finite numbers; lower --learning-rate")
         replace_head(graph, head, weight, bias)
@@ -125,9 +132,11 @@ def refit_head(
             "learning_rate": learning_rate,
             "category_prior": category_prior,
             "unseen_prior": kappa,
+            "shrink": shrunk,
             "loss": [round(loss, 6) for loss in losses],
         }
-        write_changed(bundle, folder, {"quality": {}}, change, graph, parts.seen_prompts())
+        record = known_by.record(shrunk)
+        write_changed(bundle, folder, {"quality": {}}, change, graph, parts.seen_prompts(), training=record)
     return Bundle.open(output)
 
 

@@ -71,6 +71,7 @@ class TrainConfig(BaseModel):
     category_weight: float = Field(default=0.0, ge=0)
     category_prior: float = Field(default=0.0, ge=0)
     unseen_prior: float = Field(default=0.0, ge=0)
+    shrink: bool = False
     option_orders: int = Field(default=1, ge=1, le=100)
     max_grad_norm: float = Field(default=1.0, gt=0)
     warmup: float = Field(default=0.1, ge=0, lt=1)
