@@ -25,6 +25,8 @@ from p2l_plugins.files.tables import replaced_folder
 from p2l_plugins.outcomes import Array, Ids, sigmoid
 from p2l_plugins.prompts import Turns, as_turns
 from p2l_plugins.scoring.bundle import Bundle
+from p2l_plugins.support import Support
+from p2l_plugins.votes.support import level_error
 
 #: Questions behind an accuracy whose number is not given.
 QUESTIONS = 300.0
@@ -183,9 +185,15 @@ def add_from_accuracies(
         replace_head(model, head, weight, bias)
         step("checking the new bundle")
         update = {"name": bundle_name or manifest.name, "models": (*manifest.models, name)}
-        new = write_changed(bundle, folder, update, figures, model)
+        new = write_changed(bundle, folder, update, figures, model, votes={name: _support(len(kept), published)})
         verify(bundle, new, np.arange(len(manifest.models)), Row(weight[-1].astype(np.float64), float(bias[-1])))
     return Bundle.open(output), figures
+
+
+def _support(prompts: int, published: Sequence[Accuracy]) -> Support:
+    """What accuracies tell: each as much as so many questions of its own prompts would."""
+    votes = sum(0.25 / (0.25 / a.n + OTHER_PROMPTS**2) for a in published)
+    return Support(prompts, 1, len(published), votes, level_error(votes))
 
 
 def _number(value: object) -> float | None:

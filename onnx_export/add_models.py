@@ -22,6 +22,7 @@ from p2l_plugins.files.tables import replaced_folder
 from p2l_plugins.outcomes import Array, Mask
 from p2l_plugins.scoring.bundle import Bundle, Manifest
 from p2l_plugins.similar import hint
+from p2l_plugins.votes.support import support
 from p2l_plugins.votes.votes import Votes, ungrounded
 
 
@@ -146,7 +147,8 @@ def add_models(
             "aliases": {**manifest.aliases, **(aliases or {})},
             "ungrounded": (*manifest.ungrounded, *loose),
         }
-        new = write_changed(bundle, folder, update, figures, model)
+        found = support([mine.votes.select(~out)])
+        new = write_changed(bundle, folder, update, figures, model, votes={name: found[name] for name in names})
         last = Row(weight[-1].astype(np.float64), float(bias[-1]))
         verify(bundle, new, np.arange(len(manifest.models)), last, (rows.slope, rows.shift))
     return Bundle.open(output), figures

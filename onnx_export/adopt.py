@@ -30,6 +30,7 @@ from onnx_export.verify import verify_rows
 from p2l_plugins.files.tables import replaced_folder
 from p2l_plugins.outcomes import Array, has_eta
 from p2l_plugins.scoring.bundle import Bundle
+from p2l_plugins.votes.support import support
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,9 @@ def adopt(
             "quality": {},
         }
         past = None if found.past is None else found.past.to_bytes()
-        new = write_changed(bundle, folder, update, _change(found, rows), model, past=past)
+        before = {manifest.models[i]: to for to, i in zip(evidence.models, evidence.index, strict=False) if i >= 0}
+        votes = support([evidence.votes])
+        new = write_changed(bundle, folder, update, _change(found, rows), model, past=past, votes=votes, renamed=before)
         verify_rows(bundle, new, head, rows, n)
         write(found, folder)
     return Bundle.open(output), found

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnx_export.evidence import support_after
 from onnx_export.head import find_head, load_graph, read_states, replace_head
 from onnx_export.new_model import Row, Task, choose_strength, fit_new_model
 from onnx_export.new_votes import votes_of
@@ -23,6 +24,8 @@ from p2l_plugins.scoring.bundle import GRAPH, PAST_VOTES, Bundle, Manifest, reac
 from p2l_plugins.scoring.scorer import P2L
 from p2l_plugins.scoring.training_prompts import TRAINING_PROMPTS, TrainingPrompts
 from p2l_plugins.similar import hint
+from p2l_plugins.support import Support
+from p2l_plugins.votes.support import support
 from p2l_plugins.votes.votes import Votes, held_out
 
 
@@ -102,6 +105,7 @@ def add_model(
             figures,
             model,
             [turns for turns, held in zip(mine.prompts, out, strict=True) if not held],
+            votes={name: support([mine.select(~out)])[name]},
         )
         stored = Row(weight[-1].astype(np.float64), float(bias[-1]))
         verify(bundle, new, np.arange(len(manifest.models)), stored)
@@ -163,16 +167,24 @@ def rename_model(bundle: Bundle, old: str, new: str, output: Path, keep_alias: b
                 "ungrounded": tuple(new if name == old else name for name in manifest.ungrounded),
             },
             {"change": "rename-model", "model": old, "to": new},
+            renamed={old: new},
         )
     return Bundle.open(output)
 
 
-def mark_training(bundle: Bundle, prompts: Sequence[Turns], split: Mapping[str, Any], output: Path) -> Bundle:
+def mark_training(
+    bundle: Bundle,
+    prompts: Sequence[Turns],
+    split: Mapping[str, Any],
+    output: Path,
+    votes: Mapping[str, Support] | None = None,
+) -> Bundle:
     """Writes the bundle with hashes of the prompts that it was trained on; its scores and fingerprint stay.
 
     Args:
         prompts: those that it has seen.
         split: `held_out` and `seed` of its training.
+        votes: how much it knows of each of its models; those that are not in the bundle are left out.
 
     Raises:
         DataError: the output folder holds something.
@@ -183,7 +195,9 @@ def mark_training(bundle: Bundle, prompts: Sequence[Turns], split: Mapping[str, 
             shutil.copyfile(bundle.folder / name, folder / name)
         TrainingPrompts.of(prompts).write(folder / TRAINING_PROMPTS)
         files = {**manifest.files, TRAINING_PROMPTS: sha256(folder / TRAINING_PROMPTS)}
-        training = {**manifest.training, "split": dict(split)}
+        training: dict[str, Any] = {**manifest.training, "split": dict(split)}
+        if votes:
+            training["support"] = {name: one.record() for name, one in votes.items() if name in manifest.models}
         manifest.model_copy(update={"files": files, "training": training}).write(folder)
     return Bundle.open(output)
 
@@ -240,6 +254,9 @@ def write_changed(
     model: onnx.ModelProto | None = None,
     seen: Sequence[Turns] = (),
     past: bytes | None = None,
+    votes: Mapping[str, Support] | None = None,
+    renamed: Mapping[str, str] | None = None,
+    training: Mapping[str, Any] | None = None,
 ) -> Bundle:
     """The bundle's files in `folder`, with another manifest and, where given, another graph.
 
@@ -248,6 +265,9 @@ def write_changed(
         change: what is noted of it under `training.changes`.
         seen: prompts that the change was fitted to; they count as training prompts where the bundle has these.
         past: what is kept of the votes that it was fitted to; None: as before.
+        votes: what they say of how much is known of each model.
+        renamed: names of models before → after.
+        training: further fields of the manifest's `training` that change.
     """
     manifest = bundle.manifest
     files = dict(manifest.files)
@@ -264,8 +284,10 @@ def write_changed(
         (folder / PAST_VOTES).write_bytes(past)
         files[PAST_VOTES] = sha256(folder / PAST_VOTES)
     changes = [*manifest.training.get("changes", []), change]
-    training = {**manifest.training, "changes": changes}
-    changed = manifest.model_copy(update={**update, "files": files, "training": training})
+    summary = {**manifest.training, "changes": changes, **(training or {})}
+    if training is None or "support" not in training:
+        summary["support"] = support_after(manifest, update.get("models", manifest.models), votes or {}, renamed or {})
+    changed = manifest.model_copy(update={**update, "files": files, "training": summary})
     changed.write(folder)
     if model is not None:
         scores = P2L(Bundle.open(folder)).score_turns(PROMPTS)

@@ -164,6 +164,13 @@ def refit_head(
         float | None,
         typer.Option(help="Weight of the prior on models that a file lacks. Default: as in CONFIG.", min=0),
     ] = None,
+    shrink: Annotated[
+        bool | None,
+        typer.Option(
+            "--shrink/--no-shrink",
+            help="Move rows of little-known models towards those of their peers. Default: as in CONFIG.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Fit the head of a bundle anew to votes, on frozen states of its backbone."""
@@ -185,6 +192,7 @@ def refit_head(
             learning_rate,
             category_prior,
             unseen_prior,
+            shrink,
             step=lambda line: typer.echo(f"{line} …", err=True),
             progress=lambda n: bar.advance(task, n),
         )
@@ -242,9 +250,10 @@ def mark_training(
     data: Annotated[Path | None, typer.Option(help="Folder of the data files. Default: that of CONFIG.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Note which prompts a bundle was trained on, as hashes, so that evaluations can tell them apart."""
+    """Note which prompts a bundle was trained on, as hashes, and how much it knows of each model."""
     edit = need_onnx()
     from p2l_plugins.training.config import read_config
+    from p2l_plugins.training.evidence import evidence
     from p2l_plugins.training.split import load_sources, split
 
     source = open_bundle(bundle)
@@ -256,8 +265,9 @@ def mark_training(
             f"{config}: its files hold other prompts, or divide them otherwise, than those that {bundle} was trained "
             "on; name the configuration and the files of its training"
         )
+    known = evidence(parts.sources, settings.family).found
     new = edit.mark_training(
-        source, parts.seen_prompts(), {"held_out": settings.held_out, "seed": settings.seed}, output
+        source, parts.seen_prompts(), {"held_out": settings.held_out, "seed": settings.seed}, output, known
     )
     count = len(new.training_prompts)
     if as_json:

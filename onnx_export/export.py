@@ -183,4 +183,4 @@ def _training_summary(source: Path) -> dict[str, Any]:
     if not report.is_file():
         return {}
     content = json.loads(report.read_text(encoding="utf-8"))
-    return {key: content[key] for key in ("name", "models", "split", "data") if key in content}
+    return {key: content[key] for key in ("name", "models", "split", "data", "support", "levels") if key in content}

@@ -26,6 +26,7 @@ from p2l_plugins.scoring.bundle import Bundle
 from p2l_plugins.training.batches import PromptDataset, PromptSampler, VoteCollator
 from p2l_plugins.training.categories import find_categories
 from p2l_plugins.training.config import TrainConfig
+from p2l_plugins.training.evidence import evidence
 from p2l_plugins.training.learner import Learner
 from p2l_plugins.training.model import P2LNetwork
 from p2l_plugins.training.split import load_sources, split
@@ -66,6 +67,7 @@ def refit_head(
     learning_rate: float = 1e-3,
     category_prior: float | None = None,
     unseen_prior: float | None = None,
+    shrink: bool | None = None,
     step: Callable[[str], None] = lambda message: None,
     progress: Callable[[int], None] | None = None,
 ) -> Bundle:
@@ -77,6 +79,7 @@ def refit_head(
         epochs, batch_size, learning_rate: of Adam; the rate falls linearly to 0.
         category_prior: least κ of every file, in place of the configuration's `category_prior`; None: as it is.
         unseen_prior: in place of the configuration's; None: as it is.
+        shrink: whether rows are moved towards their peers' (`training.evidence`); None: as the configuration has it.
         step: called with a line at the start of each step.
         progress: called with the number of prompts that each run finished.
 
@@ -97,6 +100,7 @@ def refit_head(
     with replaced_folder(output) as folder:
         graph = load_graph(bundle.folder)
         head = find_head(graph, bundle.folder)
+        known_by = evidence(parts.sources, config.family)
         step(f"scoring {len(votes.prompts)} prompts")
         states, _, raw_eta = read_states(bundle, votes.prompts, progress)
         own = [config.category_prior if s.category_prior is None else s.category_prior for s in config.data]
@@ -105,6 +109,9 @@ def refit_head(
         step(f"fitting {head.weight.size + head.bias.size} numbers to {len(votes)} votes")
         task = HeadTask(votes, parts.sources, priors, kappa, states, raw_eta, config.family, config.seed)
         weight, bias, losses = fit_head(task, head.weight, head.bias, epochs, batch_size, learning_rate)
+        shrunk = config.shrink if shrink is None else shrink
+        if shrunk:
+            weight, bias = known_by.shrunk(manifest.models, weight, bias)
         replace_head(graph, head, weight, bias)
         change: dict[str, Any] = {
             "change": "refit-head",
@@ -115,9 +122,11 @@ def refit_head(
             "learning_rate": learning_rate,
             "category_prior": category_prior,
             "unseen_prior": kappa,
+            "shrink": shrunk,
             "loss": [round(loss, 6) for loss in losses],
         }
-        write_changed(bundle, folder, {"quality": {}}, change, graph, parts.seen_prompts())
+        record = known_by.record(shrunk)
+        write_changed(bundle, folder, {"quality": {}}, change, graph, parts.seen_prompts(), training=record)
     return Bundle.open(output)
 
 

@@ -30,6 +30,7 @@ from p2l_plugins.files.tables import replaced_folder
 from p2l_plugins.outcomes import Array, Ids, has_eta
 from p2l_plugins.scoring.bundle import Bundle
 from p2l_plugins.scoring.scorer import P2L
+from p2l_plugins.votes.support import support
 from p2l_plugins.votes.votes import Votes
 
 #: Where no votes are kept, levels may be this near to those of the rows, and what models share this strongly shrunk.
@@ -169,7 +170,16 @@ def update(
             scale_eta(model, *line)
         found = replace(found, kept=kept.votes)
         step("checking the new bundle")
-        new = write_changed(bundle, folder, {"quality": {}}, found.record(), model, news.votes.prompts, kept.to_bytes())
+        new = write_changed(
+            bundle,
+            folder,
+            {"quality": {}},
+            found.record(),
+            model,
+            news.votes.prompts,
+            kept.to_bytes(),
+            votes=support([news.votes]),
+        )
         verify_rows(bundle, new, head, JointRows(weight, bias, *line), len(bias))
         found = replace(found, moves=_moves(bundle, new, among, past, kept))
     return Bundle.open(output), found

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, field_validator
 
 from p2l_plugins.cache.entry import WIDEST, Bounds
 from p2l_plugins.errors import BundleError
@@ -27,6 +27,7 @@ from p2l_plugins.prompts import CHAT_TEMPLATE, TextForm
 from p2l_plugins.scoring.graph_file import read_graph_file
 from p2l_plugins.scoring.training_prompts import TRAINING_PROMPTS, TrainingPrompts, read_training_prompts
 from p2l_plugins.similar import ADD, hint
+from p2l_plugins.support import Support
 
 MANIFEST = "p2l.json"
 STARTER = "starter"
@@ -48,6 +49,8 @@ SLACK = 4.0
 #: The operator that gives all activations of a run one scale, so that a prompt's scores depend on its neighbours.
 _SCALE_OF_RUN = "DynamicQuantizeLinear"
 
+_SUPPORT = TypeAdapter(dict[str, Support])
+
 
 class Manifest(BaseModel):
     """What `p2l.json` says.
@@ -66,7 +69,7 @@ class Manifest(BaseModel):
         opset: ONNX opset of the graph.
         files: sha256 of every file.
         fingerprint: hash over all that changes a score; part of every cache key.
-        training: summary of the training data.
+        training: summary of the training data; its `support` says how much is known of each model.
         quality: held-out figures.
         gate: figures of the export's checks.
     """
@@ -88,6 +91,22 @@ class Manifest(BaseModel):
     training: dict[str, Any] = {}
     quality: dict[str, Any] = {}
     gate: dict[str, Any] = {}
+
+    @field_validator("training")
+    @classmethod
+    def _with_support(cls, training: dict[str, Any]) -> dict[str, Any]:
+        try:
+            _SUPPORT.validate_python(training.get("support", {}))
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, ("support", *first["loc"])))
+            raise ValueError(f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+        return training
+
+    @property
+    def support(self) -> dict[str, Support]:
+        """How much is known of each model; a model that is not in it counts as well known."""
+        return _SUPPORT.validate_python(self.training.get("support", {}))
 
     @property
     def bounds(self) -> Bounds:

@@ -84,6 +84,7 @@ class TrainConfig(BaseModel):
     category_weight: float = Field(default=0.0, ge=0)
     category_prior: float = Field(default=0.0, ge=0)
     unseen_prior: float = Field(default=0.0, ge=0)
+    shrink: bool = False
     option_orders: int = Field(default=1, ge=1, le=100)
     consistency: float = Field(default=0.0, ge=0)
     consistency_share: float = Field(default=0.25, gt=0, le=1)

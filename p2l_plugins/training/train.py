@@ -28,6 +28,7 @@ from p2l_plugins.training.batches import PromptDataset
 from p2l_plugins.training.categories import Categories, find_categories
 from p2l_plugins.training.checkpoint import Checkpoint, text_encoder
 from p2l_plugins.training.config import Source, TrainConfig
+from p2l_plugins.training.evidence import Evidence, evidence
 from p2l_plugins.training.learner import Learner, NotANumber, VoteTrainer, optimizer, start_head
 from p2l_plugins.training.marginal import fit_marginal
 from p2l_plugins.training.model import P2LNetwork
@@ -120,6 +121,9 @@ def _train(config: TrainConfig, data_dir: Path, partial: Path, state: PartialSta
     if config.early_stopping is not None:
         trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=config.early_stopping))
     loss = _run(trainer, model, partial)
+    known = evidence(votes.sources, config.family)
+    if config.shrink:
+        _shrink(model, models, known)
     report = {
         "name": config.name,
         "train_loss": loss,
@@ -134,6 +138,7 @@ def _train(config: TrainConfig, data_dir: Path, partial: Path, state: PartialSta
         "held_out": _held_out_losses(trainer, votes, datasets.watched, config) if watch else {},
         "split": {"held_out": config.held_out, "seed": config.seed},
         "data": _data(parts, votes),
+        **known.record(config.shrink),
         "log": trainer.state.log_history,
     }
     if state.is_main_process:
@@ -187,6 +192,15 @@ def _run(trainer: VoteTrainer, model: P2LNetwork, partial: Path) -> float:
     if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
         raise DataError(str(NotANumber()))
     return result.training_loss
+
+
+def _shrink(model: P2LNetwork, models: Sequence[str], known: Evidence) -> None:
+    """Moves the head's rows towards those of the models' peers; a low-rank head is linear in its rows, too."""
+    head = model.head.head
+    rows = known.shrunk(models, *(part.detach().cpu().double().numpy() for part in (head.weight, head.bias)))
+    with torch.no_grad():
+        for part, new in zip((head.weight, head.bias), rows, strict=True):
+            part.copy_(torch.from_numpy(new))
 
 
 def _data(parts: Sequence[tuple[Source, Votes]], votes: Split) -> list[dict[str, Any]]:
