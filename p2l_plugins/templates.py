@@ -29,7 +29,7 @@ STEPS, STEPS_PER_CHAR, STEPS_PER_TURN = 2**16, 64, 256
 #: Processor seconds for what costs more than its size, such as comparisons of long texts.
 MOST_S = 2.0
 
-#: Characters of a template's source, bits of a number, columns of an indentation, characters that are said of a refusal.
+#: Characters of a template's source, bits of a number, columns of an indentation, and characters of a refusal.
 MOST_SOURCE, MOST_BITS, MOST_INDENT, MOST_SAID = 2**18, 4096, 64, 200
 
 #: Turns of the conversations that a template is tried on.
