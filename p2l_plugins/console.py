@@ -42,22 +42,26 @@ def finite_option(value: float | None) -> float | None:
     return value
 
 
-def read_keys(variable: str | None, path: Path | None) -> tuple[str, ...]:
+def read_keys(variable: str | None, path: Path | None, option: str = "--api-key") -> tuple[str, ...]:
     """Keys of a variable or a file: not of the command line, which other users of the machine can read.
+
+    Args:
+        variable: of the environment, with keys between commas; path: of a file with a key in each line.
+        option: what the options' names begin with, for messages.
 
     Raises:
         ConfigError: both, or one that holds no key.
     """
     if variable is not None and path is not None:
-        raise ConfigError("give --api-key-env or --api-key-file, not both")
+        raise ConfigError(f"give {option}-env or {option}-file, not both")
     if variable is not None:
         keys = [key.strip() for key in os.environ.get(variable, "").split(",")]
-        source = f"--api-key-env {variable}: the environment variable"
+        source = f"{option}-env {variable}: the environment variable"
     elif path is not None:
         if not path.is_file():
-            raise ConfigError(f"--api-key-file {path}: there is no such file")
+            raise ConfigError(f"{option}-file {path}: there is no such file")
         keys = [key.strip() for key in path.read_text(encoding="utf-8").splitlines()]
-        source = f"--api-key-file {path}: the file"
+        source = f"{option}-file {path}: the file"
     else:
         return ()
     found = tuple(key for key in keys if key)

@@ -23,6 +23,29 @@ def serve(
         str | None, typer.Option(help="Environment variable that holds the key; several keys with commas.")
     ] = None,
     api_key_file: Annotated[Path | None, typer.Option(help="File that holds the keys, one per line.")] = None,
+    feedback_key_env: Annotated[
+        str | None, typer.Option(help="Environment variable that holds the key of feedback, which may speak for users.")
+    ] = None,
+    feedback_key_file: Annotated[Path | None, typer.Option(help="File that holds such keys, one per line.")] = None,
+    feedback_new_users: Annotated[
+        int, typer.Option(help="New users that feedback makes boards of, per process and hour.", min=1)
+    ] = 100,
+    feedback_votes: Annotated[int, typer.Option(help="Votes of a user that count, per process and hour.", min=1)] = 60,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Another name by which the service is asked, such as behind a proxy; * for any. Repeatable."),
+    ] = None,
+    probe_port: Annotated[
+        int | None, typer.Option(help="Port of a listener that has probes and metrics only.", min=0, max=65535)
+    ] = None,
+    max_connections: Annotated[int, typer.Option(help="Connections at the same time, per process.", min=1)] = 2048,
+    max_per_address: Annotated[int, typer.Option(help="Of these, from one client's address.", min=1)] = 512,
+    head_timeout: Annotated[
+        float, typer.Option(help="Seconds in which a request's head must have come.", max=3600)
+    ] = 10.0,
+    idle_timeout: Annotated[
+        float, typer.Option(help="Seconds that a connection may wait between requests.", max=3600)
+    ] = 30.0,
     cache_url: Annotated[
         str | None, typer.Option(help="Redis that services share, as for `p2l cache`. Default: $P2L_CACHE_URL.")
     ] = None,
@@ -70,7 +93,15 @@ def serve(
             device=device,  # type: ignore[arg-type] # pydantic checks it
             threads=threads,
             workers=workers,
+            allowed_hosts=tuple(allowed_host or ()),
             keys=read_keys(api_key_env, api_key_file),  # type: ignore[arg-type] # pydantic makes secrets of them
+            feedback_keys=read_keys(feedback_key_env, feedback_key_file, "--feedback-key"),  # type: ignore[arg-type]
+            feedback_new_users=feedback_new_users,
+            feedback_votes=feedback_votes,
+            max_connections=max_connections,
+            max_per_address=max_per_address,
+            head_s=head_timeout,
+            idle_s=idle_timeout,
             cache=_cache(cache_url, cache_namespace),  # type: ignore[arg-type]
             max_pending=max_pending,
             max_batch=max_batch,
@@ -83,7 +114,7 @@ def serve(
         )
     except ValidationError as error:
         raise ConfigError(first_problem(error, ServiceSettings)) from None
-    run(settings, host, port)
+    run(settings, host, port, probe_port)
 
 
 def _cache(url: str | None, namespace: str) -> dict[str, Any]:

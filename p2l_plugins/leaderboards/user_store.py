@@ -31,9 +31,11 @@ MAGIC = b"PU"
 #: 1 had a checksum that whoever writes to the store could make.
 VERSION = 2
 
-#: Seconds that a board is kept after its last change, that a process reads it from its own memory, and that one change
-#: may take.
-KEEP_S, MEMORY_S, CHANGE_S = 180 * 24 * 3600, 60.0, 1.0
+#: Seconds that a board is kept after its last change: for each prompt and vote that it is made of, and at most.
+KEEP_EACH_S, KEEP_S = 7 * 24 * 3600, 180 * 24 * 3600
+
+#: Seconds that a process reads a board from its own memory, and that one change may take.
+MEMORY_S, CHANGE_S = 60.0, 1.0
 
 #: Users in this process's memory, and changes that may wait.
 MOST_USERS, MOST_WAITING = 10_000, 1_000
@@ -81,6 +83,11 @@ def decode_board(key: str, fingerprint: str, value: object, models: int, secret:
     if not (np.isfinite(numbers).all() and all(map(math.isfinite, (eta, prompts, votes, changed)))):
         raise Unreadable("numbers")
     return UserBoard(numbers[:count], eta if flags else None, prompts, numbers[count:], votes, changed)
+
+
+def kept_s(board: UserBoard) -> int:
+    """Seconds that a board is kept after a change: a thin one is forgotten sooner."""
+    return int(min(KEEP_S, KEEP_EACH_S * max(1.0, board.prompts + board.votes)))
 
 
 class Change(Protocol):
@@ -179,7 +186,7 @@ class UserBoards:
             return
         async with asyncio.timeout(CHANGE_S):
             await client.execute_command("HSET", key, self._fingerprint, self._sealed(key, after))
-            await client.execute_command("EXPIRE", key, KEEP_S)
+            await client.execute_command("EXPIRE", key, kept_s(after))
         self._breaker.succeeded()
         self.stats.count("written")
 

@@ -22,8 +22,10 @@ from p2l_plugins.scoring.flights import ScoringFailed
 from p2l_plugins.scoring.scorer import P2L
 from p2l_plugins.service import metrics, models, routes
 from p2l_plugins.service.guard import Guard
+from p2l_plugins.service.hosts import Hosts
 from p2l_plugins.service.service import NotReady, Service, load_bundle
 from p2l_plugins.service.settings import ServiceSettings
+from p2l_plugins.service.users import TooManyVotes
 from p2l_plugins.service.watch import Watch
 
 PAGE = Path(str(files("p2l_plugins.service"))) / "page"
@@ -76,7 +78,14 @@ def create_app(
     app.exception_handler(routes.ClientLeft)(_client_left)
     app.exception_handler(P2LError)(_p2l_error)
     keys = [key.get_secret_value() for key in settings.keys]
-    app.add_middleware(Guard, keys=keys, open_paths=frozenset(OPEN) | assets, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        Guard,
+        hosts=Hosts(settings.host, settings.allowed_hosts),
+        keys=keys,
+        feedback_keys=[key.get_secret_value() for key in settings.feedback_keys],
+        open_paths=frozenset(OPEN) | assets,
+        max_body_bytes=settings.max_body_bytes,
+    )
     app.add_middleware(Watch, paths=paths | assets, access_log=settings.access_log)  # added last, so outermost
     return app
 
@@ -112,6 +121,8 @@ async def _client_left(_: Request, __: Exception) -> Response:
 
 
 async def _p2l_error(_: Request, error: Exception) -> Response:
+    if isinstance(error, TooManyVotes):
+        return _problem(429, str(error), {"Retry-After": "60"})
     if isinstance(error, Busy):
         return _problem(429, str(error), {"Retry-After": "1"})
     if isinstance(error, NotReady):

@@ -1,4 +1,8 @@
-"""What stands before the interface: who has no key, or sends too much, is turned away before anything reads it."""
+"""What stands before the interface.
+
+Who asks under a name that is not ours, sends from a page elsewhere, has no key, or sends too much or what is no JSON,
+is turned away before anything reads it.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,22 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from p2l_plugins.service.hosts import Hosts
+
 #: Seconds in which a body must have come.
 BODY_S = 30.0
 
 #: Bytes of a body that is too large which are still read and dropped, so that its sender gets to read the answer.
 DROPPED_BYTES = 64 * 2**20
+
+#: Needs a key that may speak for users.
+FEEDBACK = "/v1/feedback"
+
+#: What only tells whether the process lives is told under any name: load balancers have names of their own for it.
+NAMELESS = ("/healthz", "/readyz")
+
+#: Methods that change nothing.
+SAFE = ("GET", "HEAD", "OPTIONS")
 
 
 class _TooLarge(Exception):
@@ -24,30 +39,42 @@ class _TooLarge(Exception):
 
 
 class Guard:
-    """ASGI middleware: a key where one is set, a bound on the body while it is read, and on the time it takes.
+    """ASGI middleware: names, sites, keys, kind of body, a bound on the body while it is read, and on its time.
 
     Args:
         app: what the request goes on to.
-        keys: any one of them opens; none: everything is open.
+        hosts: the service's names.
+        keys: any one of them opens; none: everything is open but the feedback.
+        feedback_keys: any one of them opens the feedback; none: the interface says that there is none.
         open_paths: need no key.
         max_body_bytes: most bytes of a body.
     """
 
-    def __init__(self, app: ASGIApp, keys: Iterable[str], open_paths: frozenset[str], max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        hosts: Hosts,
+        keys: Iterable[str],
+        feedback_keys: Iterable[str],
+        open_paths: frozenset[str],
+        max_body_bytes: int,
+    ) -> None:
         self._app = app
+        self._hosts = hosts
         self._keys = [_digest(key.encode()) for key in keys]
+        self._feedback_keys = [_digest(key.encode()) for key in feedback_keys]
         self._open_paths = open_paths
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers 401, 408 or 413, or passes the request on with its whole body."""
+        """Answers 401, 403, 408, 413, 415 or 421, or passes the request on with its whole body."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        if self._keys and scope["path"] not in self._open_paths and not self._opens(headers):
-            detail = "a valid key is needed, as the header api-key or as Authorization: Bearer"
-            await _refuse(401, detail, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
+        refusal = self._refusal(scope["method"], scope["path"], headers)
+        if refusal is not None:
+            await refusal(scope, receive, send)
             return
         try:
             async with asyncio.timeout(BODY_S):
@@ -63,10 +90,31 @@ class Guard:
         if body is not None:  # None: the client left meanwhile
             await self._app(scope, _replayed(body, receive), send)
 
-    def _opens(self, headers: Headers) -> bool:
-        digest = _digest(given_key(headers).encode("latin-1"))
-        # all are compared, and digests are of one length: the time tells neither which key nor how much of it is right
-        return bool(sum([hmac.compare_digest(digest, key) for key in self._keys]))
+    def _refusal(self, method: str, path: str, headers: Headers) -> JSONResponse | None:
+        """The answer to a request whose head says enough."""
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if path not in NAMELESS and not self._hosts.serve(host):
+            detail = "the request's Host is none of the service's names; start it with --allowed-host NAME"
+            return _refuse(421, detail, {"Connection": "close"})
+        if method not in SAFE and origin is not None and not self._hosts.trust(origin, host):
+            return _refuse(403, "pages of other sites may not send requests; --allowed-host NAME allows one", {})
+        return self._key_refusal(path, headers) or self._kind_refusal(method, path, headers)
+
+    def _key_refusal(self, path: str, headers: Headers) -> JSONResponse | None:
+        given = given_key(headers)
+        right = self._feedback_keys if path == FEEDBACK and self._feedback_keys else self._keys
+        if not right or path in self._open_paths or _is_one_of(given, right):
+            return None
+        if path == FEEDBACK and self._feedback_keys and _is_one_of(given, self._keys):
+            return _refuse(403, "this key may not speak for users; take one of --feedback-key-env", {})
+        detail = "a valid key is needed, as the header api-key or as Authorization: Bearer"
+        return _refuse(401, detail, {"WWW-Authenticate": "Bearer"})
+
+    def _kind_refusal(self, method: str, path: str, headers: Headers) -> JSONResponse | None:
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if method in SAFE or path in self._open_paths or kind == "application/json":
+            return None
+        return _refuse(415, "the body must be JSON, with Content-Type: application/json", {})
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes | None:
         parts: list[bytes] = []
@@ -95,6 +143,12 @@ def given_key(headers: Headers) -> str:
     given = headers.get("api-key", "")
     scheme, _, token = headers.get("authorization", "").partition(" ")
     return token.strip() if not given and scheme.lower() == "bearer" else given
+
+
+def _is_one_of(given: str, keys: Iterable[bytes]) -> bool:
+    digest = _digest(given.encode("latin-1"))
+    # all are compared, and digests are of one length: the time tells neither which key nor how much of it is right
+    return bool(sum([hmac.compare_digest(digest, key) for key in keys]))
 
 
 def _digest(secret: bytes) -> bytes:

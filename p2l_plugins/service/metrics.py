@@ -39,6 +39,11 @@ WAITING = Gauge(
     "p2l_service_waiting_prompts", "Different prompts that wait or are being scored", multiprocess_mode="livesum"
 )
 IN_FLIGHT = Gauge("p2l_service_requests_in_flight", "Requests under way", multiprocess_mode="livesum")
+REFUSED = Counter(
+    "p2l_service_refused_connections",
+    "Connections that were ended or told 503, by why: head, idle, unread, displaced, address, full",
+    ["why"],
+)
 SWAPS = Counter("p2l_service_bundle_swaps", "Bundles found in place of the one in use: taken, refused", ["result"])
 READY = Gauge("p2l_service_ready_processes", "Processes that take requests", multiprocess_mode="livesum")
 

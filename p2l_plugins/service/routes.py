@@ -52,10 +52,14 @@ Using = Annotated[InUse, Depends(in_use_of)]
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"model": models.Problem, "description": "the body is not JSON"},
     401: {"model": models.Problem, "description": "no valid key"},
+    403: {"model": models.Problem, "description": "a page of another site, or a key that may not speak for users"},
+    408: {"model": models.Problem, "description": "the body did not come in time"},
     413: {"model": models.Problem, "description": "the body is too large"},
+    415: {"model": models.Problem, "description": "the body is not application/json"},
+    421: {"model": models.Problem, "description": "Host is none of the service's names"},
     422: {"model": models.Problem, "description": "a wrong key or value, an empty prompt, or too many"},
-    429: {"model": models.Problem, "description": "too many prompts wait; see Retry-After"},
-    503: {"model": models.Problem, "description": "the bundle is being loaded; see Retry-After"},
+    429: {"model": models.Problem, "description": "too many prompts wait, or votes came; see Retry-After"},
+    503: {"model": models.Problem, "description": "the bundle is being loaded, or there are too many connections"},
 }
 _KEYS = [
     Security(APIKeyHeader(name="api-key", auto_error=False, scheme_name="api-key")),
@@ -185,11 +189,20 @@ async def overall(service: Serving, in_use: Using) -> Response:
     "/v1/feedback",
     response_model=models.StatusResponse,
     status_code=202,
-    responses={409: {"model": models.Problem, "description": "the service keeps no boards of users"}},
+    responses={
+        409: {"model": models.Problem, "description": "the service keeps no boards of users, or has no key for it"}
+    },
 )
-async def feedback(asked: models.FeedbackRequest, request: Request, in_use: Using) -> Response:
-    """Moves the user's own board by a thumb up or down, or by which of two answers was better."""
+async def feedback(asked: models.FeedbackRequest, request: Request, service: Serving, in_use: Using) -> Response:
+    """Moves the user's own board by a thumb up or down, or by which of two answers was better.
+
+    Needs a key that may speak for users.
+    """
     p2l, users = in_use.p2l, in_use.users
+    if not service.settings.feedback_keys:
+        raise HTTPException(
+            409, "feedback needs a key that may speak for users: start with --feedback-key-env VARIABLE"
+        )
     if users is None:
         raise HTTPException(409, "feedback is kept in the shared cache: start the service with one, and with a secret")
     model = p2l.index(asked.model)
@@ -200,7 +213,7 @@ async def feedback(asked: models.FeedbackRequest, request: Request, in_use: Usin
     if asked.prompt is not None:
         (scored,) = await _unless_left(request, in_use.score(_turns([asked.prompt], 1)))
         coefs = scored.entry.coefs
-    users.voted(asked.user, model, asked.liked, other, coefs)
+    await users.voted(asked.user, model, asked.liked, other, coefs)
     return _json({"status": "accepted"}, 202)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import multiprocessing
@@ -22,16 +23,24 @@ from uvicorn.supervisors import Multiprocess
 from uvicorn.supervisors.multiprocess import Process
 
 from p2l_plugins.errors import ConfigError, P2LError
+from p2l_plugins.service.connections import Connections
 from p2l_plugins.service.settings import ServiceSettings
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 
 #: Exit status of a process that can't serve the bundle: another one could not, either.
 LOAD_FAILURE = 3
 
-#: Connections that may wait to be accepted, and requests at the same time; beyond it, uvicorn answers 503 at once.
+#: Connections that may wait to be accepted.
 BACKLOG = 2048
-MAX_REQUESTS = 2048
+
+#: Files beside connections: the bundle, its log, metrics of all processes, the cache's connections, those on their way.
+OTHER_FILES = 512
 
 LOGGING: dict[str, Any] = {
     "version": 1,
@@ -43,14 +52,22 @@ LOGGING: dict[str, Any] = {
 }
 
 
-def serve(settings: ServiceSettings, host: str, port: int) -> None:
+def serve(settings: ServiceSettings, host: str, port: int, probe_port: int | None = None) -> None:
     """Serves until SIGTERM or SIGINT.
+
+    Args:
+        settings: of the service.
+        host: to listen on.
+        port: to listen on; 0 for a free one.
+        probe_port: of another listener, which has the probes and the metrics only.
 
     Raises:
         ConfigError: the address can't be listened on.
         P2LError: the bundle can't be served.
     """
+    settings = settings.model_copy(update={"host": host})
     listening = listen(host, port)
+    probes = None if probe_port is None else listen(host, probe_port)
     # before uvicorn has its handlers, and after it has restored these: the end is no failure
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if hasattr(signal, "SIGHUP"):  # until the service heeds it: what is being loaded is the newest
@@ -58,12 +75,17 @@ def serve(settings: ServiceSettings, host: str, port: int) -> None:
     address = listening.getsockname()
     shown = f"[{address[0]}]" if listening.family == socket.AF_INET6 else address[0]
     print(f"p2l serve: http://{shown}:{address[1]}", file=sys.stderr, flush=True)
-    with tempfile.TemporaryDirectory(prefix="p2l-metrics-") as folder, listening:
+    if probes is not None:
+        print(f"p2l serve: probes at http://{shown}:{probes.getsockname()[1]}", file=sys.stderr, flush=True)
+    sockets = [listening] if probes is None else [listening, probes]
+    with tempfile.TemporaryDirectory(prefix="p2l-metrics-") as folder, contextlib.ExitStack() as open_sockets:
+        for one in sockets:
+            open_sockets.enter_context(one)
         if settings.workers > 1:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-            _several(settings, listening)
+            _several(settings, sockets)
         else:
-            _one(settings, listening)
+            _one(settings, sockets)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -80,9 +102,27 @@ def listen(host: str, port: int) -> socket.socket:
         raise ConfigError(f"--host {host} --port {port}: can't listen there ({reason})") from None
 
 
-def _config(app: Any, settings: ServiceSettings) -> uvicorn.Config:
+def _connections(settings: ServiceSettings, sockets: list[socket.socket]) -> Connections:
+    """Bounds on connections that the limit on open files leaves room for, once it is as high as it may be."""
+    most = settings.max_connections
+    if resource is not None:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with contextlib.suppress(ValueError, OSError):  # what is infinite here may be too much there
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        room = max(1, files - OTHER_FILES)
+        if files != resource.RLIM_INFINITY and room < most:
+            log.warning("%d files may be open: %d connections at the same time, not %d", files, room, most)
+            most = room
+    probe_port = sockets[1].getsockname()[1] if len(sockets) > 1 else None
+    return Connections(most, settings.max_per_address, settings.head_s, probe_port)
+
+
+def _config(app: Any, settings: ServiceSettings, sockets: list[socket.socket]) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        http=_connections(settings, sockets).protocol(),  # type: ignore[arg-type] # which is called as the class would be
+        ws="none",  # another protocol, on which nothing would look
         factory=True,
         workers=settings.workers,
         lifespan="on",
@@ -90,8 +130,7 @@ def _config(app: Any, settings: ServiceSettings) -> uvicorn.Config:
         access_log=False,  # it would log queries; `Watch` logs what it may
         server_header=False,
         backlog=BACKLOG,
-        limit_concurrency=MAX_REQUESTS,
-        timeout_keep_alive=30,
+        timeout_keep_alive=settings.idle_s,  # type: ignore[arg-type] # any number of seconds
         timeout_graceful_shutdown=max(1, round(settings.grace_s)),
     )
 
@@ -104,13 +143,13 @@ def _one_blas_thread() -> None:
     threadpoolctl.threadpool_limits(1, user_api="blas")
 
 
-def _one(settings: ServiceSettings, listening: socket.socket) -> None:
+def _one(settings: ServiceSettings, sockets: list[socket.socket]) -> None:
     from p2l_plugins.service.app import create_app
 
     _one_blas_thread()
     app = create_app(settings, failed=lambda: setattr(server, "should_exit", True))
-    server = uvicorn.Server(_config(lambda: app, settings))
-    server.run([listening])
+    server = uvicorn.Server(_config(lambda: app, settings, sockets))
+    server.run(sockets)
     failure = app.state.service.failure
     if failure is not None:
         known = isinstance(failure, P2LError | OSError)
@@ -171,9 +210,9 @@ def _hangups_later() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _several(settings: ServiceSettings, listening: socket.socket) -> None:
-    config = _config(functools.partial(_worker_app, settings), settings)
-    supervisor = _Supervisor(config, [listening])
+def _several(settings: ServiceSettings, sockets: list[socket.socket]) -> None:
+    config = _config(functools.partial(_worker_app, settings), settings, sockets)
+    supervisor = _Supervisor(config, sockets)
     supervisor.run()
     if any(process.exitcode == LOAD_FAILURE for process in supervisor.processes):
         raise P2LError("the processes can't serve the bundle; their log says why")

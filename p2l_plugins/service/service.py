@@ -22,7 +22,7 @@ from p2l_plugins.scoring.scorer import P2L
 from p2l_plugins.service import metrics
 from p2l_plugins.service.in_use import InUse
 from p2l_plugins.service.settings import ServiceSettings
-from p2l_plugins.service.users import Users
+from p2l_plugins.service.users import Allowance, Users
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +72,7 @@ class Service:
         self.settings = settings
         self.failure: Exception | None = None
         self._load, self._failed = load, failed
+        self._new_users = Allowance(settings.feedback_new_users)  # of all bundles that come after each other
         self._now: InUse | None = None
         self._cache: TieredCache | None = None
         self._stopping = False
@@ -141,9 +142,10 @@ class Service:
             count=metrics.count_prompts,
             ran=metrics.ran,
         )
-        return InUse(
-            p2l, flights, None if cache.shared is None or not secret else Users(p2l, cache.shared.client, settings)
-        )
+        users = None
+        if cache.shared is not None and secret:
+            users = Users(p2l, cache.shared.client, settings, self.settings.feedback_votes, self._new_users)
+        return InUse(p2l, flights, users)
 
     def _swap(self, changes: Changes, cache: TieredCache, loop: asyncio.AbstractEventLoop) -> None:
         """Loads what is due beside the bundle in use, and has it take its place; one that is bad is left alone."""

@@ -19,11 +19,20 @@ class ServiceSettings(BaseModel):
         device: `cpu` or `cuda`.
         threads: of one run of the model.
         workers: processes, each with the bundle and a cache in its memory.
+        host: what the service listens on.
+        allowed_hosts: other names by which it may be asked, such as behind a proxy; `*` for any.
         keys: any one of them opens the interface; none: it is open.
+        feedback_keys: any one of them may speak for users; none: there is no feedback.
+        feedback_new_users: users without a board that may get one, per process and hour.
+        feedback_votes: votes of one user that count, per process and hour.
         cache: of scores.
         max_pending: different prompts that wait or are being scored, per process; more are refused with 429.
         max_batch: most prompts of a request.
         max_body_bytes: most bytes of a request's body.
+        max_connections: at the same time, per process.
+        max_per_address: of these from one client's address.
+        head_s: seconds in which the head of a request must have come.
+        idle_s: seconds after an answer in which the next request must begin.
         costs: model → USD per request or prices, for requests that bring none.
         overall: prompts of the board that others are compared with.
         drain_s: seconds for which requests are still taken after the signal to stop, while `/readyz` says no.
@@ -37,11 +46,20 @@ class ServiceSettings(BaseModel):
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = Field(default=1, ge=0, le=1024)
     workers: int = Field(default=1, ge=1, le=256)
+    host: str = "127.0.0.1"
+    allowed_hosts: tuple[str, ...] = ()
     keys: tuple[SecretStr, ...] = ()
+    feedback_keys: tuple[SecretStr, ...] = ()
+    feedback_new_users: int = Field(default=100, ge=1)
+    feedback_votes: int = Field(default=60, ge=1)
     cache: CacheSettings = CacheSettings()
     max_pending: int = Field(default=1024, ge=1)
     max_batch: int = Field(default=256, ge=1)
     max_body_bytes: int = Field(default=4 * 2**20, ge=1024)
+    max_connections: int = Field(default=2048, ge=1)
+    max_per_address: int = Field(default=512, ge=1)
+    head_s: float = Field(default=10.0, gt=0, le=3600, allow_inf_nan=False)
+    idle_s: float = Field(default=30.0, gt=0, le=3600, allow_inf_nan=False)
     costs: dict[str, Any] | None = None
     overall: tuple[Turns, ...] = ()
     drain_s: float = Field(default=0.0, ge=0, le=3600, allow_inf_nan=False)

@@ -84,9 +84,10 @@ def served(folder: Path, *options: str, environment: dict[str, str] | None = Non
 
 
 @contextlib.contextmanager
-def in_thread(app, wait_ready: bool = True) -> Iterator[str]:
+def in_thread(app, wait_ready: bool = True, **options) -> Iterator[str]:
     """The address of an application that a real server serves from a thread of this process."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="on", access_log=False))
+    options = {"lifespan": "on", **options}
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", access_log=False, **options))
     thread = threading.Thread(target=server.run, daemon=True)
     blas = threadpoolctl.threadpool_limits(1, user_api="blas")  # as in a process of `p2l serve`
     thread.start()
