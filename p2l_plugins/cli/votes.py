@@ -13,7 +13,7 @@ import typer
 
 from p2l_plugins.cli.adapters import adapters_too
 from p2l_plugins.cli.cache import NamespaceOption, in_cache
-from p2l_plugins.console import JsonOption, ModelsOption, NotModelsOption, finite_option, progress, stderr
+from p2l_plugins.console import JsonOption, ModelsOption, NotModelsOption, finite_option, progress, stderr, tell
 from p2l_plugins.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -302,7 +302,7 @@ def split_votes(
         typer.echo(json.dumps({"held_out": fraction, "seed": seed, **result}, indent=2, ensure_ascii=False))
         return
     for name, row in result.items():
-        typer.echo(f"{name}: {row['prompts']} prompts, {row['votes']} votes → {row['file']}")
+        tell(f"{name}: {row['prompts']} prompts, {row['votes']} votes → {row['file']}")
 
 
 @app.command()
@@ -449,7 +449,7 @@ class _Import:
             result |= {"notes": self.tally.notes, "model_names": list(models), "output": str(self.output)}
             typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
         else:
-            typer.echo(f"{line.format(**summary)} → {self.output}")
+            tell(f"{line.format(**summary)} → {self.output}")
 
 
 @contextmanager
