@@ -28,6 +28,9 @@ import yaml
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
+from rich.text import Text
+
+from p2l_plugins.cells import plain
 
 EXAMPLES = Path(__file__).resolve().parent
 START_S = 90.0
@@ -167,6 +170,11 @@ def p2l_group(config: Mapping[str, Any]) -> str:
     raise DemoError("The config has no model group with two deployments that name a model_info.p2l_model.")
 
 
+def literal(text: str) -> Text:
+    """Text in a cell of a table as it is: no markup, and nothing that a terminal acts on."""
+    return Text(plain(text))
+
+
 def show(console: Console, title: str, prompts: Sequence[str], responses: Sequence[httpx.Response]) -> None:
     """One row per prompt, from the headers of its response."""
     caption = "Win rate: predicted share of wins against the group's models, itself included; a tie is not a win."
@@ -178,12 +186,10 @@ def show(console: Console, title: str, prompts: Sequence[str], responses: Sequen
     for prompt, response in zip(prompts, responses, strict=True):
         headers = response.headers
         ranking = headers["x-p2l-ranking"].split(",")
+        shown = prompt if len(prompt) <= 40 else prompt[:39] + "…"
         predicted = headers.get("x-p2l-win-rate") or headers.get("x-p2l-usable")
         table.add_row(
-            prompt if len(prompt) <= 40 else prompt[:39] + "…",
-            ranking[0],
-            headers["x-p2l-model"],
-            ranking[1],
+            *map(literal, (shown, ranking[0], headers["x-p2l-model"], ranking[1])),
             f"{float(predicted):.1%}" if predicted else "",
             headers.get("x-p2l-cost", "unknown"),
             headers["x-p2l-cache"],

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from p2l_plugins.cells import pipe_table
 from p2l_plugins.console import JsonOption, stderr
 from p2l_plugins.errors import ConfigError, DataError
 from p2l_plugins.files.tables import read_yaml_object
@@ -51,9 +52,8 @@ def _live(url: str, key: str | None, groups: list[str] | None, requests: int, as
     with httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S) as client:
         seen = [observe(client, name, requests) for name in groups or groups_of(client)]
     if not as_json:
-        typer.echo("| group | requests | answered by the first of the ranking |\n|:---|---:|---:|")
-        for one in seen:
-            typer.echo(f"| {one.group} | {one.requests} | {one.first} |")
+        heads = ["group", "requests", "answered by the first of the ranking"]
+        typer.echo(pipe_table(heads, [[one.group, str(one.requests), str(one.first)] for one in seen]))
         for one in seen:
             for sentence in one.problems:
                 stderr.print(f"p2l: {url}: group {one.group!r}: {sentence}", style="red", markup=False, soft_wrap=True)
@@ -112,16 +112,19 @@ def _offline(config: Path, as_json: bool) -> dict[str, Any]:
         groups = [one | {"routed": False, "reason": "P2L is not turned on"} for one in groups]
     says = [without_credentials(sentence) for sentence in says]
     if not as_json:
-        typer.echo(
-            "| group | deployment | model | USD per million tokens: input | output |\n|:---|:---|:---|---:|---:|"
-        )
-        for row in rows:
-            prices = [_price(row[key]) for key in ("input_price", "output_price")]
-            typer.echo(f"| {row['group']} | {row['deployment']} | {row['model']} | {' | '.join(prices)} |")
-        typer.echo("\n| requests for | routed | why |\n|:---|:---|:---|")
-        for one in groups:
-            team = "" if one["team"] is None else f" of team {one['team']}"
-            typer.echo(f"| {one['name']}{team} | {'yes' if one['routed'] else 'no'} | {one['reason']} |")
+        heads = ["group", "deployment", "model", "USD per million tokens: input", "output"]
+        names, prices = ("group", "deployment", "model"), ("input_price", "output_price")
+        cells = [[*(str(row[key]) for key in names), *(_price(row[key]) for key in prices)] for row in rows]
+        typer.echo(pipe_table(heads, cells, left=(0, 1, 2)))
+        cells = [
+            [
+                f"{one['name']}{'' if one['team'] is None else ' of team ' + str(one['team'])}",
+                "yes" if one["routed"] else "no",
+                str(one["reason"]),
+            ]
+            for one in groups
+        ]
+        typer.echo("\n" + pipe_table(["requests for", "routed", "why"], cells, left=(0, 1, 2)))
         for sentence in says:
             stderr.print(f"p2l: {config}: {sentence}", style="red", markup=False, soft_wrap=True)
         typer.echo(f"\n{len(says)} problems" if says else "\nno problems")

@@ -16,6 +16,7 @@ import numpy as np
 
 from litellm_router.decision import decide
 from litellm_router.settings import Rule
+from p2l_plugins.cells import pipe_table
 from p2l_plugins.errors import ConfigError, DataError
 from p2l_plugins.files.rows import read_rows
 from p2l_plugins.outcomes import Array
@@ -182,17 +183,14 @@ def _summary(label: str, pi: Array, values: Array, costs: Array, models: Sequenc
 
 def to_markdown(result: Mapping[str, Any], picks: int = 4) -> str:
     """The result as a table."""
-    lines = [
-        "| rule | cost, USD | mean cost | mean predicted value | models |",
-        "|:---|---:|---:|---:|:---|",
-    ]
+    rows = []
     for row in result["rules"]:
         shares = list(row["share"].items())
         shown = ", ".join(f"{name} {share:.0%}" for name, share in shares[:picks])
         more = f", {len(shares) - picks} more" if len(shares) > picks else ""
-        lines.append(
-            f"| {row['rule']} | {row['cost']:.6g} | {row['mean_cost']:.4g} | {row['mean_value']:.4f} | {shown}{more} |"
-        )
+        figures = [f"{row['cost']:.6g}", f"{row['mean_cost']:.4g}", f"{row['mean_value']:.4f}"]
+        rows.append([row["rule"], *figures, shown + more])
+    lines = [pipe_table(["rule", "cost, USD", "mean cost", "mean predicted value", "models"], rows, left=(0, 4))]
     lines.append(f"\n{result['requests']} requests, {result['models']} models")
     if result["paid"] is not None:
         lines.append(f"the answers cost {result['paid']:.6g} USD by LiteLLM's own account")

@@ -15,6 +15,7 @@ from typing import Any
 
 from lmeval_task import TASKS_DIR
 from lmeval_task.index import BENCHMARK_OF, LEADERBOARD_OF, harness_tasks
+from p2l_plugins.cells import plain
 from p2l_plugins.errors import ConfigError, P2LError
 
 USAGE = """\
@@ -57,7 +58,7 @@ def main() -> int:
     except (P2LError, OSError) as error:
         if debug or not (own or isinstance(error, P2LError)):  # an error of the harness is its own to explain
             raise
-        print(f"p2l-lm-eval: {error}", file=sys.stderr)
+        print(plain(f"p2l-lm-eval: {error}"), file=sys.stderr)
         return 2 if own and isinstance(error, ConfigError) else 1
     return 0
 

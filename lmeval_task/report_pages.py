@@ -7,8 +7,9 @@ from html import escape
 from typing import Any
 
 from lmeval_task.run_report import Agreements, Board, RunReport
+from p2l_plugins.cells import escaped, pipe_table
 from p2l_plugins.leaderboards.html import heat_cell, html_table, page
-from p2l_plugins.leaderboards.tables import Column, between, coef_span, escaped, named, pipe_table, rank_span, share
+from p2l_plugins.leaderboards.tables import Column, between, coef_span, named, rank_span, share
 
 INTERVALS = "Intervals (95 %) are over prompts: how the figures would vary with other prompts of the same kind."
 CHANGES = (
@@ -27,7 +28,7 @@ def markdown(report: RunReport, top: int | None = 20) -> str:
     """The report in markdown; `top` limits the rows of each leaderboard."""
     parts = ["# P2L on benchmarks"]
     for title, notes, (heads, rows), left in _sections(report, top):
-        parts += [f"## {escaped(title)}", *notes, pipe_table(heads, rows, (left,))]
+        parts += [f"## {escaped(title)}", *map(escaped, notes), pipe_table(heads, rows, (left,))]
     return "\n\n".join(parts) + "\n"
 
 

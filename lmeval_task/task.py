@@ -21,6 +21,7 @@ from lmeval_task.pairs import pack
 from lmeval_task.prompts_task import PromptsTask, joined, read_settings, score_turns, scores_of
 from lmeval_task.settings import Settings, evaluated_model
 from lmeval_task.source import load_source, prompt_of
+from p2l_plugins.cells import escaped
 from p2l_plugins.errors import DataError
 from p2l_plugins.leaderboards.leaderboard import Leaderboard
 from p2l_plugins.prompts import Turns, as_turns
@@ -151,7 +152,7 @@ def source_tasks(settings: Settings, metadata: Mapping[str, Any]) -> list[Task]:
 
 def metric_name(model: str) -> str:
     """A row's name. lm-eval splits names at a comma, and W&B at a slash; a bar would break the table."""
-    return "p2l_win_rate:" + re.sub(r"[,/|\s]+", "_", model)
+    return "p2l_win_rate:" + escaped(re.sub(r"[,/|\s]+", "_", model))
 
 
 def _row_models(scores: Scores, top: int) -> dict[str, int]:
@@ -161,4 +162,4 @@ def _row_models(scores: Scores, top: int) -> dict[str, int]:
 
 
 def _line(board: Leaderboard) -> str:
-    return " > ".join(board.models[i] for i in board.order[:_LINE])
+    return " > ".join(escaped(board.models[i]) for i in board.order[:_LINE])

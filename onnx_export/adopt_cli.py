@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onnx_export.edit_cli import aliases_of, need_onnx, open_bundle
-from p2l_plugins.console import JsonOption, progress
+from p2l_plugins.console import JsonOption, progress, tell
 from p2l_plugins.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def adopt(
         typer.echo(json.dumps(shown, indent=2, ensure_ascii=False))
         return
     for line in [*summary(found), "", f"{output}: {len(evidence.models)} models; report.md and report.html are in it"]:
-        typer.echo(line, err=True)
+        tell(line, err=True)
     if note is not None:
         typer.echo(note, err=True)
     typer.echo(yaml_lines(models, evidence.models, settings))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from onnx_export.adopt import Adoption
 from onnx_export.adopt_figures import HORIZON, Policy
+from p2l_plugins.cells import escaped, pipe_table
 from p2l_plugins.evaluation.figures import cost_score_figure
 from p2l_plugins.evaluation.gains import Gain
 from p2l_plugins.evaluation.report import number, with_error
@@ -17,7 +18,7 @@ from p2l_plugins.leaderboards.categories import MAX_CATEGORIES, CategoryBoards, 
 from p2l_plugins.leaderboards.html import board_table, html_table, page
 from p2l_plugins.leaderboards.leaderboard import Leaderboard, aggregate
 from p2l_plugins.leaderboards.pair_means import BLOCKS
-from p2l_plugins.leaderboards.tables import by_category, difference, markdown_table, pipe_table
+from p2l_plugins.leaderboards.tables import by_category, difference, markdown_table
 from p2l_plugins.outcomes import Family
 
 Table = tuple[str, list[str], list[list[str]]]
@@ -122,8 +123,9 @@ def write_report(found: Adoption, family: Family, folder: Path, labels: Sequence
     whole = board(found, family)
     parts = by_label(found, family, labels)
     record = whole.to_dict()
-    markdown = [f"# {title}", *verdict(found), *_counts(found), "## Leaderboard", markdown_table(record)]
-    body = [*(f"<p>{escape(line)}</p>" for line in (*verdict(found), *_counts(found)))]
+    lines = [*verdict(found), *_counts(found)]
+    markdown = [f"# {escaped(title)}", *map(escaped, lines), "## Leaderboard", markdown_table(record)]
+    body = [*(f"<p>{escape(line)}</p>" for line in lines)]
     body += ["<h2>Leaderboard</h2>", board_table(record, None)]
     listed = tables(found)
     if parts is not None:
@@ -132,7 +134,7 @@ def write_report(found: Adoption, family: Family, folder: Path, labels: Sequence
         rows = [[name, *(difference(row, interval=False) for row in own)] for name, own in by_category(boards, None)]
         listed.insert(0, ("Strengths: win rate, points from all prompts (* holds at FDR 5 %)", heads, rows))
     for name, heads, rows in listed:
-        markdown += [f"## {name}", pipe_table(heads, rows)]
+        markdown += [f"## {escaped(name)}", pipe_table(heads, rows)]
         body += [f"<h2>{escape(name)}</h2>", html_table(heads, [[escape(cell) for cell in row] for row in rows])]
     costs = found.figures.costs
     if costs is not None:

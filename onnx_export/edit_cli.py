@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from p2l_plugins.console import BundleArg, JsonOption, finite_option, progress
+from p2l_plugins.cells import pipe_table
+from p2l_plugins.console import BundleArg, JsonOption, finite_option, progress, tell
 from p2l_plugins.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def add_model(
         typer.echo(json.dumps(_identity(source, new, folder) | figures, indent=2, ensure_ascii=False))
         return
     for line in _added(figures) if figures["change"] == "add-model" else _added_several(figures):
-        typer.echo(line)
+        tell(line)
     _say(source, new, folder)
 
 
@@ -122,7 +123,7 @@ def remove_model(
     if as_json:
         typer.echo(json.dumps(_identity(source, new, output) | {"removed": names}, indent=2, ensure_ascii=False))
         return
-    typer.echo(f"removed {', '.join(names)}")
+    tell(f"removed {', '.join(names)}")
     _say(source, new, output)
 
 
@@ -145,7 +146,7 @@ def rename_model(
         change = {"old": old, "new": new_name, "alias": keep_alias}
         typer.echo(json.dumps(_identity(source, new, output) | change, indent=2, ensure_ascii=False))
         return
-    typer.echo(f"{old} is now {new_name}" + ("; the old name is an alias" if keep_alias else ""))
+    tell(f"{old} is now {new_name}" + ("; the old name is an alias" if keep_alias else ""))
     _say(source, new, output)
 
 
@@ -346,16 +347,16 @@ def _added_several(f: dict[str, Any]) -> list[str]:
     """The report of `add-model` for several models, or from accuracies, in lines."""
     if f["change"] == "add-from-accuracies":
         head = ["category", "prompts", "published", "fitted"]
-        rows = [f"| {c} | {r['prompts']} | {r['accuracy']:.3f} | {r['fitted']:.3f} |" for c, r in f["table"].items()]
-        return [f"| {' | '.join(head)} |", "|:---|---:|---:|---:|", *rows]
+        rows = [[c, str(r["prompts"]), f"{r['accuracy']:.3f}", f"{r['fitted']:.3f}"] for c, r in f["table"].items()]
+        return [pipe_table(head, rows)]
     opponents = ", ".join(f["known_opponents"]) or "none"
     lines = [f"{', '.join(f['models'])}: {f['votes']} votes on {f['prompts']} prompts; known opponents: {opponents}"]
     if f["left_out"]:
         lines.append(f"{f['left_out']} votes were left out: without a new model, or with one that nobody knows")
     held = f["held_out"]
     if held is not None:
-        lines += [f"| held out: {held['votes']} votes on {held['prompts']} prompts | log loss |", "|:---|---:|"]
-        lines += [f"| {name} | {loss:.4f} |" for name, loss in held["log_loss"].items()]
+        heads = [f"held out: {held['votes']} votes on {held['prompts']} prompts", "log loss"]
+        lines.append(pipe_table(heads, [[name, f"{loss:.4f}"] for name, loss in held["log_loss"].items()]))
     return lines
 
 
@@ -381,11 +382,14 @@ def _added(figures: dict[str, Any]) -> list[str]:
         error = "" if held["gain_stderr"] is None else f" ± {held['gain_stderr']:.4f}"
         lines += [
             "",
-            f"| held out: {held['votes']} votes on {held['prompts']} prompts | log loss |",
-            "|:---|---:|",
-            f"| fitted row | {loss['fitted']:.4f} |",
-            f"| mean row, own level | {loss['level_only']:.4f} |",
-            f"| mean row | {loss['mean_row']:.4f} |",
+            pipe_table(
+                [f"held out: {held['votes']} votes on {held['prompts']} prompts", "log loss"],
+                [
+                    ["fitted row", f"{loss['fitted']:.4f}"],
+                    ["mean row, own level", f"{loss['level_only']:.4f}"],
+                    ["mean row", f"{loss['mean_row']:.4f}"],
+                ],
+            ),
             "",
             f"gain over the level alone: {held['gain']:+.4f}{error}",
         ]

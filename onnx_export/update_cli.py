@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from onnx_export.edit_cli import NewBundle, need_onnx, open_bundle
-from p2l_plugins.console import BundleArg, JsonOption, finite_option, progress
+from p2l_plugins.console import BundleArg, JsonOption, finite_option, progress, tell
 from p2l_plugins.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -67,15 +67,15 @@ def update(
         typer.echo(json.dumps(record, indent=2, ensure_ascii=False))
         return
     for line in _left_out(found.news, bundle, votes):
-        typer.echo(line, err=True)
+        tell(line, err=True)
     typer.echo(report(found))
     typer.echo(f"{output}: fingerprint {source.manifest.fingerprint} → {new.manifest.fingerprint}", err=True)
 
 
 def report(found: Update) -> str:
     """What moved, as markdown."""
+    from p2l_plugins.cells import pipe_table
     from p2l_plugins.evaluation.report import with_error
-    from p2l_plugins.leaderboards.tables import pipe_table
 
     heads = ["model", "new votes", "level", "change", "± of the level", "rank"]
     rows = [

@@ -9,15 +9,25 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from p2l_plugins.cells import plain
 from p2l_plugins.errors import ConfigError
 
-stderr = Console(stderr=True, highlight=False)
+
+class _Plain(Console):
+    """Prints texts without the control characters that names and files may hold."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As `Console.print`."""
+        super().print(*(plain(one) if isinstance(one, str) else one for one in objects), **options)
+
+
+stderr = _Plain(stderr=True, highlight=False)
 
 BundleArg = Annotated[str, typer.Argument(help="A bundle: its folder, a Hugging Face hub id, or 'starter'.")]
 PROMPTS = typer.Argument(
@@ -40,6 +50,11 @@ def finite_option(value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is not a finite number.")
     return value
+
+
+def tell(text: str, err: bool = False) -> None:
+    """Prints a line for people, without the control characters that names in it may hold."""
+    typer.echo(plain(text), err=err)
 
 
 def read_keys(variable: str | None, path: Path | None, option: str = "--api-key") -> tuple[str, ...]:

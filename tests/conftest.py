@@ -53,6 +53,7 @@ SLOW = (
     "test_cli_ends.py",
     "test_cli_leaderboard.py",
     "test_docs.py",
+    "test_files.py",
     "test_wheel.py",
     "training",
     "votes/test_collected.py",

@@ -11,6 +11,7 @@ import numpy as np
 
 from litellm_router.ask.known import Compared
 from litellm_router.ask.run import Run
+from p2l_plugins.cells import escaped, pipe_table
 from p2l_plugins.outcomes import BAD, OUTCOMES, TIE, A, Array, B, Ids, sigmoid
 from p2l_plugins.prompts import Turns
 from p2l_plugins.votes.report import wilson
@@ -242,15 +243,15 @@ def human_report(voted: Sequence[Compared], prompts: Sequence[Turns], human: Vot
 
 def to_markdown(made: Mapping[str, Any]) -> str:
     """The report for people."""
-    lines = ["| model | answers | failures | refusals | empty | characters, mean | USD |", "|:---|" + "---:|" * 6]
+    rows = []
     for model, one in made["models"].items():
         length = "" if one["mean_characters"] is None else f"{one['mean_characters']:.0f}"
-        lines.append(
-            f"| {model} | {one['answers']} | {sum(one['failures'].values())} | {one['refusals']} | {one['empty']} | "
-            f"{length} | {one['cost_usd']:.4f} |"
-        )
+        counts = [one["answers"], sum(one["failures"].values()), one["refusals"], one["empty"]]
+        rows.append([model, *map(str, counts), length, f"{one['cost_usd']:.4f}"])
+    heads = ["model", "answers", "failures", "refusals", "empty", "characters, mean", "USD"]
+    lines = [pipe_table(heads, rows)]
     lines += [
-        f"\n{model} failed: {', '.join(f'{reason} ({count})' for reason, count in one['failures'].items())}"
+        f"\n{escaped(model)} failed: {', '.join(f'{reason} ({count})' for reason, count in one['failures'].items())}"
         for model, one in made["models"].items()
         if one["failures"]
     ]
@@ -276,29 +277,29 @@ def _last_line(made: Mapping[str, Any]) -> str:
 
 def _scored(made: Mapping[str, Any]) -> list[str]:
     ranked = sorted(made["mean_scores"].items(), key=lambda one: -one[1])
-    return ["", "| model | mean score |", "|:---|---:|", *(f"| {model} | {score:.3f} |" for model, score in ranked)]
+    return ["", pipe_table(["model", "mean score"], [[model, f"{score:.3f}"] for model, score in ranked])]
 
 
 def _judged(made: Mapping[str, Any]) -> list[str]:
-    lines = ["", "| judge | pairs | unreadable | failed | orders agree | first shown wins | longer wins | own wins |"]
-    lines.append("|:---|" + "---:|" * 7)
+    heads = ["judge", "pairs", "unreadable", "failed"]
+    heads += ["orders agree", "first shown wins", "longer wins", "own wins"]
+    rows = []
     for judge, one in made["judges"].items():
         own = one["self_preference"]
         shown = "" if own is None else _percent(own["own_wins"])
         if own is not None and own["own_wins_by_others"] is not None:
             shown += f" (others: {_percent(own['own_wins_by_others'])})"
-        lines.append(
-            f"| {judge} | {one['pairs']} | {one['unreadable']} | {made['judge_failures'][judge]} | "
-            f"{_percent(one['order_agreement'])} | {_percent(one['position_bias'])} | {_percent(one['longer_wins'])} | "
-            f"{shown} |"
-        )
+        counts = [one["pairs"], one["unreadable"], made["judge_failures"][judge]]
+        shares = [one["order_agreement"], one["position_bias"], one["longer_wins"]]
+        rows.append([judge, *map(str, counts), *map(_percent, shares), shown])
+    lines = ["", pipe_table(heads, rows)]
     if not made["board"]:
         return lines
-    lines += ["", "| model | coefficient | ± | at equal length |", "|:---|---:|---:|---:|"]
-    lines += [
-        f"| {one['model']} | {one['coef']:+.2f} | {one['stderr']:.2f} | {one['length_controlled']:+.2f} |"
+    rows = [
+        [one["model"], f"{one['coef']:+.2f}", f"{one['stderr']:.2f}", f"{one['length_controlled']:+.2f}"]
         for one in made["board"]
     ]
+    lines += ["", pipe_table(["model", "coefficient", "±", "at equal length"], rows)]
     length = made["length"]
     lines.append(
         f"\nthe longer answer won {_percent(length['longer_wins'])} of the decisive votes; effect of length "

@@ -31,17 +31,23 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The score c
 def stats(url: UrlOption = None, namespace: NamespaceOption = "p2l", as_json: JsonOption = False) -> None:
     """Entries, bytes and age of each bundle's scores, and the server's memory."""
     from p2l_plugins.cache.scan import survey
+    from p2l_plugins.cells import pipe_table
 
     found = in_cache(lambda client: survey(client, namespace), url, namespace)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
-    typer.echo("| schema | fingerprint | entries | bytes each | hours left |\n|---:|:---|---:|---:|---:|")
-    for row in found["bundles"]:
-        typer.echo(
-            f"| {row['schema']} | {row['fingerprint']} | {row['entries']} | {_shown(row['bytes_each'], '.0f')} "
-            f"| {_shown(row['hours_left'], '.1f')} |"
-        )
+    rows = [
+        [
+            row["schema"],
+            row["fingerprint"],
+            str(row["entries"]),
+            _shown(row["bytes_each"], ".0f"),
+            _shown(row["hours_left"], ".1f"),
+        ]
+        for row in found["bundles"]
+    ]
+    typer.echo(pipe_table(["schema", "fingerprint", "entries", "bytes each", "hours left"], rows, left=(1,)))
     memory = ", ".join(f"{key} {value}" for key, value in found["server"].items())
     typer.echo(f"\n{found['entries']} entries under {namespace}:" + (f"; server: {memory}" if memory else ""))
 

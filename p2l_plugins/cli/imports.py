@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from p2l_plugins.cli.cache import NamespaceOption, in_cache
-from p2l_plugins.console import JsonOption, ModelsOption, NotModelsOption, finite_option, progress, stderr
+from p2l_plugins.console import JsonOption, ModelsOption, NotModelsOption, finite_option, progress, stderr, tell
 from p2l_plugins.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Import:
             result |= {"notes": self.tally.notes, "model_names": list(models), "output": str(self.output)}
             typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
         else:
-            typer.echo(f"{line.format(**summary)} → {self.output}")
+            tell(f"{line.format(**summary)} → {self.output}")
 
 
 def _begun(

@@ -36,6 +36,7 @@ def route(
     as_json: JsonOption = False,
 ) -> None:
     """Route one prompt among the models in COSTS, and explain the choice."""
+    from p2l_plugins.cells import pipe_table, plain
     from p2l_plugins.files.tables import read_json_object
     from p2l_plugins.prompts import as_turns, conversation_in, prompt_in, text_bytes
     from p2l_plugins.routing.explain import estimated_input_tokens, explain, request_costs
@@ -61,10 +62,11 @@ def route(
     if as_json:
         typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
         return
-    typer.echo(f"| model | coefficient | {objective} | cost (USD) | share |\n|:---|---:|---:|---:|---:|")
-    for row in result["models"]:
-        line = f"| {row['model']} | {row['coef']:+.3f} | {row['value']:.1%} | {row['cost']:.6f} | {row['share']:.0%} |"
-        typer.echo(line)
+    rows = [
+        [row["model"], f"{row['coef']:+.3f}", f"{row['value']:.1%}", f"{row['cost']:.6f}", f"{row['share']:.0%}"]
+        for row in result["models"]
+    ]
+    typer.echo(pipe_table(["model", "coefficient", objective, "cost (USD)", "share"], rows))
     chosen, cost = " or ".join(result["choice"]), result["expected_cost"]
     pace = "" if result["multiplier"] is None else f", multiplier {result['multiplier']:.6g} per USD"
-    typer.echo(f"\n{rule}: {chosen}; expected cost {cost:.6f} USD, {objective} {result['value']:.1%}{pace}")
+    typer.echo(f"\n{rule}: {plain(chosen)}; expected cost {cost:.6f} USD, {objective} {result['value']:.1%}{pace}")

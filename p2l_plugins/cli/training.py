@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from p2l_plugins.console import JsonOption, resumable
+from p2l_plugins.console import JsonOption, resumable, tell
 from p2l_plugins.errors import ConfigError
 from p2l_plugins.training.config import read_config
 
@@ -46,7 +46,7 @@ def train(
         typer.echo(
             f"{row['file']}: {row['prompts']} prompts ({row['held_out_prompts']} held out), {row['votes']} votes"
         )
-    typer.echo(f"models: {', '.join(summary['model_names'])}")
+    tell(f"models: {', '.join(summary['model_names'])}")
     typer.echo(f"{summary['models']} models, {summary['steps']} steps, loss {summary['train_loss']:.4f} → {output}")
     held_out = summary["held_out"]
     if held_out:

@@ -11,7 +11,7 @@ import typer
 from p2l_plugins.cli import imports
 from p2l_plugins.cli.adapters import adapters_too
 from p2l_plugins.cli.imports import Margin, Usable
-from p2l_plugins.console import JsonOption, ModelsOption, NotModelsOption, progress, stderr
+from p2l_plugins.console import JsonOption, ModelsOption, NotModelsOption, progress, stderr, tell
 from p2l_plugins.errors import ConfigError, DataError
 
 app = typer.Typer(
@@ -66,7 +66,7 @@ def split_votes(
         typer.echo(json.dumps({"held_out": fraction, "seed": seed, **result}, indent=2, ensure_ascii=False))
         return
     for name, row in result.items():
-        typer.echo(f"{name}: {row['prompts']} prompts, {row['votes']} votes → {row['file']}")
+        tell(f"{name}: {row['prompts']} prompts, {row['votes']} votes → {row['file']}")
 
 
 @app.command()

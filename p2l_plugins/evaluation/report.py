@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from p2l_plugins.cells import padded_table
 from p2l_plugins.evaluation.calibration import Calibrations
 from p2l_plugins.evaluation.quality import CategoryLoss, LossDifference, VoteQuality
 from p2l_plugins.evaluation.routed import CostScore, Routed
@@ -95,18 +96,6 @@ def _plain(value: object) -> object:
     return value
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A markdown table with columns padded to one width, the first on the left, the others on the right."""
-    cells = [list(head), *(list(row) for row in rows)]
-    width = [max(3, *(len(row[i]) for row in cells)) for i in range(len(head))]
-    lines = [
-        "| " + " | ".join(x.ljust(w) if i == 0 else x.rjust(w) for i, (x, w) in enumerate(zip(row, width, strict=True)))
-        for row in cells
-    ]
-    rule = "|" + "|".join(":" + "-" * (w + 1) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(width)) + "|"
-    return "\n".join([lines[0] + " |", rule, *(line + " |" for line in lines[1:])])
-
-
 def number(x: float | None, sign: bool = False) -> str:
     """A figure, or a dash where there is none."""
     # + 0.0, so that nothing reads −0.0000
@@ -154,7 +143,7 @@ def _forecasts(report: Evaluation) -> str:
         gap = report.differences.get(name)
         error = "" if gap is None else with_error(gap.log_loss, gap.log_loss_stderr)
         rows.append([NAMES.get(name, name), *map(number, figures), error])
-    return table([*head], rows)
+    return padded_table([*head], rows)
 
 
 def _calibration(report: Evaluation) -> str:
@@ -168,7 +157,7 @@ def _calibration(report: Evaluation) -> str:
     rows.append(["p2l, if it were calibrated", number(c.expected), *(number(x.expected) for x in classes.values())])
     rows.append(["p2l, debiased root mean square", "", *(number(x.debiased_rms) for x in classes.values())])
     rows.append(["forecasts", "", *(str(x.n) for x in classes.values())])
-    return table(head, rows)
+    return padded_table(head, rows)
 
 
 def _bins(report: Evaluation) -> list[str]:
@@ -179,7 +168,8 @@ def _bins(report: Evaluation) -> list[str]:
             for b in c.bins
         ]
         name = CLASSES.get(key, key)
-        parts.append(table([f"p2l, {name}: predicted", "observed", "95 % interval", "forecasts", "prompts"], rows))
+        heads = [f"p2l, {name}: predicted", "observed", "95 % interval", "forecasts", "prompts"]
+        parts.append(padded_table(heads, rows))
     return parts
 
 
@@ -202,7 +192,7 @@ def _largest(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """The table of the largest categories; the second column counts prompts."""
     shown = sorted(rows, key=lambda row: -int(row[1]))[:CATEGORIES]
     more = len(rows) - len(shown)
-    return table(head, shown) + (f"\n\n({more} smaller categories are in --json only)" if more else "")
+    return padded_table(head, shown) + (f"\n\n({more} smaller categories are in --json only)" if more else "")
 
 
 def _routed(r: Routed) -> list[str]:
@@ -216,7 +206,7 @@ def _routed(r: Routed) -> list[str]:
     picks = ", ".join(f"{name} {share:.0%}" for name, share in r.picks[:PICKS])
     more = f" and {len(r.picks) - PICKS} more" if len(r.picks) > PICKS else ""
     parts = [
-        table([f"routed score, {r.candidates} models", "score", "p2l − it", "prompts"], rows),
+        padded_table([f"routed score, {r.candidates} models", "score", "p2l − it", "prompts"], rows),
         f"p2l picks {picks}{more}",
     ]
     if r.categories:
@@ -259,7 +249,7 @@ def curve_tables(curve: CostScore) -> str:
         [
             f"Score against cost, {curve.n} prompts, {len(curve.models)} models; best single: "
             f"{curve.best_single_model}, {with_error(best.score, best.stderr, False)} at {best.cost:.3g} USD a request",
-            table(head, rows),
-            table(["of the best single model's score", "cost, USD", "of its cost", "score − its score"], reach),
+            padded_table(head, rows),
+            padded_table(["of the best single model's score", "cost, USD", "of its cost", "score − its score"], reach),
         ]
     )

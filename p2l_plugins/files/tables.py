@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import os
+import shutil
+import stat
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,9 @@ try:
     import fcntl
 except ImportError:  # Windows: two processes that write one file are not noticed there
     fcntl = None  # type: ignore[assignment]
+
+#: Beside what is being written, held by who writes; seconds after which one that nobody holds is left over.
+_IN_USE, _OLD_S = ".in-use", 2.0
 
 #: What a full disk, an exhausted quota and a limit on the size of files answer.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -133,11 +140,8 @@ def replaced_file(target: Path) -> Iterator[Path]:
     """
     if target.is_dir():
         raise DataError(f"{target}: is a folder; name a file")
-    with (
-        full_disk_named(target),
-        tempfile.TemporaryDirectory(dir=target.absolute().parent, prefix=f".{target.name}-") as temporary,
-    ):
-        work = Path(temporary) / target.name
+    with full_disk_named(target), _room_beside(target) as room:
+        work = room / target.name
         yield work
         os.replace(work, target)
 
@@ -146,20 +150,77 @@ def replaced_file(target: Path) -> Iterator[Path]:
 def replaced_folder(target: Path) -> Iterator[Path]:
     """A temporary folder beside `target` that takes its place at the end, so that nothing is left half-written.
 
+    The modes of what is in it are those that the umask gives. Folders on the way to `target` that were not there are
+    gone again after an error.
+
     Raises:
-        DataError: `target` exists and is not an empty folder.
+        DataError: `target` exists, or does at the end, and is not an empty folder.
     """
     target = target.absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise DataError(f"{target}: already exists; name a new folder")
+    new = [folder for folder in target.parents if not folder.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        full_disk_named(target),
-        tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary,
-    ):
-        work = Path(temporary) / target.name
-        work.mkdir()
-        yield work
-        if target.exists():
+    try:
+        with full_disk_named(target), _room_beside(target) as room:
+            work = room / target.name
+            work.mkdir()
+            yield work
+            put_folder(work, target)
+    except BaseException:
+        for folder in new:
+            with suppress(OSError):  # another process has put something there
+                folder.rmdir()
+        raise
+
+
+def put_folder(work: Path, target: Path) -> None:
+    """Moves a folder to where it belongs, in one step, with the modes that the umask gives.
+
+    Raises:
+        DataError: something is there by now.
+    """
+    folder_mode = work.stat().st_mode
+    for path in work.rglob("*"):
+        if not path.is_symlink():  # some writers of files with weights let nobody else read them
+            path.chmod(stat.S_IMODE(folder_mode) & (0o777 if path.is_dir() else 0o666))
+    try:
+        if fcntl is None and target.is_dir():  # Windows puts no folder in the place of an empty one
             target.rmdir()
         os.rename(work, target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        raise DataError(f"{target}: another process wrote it meanwhile; name a new folder") from None
+
+
+@contextmanager
+def _room_beside(target: Path) -> Iterator[Path]:
+    """A hidden folder beside `target` for what becomes it; those that killed processes left there are removed."""
+    parent, prefix = target.absolute().parent, f".{target.name}-"
+    for left in _left_behind(parent, prefix):
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=parent, prefix=prefix) as room, (Path(room) / _IN_USE).open("wb") as mark:
+        hold(mark.fileno(), f"{room}: is held by another process")
+        yield Path(room)
+
+
+def _left_behind(parent: Path, prefix: str) -> Iterator[Path]:
+    """Folders of `_room_beside` whose process is gone: their mark is held by nobody."""
+    if fcntl is None:
+        return
+    for mark in sorted(parent.glob(f"{glob.escape(prefix)}*/{_IN_USE}")):
+        with suppress(OSError, DataError), _opened(mark) as file:
+            if time.time() - os.fstat(file).st_mtime > _OLD_S:  # a younger one may be about to be held
+                hold(file, "")
+                yield mark.parent
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """Descriptor of a file that anybody may have put there: no link is followed, no pipe waited for."""
+    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        yield file
+    finally:
+        os.close(file)

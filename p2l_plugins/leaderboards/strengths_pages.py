@@ -5,8 +5,9 @@ from __future__ import annotations
 import textwrap
 from html import escape
 
+from p2l_plugins.cells import escaped, pipe_table
 from p2l_plugins.leaderboards.html import html_table, page
-from p2l_plugins.leaderboards.tables import Record, between, difference, escaped, pipe_table, points, rank_span, share
+from p2l_plugins.leaderboards.tables import Record, between, difference, points, rank_span, share
 
 _NOTE = (
     "Differences are points of the win rate, less the mean of the comparable models, from that of all prompts: ties on "
@@ -18,7 +19,7 @@ _MARKDOWN_CHARACTERS, _HTML_CHARACTERS = 300, 2000
 
 def markdown(report: Record) -> str:
     """The report as markdown."""
-    parts = [f"# Strengths and weaknesses of {escaped(report['model'])}", _overall(report)]
+    parts = [f"# Strengths and weaknesses of {escaped(report['model'])}", escaped(_overall(report))]
     if report["categories"]:
         parts += ["## By category", pipe_table(*_table(report["categories"]), left=(0, 5))]
     for key, title in (("gains", "Gains most on"), ("losses", "Loses most on")):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
+
+from p2l_plugins.cells import escaped, pipe_table
 
 #: What `Leaderboard.to_dict` and `CategoryBoards.to_dict` give, and one of their rows.
 Record = dict[str, Any]
@@ -112,8 +114,7 @@ def category_tables(boards: Record, top: int | None) -> str:
     for name, board in boards["categories"].items():
         leaves = boards.get("parents", {}).get(name)
         inside = f": {'; '.join(leaves)}" if leaves else ""
-        heading = " ".join(f"## {name} ({board['n_prompts']}){inside}".split())  # a name may hold line breaks
-        parts += [heading, markdown_table(board, top)]
+        parts += ["## " + escaped(f"{name} ({board['n_prompts']}){inside}"), markdown_table(board, top)]
     return "\n\n".join(parts)
 
 
@@ -122,15 +123,3 @@ def by_category(boards: Record, top: int | None) -> list[tuple[str, list[Row]]]:
     categories = [{row["model"]: row for row in board["leaderboard"]} for board in boards["categories"].values()]
     models = [row["model"] for row in boards["leaderboard"][:top]]
     return [(model, [rows.get(model, _NOT_THERE) for rows in categories]) for model in models]
-
-
-def pipe_table(heads: Sequence[str], rows: Iterable[Sequence[str]], left: Collection[int] = (0,)) -> str:
-    """A table; headings and cells are text, and columns stand on the right but those in `left`."""
-    first, *rest = ["| " + " | ".join(map(escaped, cells)) + " |" for cells in (heads, *rows)]
-    rule = "|" + "".join(":---|" if i in left else "---:|" for i in range(len(heads)))
-    return "\n".join([first, rule, *rest])
-
-
-def escaped(text: str) -> str:
-    """Text in a cell of a markdown table."""
-    return " ".join(text.replace("|", "\\|").split())

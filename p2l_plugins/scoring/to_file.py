@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from p2l_plugins.cells import csv_cell
 from p2l_plugins.errors import ConfigError, DataError
 from p2l_plugins.files.prompts import CHUNK_CHARACTERS, CHUNK_PROMPTS, PromptFile, Summary
 from p2l_plugins.files.tables import full_disk_named, need_folder
@@ -138,7 +139,7 @@ def _write(path: Path, texts: Sequence[Prompt], scores: Scores, kind: str, conve
         cells = [text if isinstance(text, str) else json.dumps(text, ensure_ascii=False) for text in texts]
         with path.open("w", newline="", encoding="utf-8") as stream:
             rows = zip(cells, _raw_eta(scores), scores.coefs.tolist(), strict=True)
-            csv.writer(stream).writerows([cell, eta, *coefs] for cell, eta, coefs in rows)
+            csv.writer(stream).writerows([csv_cell(cell), eta, *coefs] for cell, eta, coefs in rows)
         return
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -161,7 +162,7 @@ def _join(folder: Path, target: Path, models: tuple[str, ...]) -> None:
     with target.open("wb") as stream:
         if target.suffix == ".csv":
             header = io.StringIO(newline="")
-            csv.writer(header).writerow(["prompt", "raw_eta", *models])
+            csv.writer(header).writerow(["prompt", "raw_eta", *map(csv_cell, models)])
             stream.write(header.getvalue().encode())
         for part in parts:
             with part.open("rb") as source:

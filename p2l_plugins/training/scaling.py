@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from p2l_plugins.cells import pipe_table
 from p2l_plugins.errors import ConfigError, DataError
 from p2l_plugins.files.figures import new_figure, save_figure
 from p2l_plugins.outcomes import Array
@@ -173,10 +174,8 @@ def laws(runs: Sequence[Run]) -> list[Law]:
 
 def scaling_tables(runs: Sequence[Run], fitted: Sequence[Law]) -> str:
     """Markdown: a row per size (mean over seeds), and a row per law."""
-    lines = [
-        "| backbone | share | prompts | votes | runs | held-out loss | marginal | fit | seconds |",
-        "|:---|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+    heads = ["backbone", "share", "prompts", "votes", "runs", "held-out loss", "marginal", "fit", "seconds"]
+    rows = []
     by_name = {law.backbone: law for law in fitted}
     for backbone, fraction in dict.fromkeys((run.backbone, run.fraction) for run in runs):
         mine = [run for run in runs if (run.backbone, run.fraction) == (backbone, fraction)]
@@ -185,17 +184,22 @@ def scaling_tables(runs: Sequence[Run], fitted: Sequence[Law]) -> str:
             for key in ("prompts", "votes", "loss", "marginal_loss", "seconds")
         }
         fit = f"{float(by_name[backbone].loss(np.array(mean['votes']))):.4f}" if backbone in by_name else ""
-        lines.append(
-            f"| {backbone} | {fraction:g} | {mean['prompts']:.0f} | {mean['votes']:.0f} | {len(mine)} | "
-            f"{mean['loss']:.4f} | {mean['marginal_loss']:.4f} | {fit} | {mean['seconds']:.0f} |"
-        )
-    lines += ["", "| backbone | E (95 %) | A | α (95 %) | residual | runs |", "|:---|:---|---:|:---|---:|---:|"]
-    lines += [
-        f"| {law.backbone} | {law.e:.4f} ({law.e_interval[0]:.4f} to {law.e_interval[1]:.4f}) | {law.a:.4g} | "
-        f"{law.alpha:.3f} ({law.alpha_interval[0]:.3f} to {law.alpha_interval[1]:.3f}) | {law.residual:.4f} | {law.n} |"
+        counts = [f"{fraction:g}", f"{mean['prompts']:.0f}", f"{mean['votes']:.0f}", str(len(mine))]
+        losses = [f"{mean['loss']:.4f}", f"{mean['marginal_loss']:.4f}", fit]
+        rows.append([backbone, *counts, *losses, f"{mean['seconds']:.0f}"])
+    laws = [
+        [
+            law.backbone,
+            f"{law.e:.4f} ({law.e_interval[0]:.4f} to {law.e_interval[1]:.4f})",
+            f"{law.a:.4g}",
+            f"{law.alpha:.3f} ({law.alpha_interval[0]:.3f} to {law.alpha_interval[1]:.3f})",
+            f"{law.residual:.4f}",
+            str(law.n),
+        ]
         for law in fitted
     ]
-    return "\n".join(lines)
+    of_laws = ["backbone", "E (95 %)", "A", "α (95 %)", "residual", "runs"]
+    return f"{pipe_table(heads, rows)}\n\n{pipe_table(of_laws, laws, left=(0, 1, 3))}"
 
 
 def draw_scaling(runs: Sequence[Run], fitted: Sequence[Law], path: Path) -> None:

@@ -20,6 +20,7 @@ from accelerate import PartialState
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainingArguments
 
 from p2l_plugins.errors import ConfigError, DataError, P2LError
+from p2l_plugins.files.tables import put_folder
 from p2l_plugins.outcomes import Array, negative_log_likelihood
 from p2l_plugins.prompts import TextEncoder, Turns
 from p2l_plugins.scoring.training_prompts import TRAINING_PROMPTS, TrainingPrompts
@@ -73,9 +74,7 @@ def train(config: TrainConfig, data_dir: Path, output: Path, resume: bool = Fals
             shutil.rmtree(partial, ignore_errors=True)
         raise
     if state.is_main_process:
-        if output.exists():
-            output.rmdir()
-        os.rename(partial / "checkpoint", output)
+        put_folder(partial / "checkpoint", output)
         shutil.rmtree(partial)
     state.wait_for_everyone()
     return report

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from p2l_plugins.cells import escaped, pipe_table
 from p2l_plugins.outcomes import BAD, OUTCOMES, TIE, A
 from p2l_plugins.prompts import Turns
 from p2l_plugins.votes.cleaning import outcome_weights, pair_groups
@@ -207,8 +208,7 @@ def to_text(report: dict[str, Any]) -> str:
     rows.append(("characters per prompt", f"{points}, mean {length['mean_characters']:.0f}"))
     rows.append(("several turns", f"{length['several_turns']} prompts, {length['most_turns']} turns at most"))
     rows += _other_prompts(report)
-    lines = ["| what | found |", "|:---|:---|", *(f"| {what} | {found} |" for what, found in rows)]
-    return "\n".join([*lines, *_worth_a_look(report)])
+    return "\n".join([pipe_table(["what", "found"], rows, left=(0, 1)), *_worth_a_look(report)])
 
 
 def _other_prompts(report: dict[str, Any]) -> list[tuple[str, str]]:
@@ -233,15 +233,15 @@ def _worth_a_look(report: dict[str, Any]) -> list[str]:
     lines = []
     few = report["few_votes"]
     if few["models"]:
-        named = ", ".join(f"{name} ({count})" for name, count in few["models"].items())
+        named = ", ".join(f"{escaped(name)} ({count})" for name, count in few["models"].items())
         lines.append(f"\nfewer than {few['below']} votes: {named}")
     if len(report["components"]) > 1:
         lines.append(f"\nthe models fall into {len(report['components'])} groups that were never compared:")
-        lines += [f"- {', '.join(part)}" for part in report["components"]]
+        lines += [f"- {', '.join(map(escaped, part))}" for part in report["components"]]
     for key, title in (("never_lost", "never lost"), ("never_won", "never won")):
         if report[key]:
-            lines.append(f"\n{title} a decisive vote: {', '.join(report[key])}")
+            lines.append(f"\n{title} a decisive vote: {', '.join(map(escaped, report[key]))}")
     unseen = report.get("held_out", {}).get("models_only_in_test")
     if unseen:
-        lines.append(f"\nonly in held-out prompts: {', '.join(unseen)}")
+        lines.append(f"\nonly in held-out prompts: {', '.join(map(escaped, unseen))}")
     return lines

@@ -108,6 +108,27 @@ async def test_a_client_that_decodes_answers_is_no_trouble(fresh, entry):
     await client.aclose()
 
 
+async def test_under_a_secret_only_its_holders_values_are_read(fresh, entry, redis_cache):
+    """By services that were upgraded and by those that were not, on one server: a miss, and never an error."""
+    keyed, plain, other = (redis_cache(fresh.url, secret=secret) for secret in (b"s" * 32, b"", b"t" * 32))
+    await plain.set_many({KEYS[0]: entry()})
+    await keyed.set_many({KEYS[1]: entry()})
+    assert [found is not None for found in await keyed.get_many(KEYS[:2])] == [False, True]
+    assert [found is not None for found in await plain.get_many(KEYS[:2])] == [True, False]
+    assert await other.get_many(KEYS[:2]) == [None, None]
+    await keyed.set_many({KEYS[0]: entry()})
+    assert None not in await keyed.get_many(KEYS[:2])
+    fresh.client().copy(KEYS[1], KEYS[2])  # to another prompt
+    assert await keyed.get_many([KEYS[2]]) == [None]
+    counts = [cache.snapshot() for cache in (keyed, plain, other)]
+    assert [one["unreadable"] for one in counts] == [
+        {"forged": 1, "version": 1},
+        {"version": 1},
+        {"forged": 1, "version": 1},
+    ]
+    assert [one["errors"] for one in counts] == [{}, {}, {}]
+
+
 def test_each_event_loop_has_a_client_of_its_own(fresh, entry):
     clients = Clients(fresh.url)
     cache = RedisCache(clients, deadline_s=5)

@@ -198,6 +198,59 @@ def test_a_tampered_starter_is_refused(tmp_path, name):
         P2L.load(folder)
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "../other",
+        "../../none",
+        "/nowhere/at/all",
+        "a/b/c",
+        "-x",
+        "~/bundle",
+        "a//b",
+        "a/..",
+        "a\x00b",
+        "a b",
+        "x" * 200,
+    ],
+)
+def test_a_hub_id_like_a_path_is_neither_fetched_nor_made(tmp_path, monkeypatch, source):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    with pytest.raises(BundleError):
+        P2L.load(source)
+    assert [path.name for path in tmp_path.rglob("*")] == ["work"]
+
+
+HUGE = 2**45
+
+
+@pytest.mark.parametrize("where", ["made", "weights", "output"])
+def test_a_graph_of_huge_dimensions_is_refused_or_fails_on_its_prompt(tmp_path, where):
+    folder = write_bundle(tmp_path / "bundle", family="bt")
+    graph = onnx.load(str(folder / "model.onnx"))
+    if where == "made":  # as much memory as nobody has, asked for when it runs
+        shape = onnx.numpy_helper.from_array(np.array([HUGE]), "shape")
+        graph.graph.initializer.append(shape)
+        graph.graph.node.append(onnx.helper.make_node("ConstantOfShape", ["shape"], ["zeros"]))
+        graph.graph.node.append(onnx.helper.make_node("ReduceMax", ["zeros"], ["zero"], keepdims=0))
+        last = next(node for node in graph.graph.node if "coefs" in node.output)
+        last.output[0] = "sums"
+        graph.graph.node.append(onnx.helper.make_node("Add", ["sums", "zero"], ["coefs"]))
+    elif where == "weights":
+        next(one for one in graph.graph.initializer if one.name == "table").dims[0] = HUGE
+    else:
+        graph.graph.output[0].type.tensor_type.shape.dim[1].dim_value = HUGE
+    onnx.save(graph, str(folder / "model.onnx"))
+    state(folder)
+    if where == "made":
+        with pytest.raises(Exception, match=r"(?i)alloc|memory|size"):
+            P2L.load(folder).score(["math"])
+    else:
+        with pytest.raises(BundleError, match=r"model\.onnx"):
+            P2L.load(folder)
+
+
 # ---- reading a graph's file
 
 

@@ -195,7 +195,7 @@ async def test_an_entry_that_the_head_can_not_have_given_is_scored_anew(coef, po
     await flights.cache.set_many({key: Entry(np.array([coef], np.float32), None)})
     (scored,) = await flights.score(turns("a"))
     assert scored.cached == possible
-    assert flights.cache.stats.snapshot()["unreadable"] == ({} if possible else {"bounds": 1})
+    assert set(flights.cache.stats.snapshot()["unreadable"]) == (set() if possible else {"bounds"})
     (again,) = await flights.score(turns("a"))
     assert again.cached  # what was scored has taken its place
     assert again.entry.coefs.tolist() == ([coef] if possible else [1.0])

@@ -48,9 +48,10 @@ class Handler(Answering):
             "ungrounded": [],
             "max_length": p2l.bundle.manifest.text.max_length,
             "overall": {"coefs": coefs[1:] if mode == "narrow" else coefs, "raw_eta": p2l.overall.raw_eta},
+            "bounds": {"coefs": 500.0, "raw_eta": 9.0},
         }
         if mode == "old":
-            del said["overall"]
+            del said["overall"], said["bounds"]
         self._answer(self._status("/v1/bundle"), said)
 
     def do_POST(self):  # noqa: N802 - the name that http.server calls

@@ -165,6 +165,26 @@ async def test_two_proxies_know_it_through_redis(client):
     assert min([await client.ttl(key) for key in stored]) > 0
 
 
+async def test_who_has_a_conversation_can_not_be_made_or_moved_without_the_secret(client):
+    one, two = (Conversations(secret=b"s", client=lambda: client, deadline_s=5.0, namespace="test") for _ in range(2))
+    chats = [[say(text), {"role": "assistant", "content": f"on {text}"}, say("Another")] for text in "xy"]
+    for chat, model in zip(chats, "ab", strict=True):
+        one.answered(
+            conversation_of(one, chat[:1]),
+            {"choices": [{"message": {"content": chat[1]["content"]}}]},
+            Turn(model, 0.25),
+        )
+    await asyncio.gather(*one._writes)
+    x, y = ([f"test:turn:1:{key.hex()}" for key in conversation_of(two, chat).keys] for chat in chats)
+    of_x, of_y = ([value for value in await client.mget(keys) if value] for keys in (x, y))
+    old = b"0.25 " + two._hash("model", "b").hex().encode()  # as values were
+    flips = [bytes([*of_x[0][:i], of_x[0][i] ^ 1, *of_x[0][i + 1 :]]) for i in range(len(of_x[0]))]
+    for wrong in (*of_y, of_x[0].replace(b"0.25", b"0.75"), old, b"0.25 b", b"\xff 1", b"0.25 \xc3\xa9", b"", *flips):
+        await client.mset(dict.fromkeys(x, wrong))
+        assert await two.found(conversation_of(two, chats[0]), ["a", "b"]) is None
+    assert await two.found(conversation_of(two, chats[1]), ["a", "b"]) == Turn("b", 0.25)
+
+
 async def test_without_redis_or_while_it_is_away_it_goes_on():
     class Away:
         async def mget(self, keys):

@@ -15,6 +15,7 @@ from litellm_router import P2LRouter, P2LSettings
 from litellm_router.endpoint import PAUSE_S, RemoteScorer
 from litellm_router.reasons import NotRoutedError
 from p2l_plugins import P2L
+from p2l_plugins.cache.entry import WIDEST
 from p2l_plugins.errors import ConfigError
 
 KEY = "a key of the scorer"
@@ -56,6 +57,7 @@ def test_scores_are_those_of_the_bundle(scorer, tiny):
     assert theirs.unknown[2] == 1
     np.testing.assert_array_equal(remote.overall.coefs, tiny.overall.coefs)
     assert remote.overall.raw_eta == tiny.overall.raw_eta
+    assert remote.bounds == (500.0, 9.0)
     remote.close()
 
 
@@ -177,6 +179,7 @@ async def test_a_scorer_that_says_nothing_of_unknown_tokens_is_used(scorer, rout
     scorer.mode = "old"
     remote = RemoteScorer(scorer.url, KEY)
     assert remote.overall is None
+    assert remote.bounds == WIDEST
     assert remote.score_turns([("math",)]).unknown is None
     remote.close()
     assert (await decided(router, group, "math"))["model"] == "alpha"

@@ -50,6 +50,7 @@ def test_the_bundle_says_what_a_client_needs(client, p2l):
         "ungrounded": list(manifest.ungrounded),
         "max_length": 512,
         "overall": {"coefs": p2l.overall.coefs.tolist(), "raw_eta": p2l.overall.raw_eta},
+        "bounds": {"coefs": p2l.bounds.coefs, "raw_eta": p2l.bounds.raw_eta},
     }
 
 
