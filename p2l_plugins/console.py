@@ -42,6 +42,14 @@ def finite_option(value: float | None) -> float | None:
     return value
 
 
+UsableOption = Annotated[
+    float, typer.Option(help="Score matrix: lowest score of a usable answer.", callback=finite_option)
+]
+MarginOption = Annotated[
+    float, typer.Option(help="Score matrix: largest difference that is a tie.", min=0, callback=finite_option)
+]
+
+
 def read_keys(variable: str | None, path: Path | None) -> tuple[str, ...]:
     """Keys of a variable or a file: not of the command line, which other users of the machine can read.
 
