@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onnx_export.edit_cli import aliases_of, need_onnx, open_bundle
-from p2l_plugins.console import JsonOption, progress, tell
+from onnx_export.edit_cli import aliases_of, need_onnx, open_bundle, steps
+from p2l_plugins.console import JsonOption, MarginOption, UsableOption, tell
 from p2l_plugins.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ def adopt(
     alias: Annotated[
         list[str] | None, typer.Option(help="OTHER=MODEL: VOTES call MODEL of CONFIG OTHER; repeatable.")
     ] = None,
-    usable: Annotated[float, typer.Option(help="Score matrix: lowest score of a usable answer.")] = 0.5,
-    margin: Annotated[float, typer.Option(help="Score matrix: largest difference that is a tie.")] = 0.0,
+    usable: UsableOption = 0.5,
+    margin: MarginOption = 0.0,
     costs: Annotated[
         Path | None,
         typer.Option(help="Prices as in 'p2l route'. Default: those in CONFIG (input_cost_per_token and output_...)."),
@@ -76,19 +76,8 @@ def adopt(
     def write(found: Adoption, folder: Path) -> None:
         write_report(found, family, folder, _labels(evidence, topics), f"{called}: {len(evidence.models)} models")
 
-    with progress() as bar:
-        task = bar.add_task("scoring", total=len(evidence.votes.prompts))
-        new, found = run(
-            source,
-            evidence,
-            output,
-            called,
-            others,
-            price,
-            write,
-            step=lambda line: typer.echo(f"{line} …", err=True),
-            progress=lambda n: bar.advance(task, n),
-        )
+    with steps(len(evidence.votes.prompts)) as (step, advance):
+        new, found = run(source, evidence, output, called, others, price, write, step, advance)
     settings = settings_of(output, found.figures.saves if found.kind == "saves" else None)
     note = None if write_config is None else copy_config(config, write_config, evidence.models, settings)
     if as_json:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from p2l_plugins.cells import pipe_table
-from p2l_plugins.console import BundleArg, JsonOption, finite_option, progress, tell
+from p2l_plugins.console import BundleArg, JsonOption, MarginOption, UsableOption, progress
 from p2l_plugins.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,12 +37,8 @@ def add_model(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="New folder for the bundle. Default: './BUNDLE+NAME'.")
     ] = None,
-    usable: Annotated[
-        float, typer.Option(help="Score matrix: lowest score of a usable answer.", callback=finite_option)
-    ] = 0.5,
-    margin: Annotated[
-        float, typer.Option(help="Score matrix: largest difference that is a tie.", min=0, callback=finite_option)
-    ] = 0.0,
+    usable: UsableOption = 0.5,
+    margin: MarginOption = 0.0,
     alias: Annotated[
         list[str] | None,
         typer.Option(
@@ -73,16 +71,8 @@ def add_model(
     source = open_bundle(bundle)
     aliases = aliases_of(alias or [])
     folder = output or Path(re.sub(r"[^\w.+-]+", "-", "+".join([source.manifest.name, *names])))
-    with progress() as bar:
-        task = bar.add_task("scoring", total=None)
-
-        def step(line: str) -> None:
-            typer.echo(f"{line} …", err=True)
-
-        def advance(n: int) -> None:
-            bar.advance(task, n)
-
-        called = name if model else None
+    called = name if model else None
+    with steps() as (step, advance):
         if accuracies is not None and prompts is not None:
             from onnx_export.accuracies import add_from_accuracies, read_accuracies, read_categories
 
@@ -102,12 +92,8 @@ def add_model(
             new, figures = models.add_model(
                 source, rows, names[0], folder, aliases, held_out, seed, drop_ties, step, advance
             )
-    if as_json:
-        typer.echo(json.dumps(_identity(source, new, folder) | figures, indent=2, ensure_ascii=False))
-        return
-    for line in _added(figures) if figures["change"] == "add-model" else _added_several(figures):
-        tell(line)
-    _say(source, new, folder)
+    lines = _added(figures) if figures["change"] == "add-model" else _added_several(figures)
+    _tell(source, new, folder, figures, lines, as_json)
 
 
 def remove_model(
@@ -120,11 +106,7 @@ def remove_model(
     models = need_onnx()
     source = open_bundle(bundle)
     new = models.remove_models(source, names, output)
-    if as_json:
-        typer.echo(json.dumps(_identity(source, new, output) | {"removed": names}, indent=2, ensure_ascii=False))
-        return
-    tell(f"removed {', '.join(names)}")
-    _say(source, new, output)
+    _tell(source, new, output, {"removed": names}, [f"removed {', '.join(names)}"], as_json)
 
 
 def rename_model(
@@ -142,12 +124,8 @@ def rename_model(
     models = need_onnx()
     source = open_bundle(bundle)
     new = models.rename_model(source, old, new_name, output, keep_alias)
-    if as_json:
-        change = {"old": old, "new": new_name, "alias": keep_alias}
-        typer.echo(json.dumps(_identity(source, new, output) | change, indent=2, ensure_ascii=False))
-        return
-    tell(f"{old} is now {new_name}" + ("; the old name is an alias" if keep_alias else ""))
-    _say(source, new, output)
+    line = f"{old} is now {new_name}" + ("; the old name is an alias" if keep_alias else "")
+    _tell(source, new, output, {"old": old, "new": new_name, "alias": keep_alias}, [line], as_json)
 
 
 def refit_head(
@@ -181,22 +159,10 @@ def refit_head(
 
     source = open_bundle(bundle)
     settings = read_config(config)
-    with progress() as bar:
-        task = bar.add_task("scoring", total=None)
-        new = run(
-            source,
-            settings,
-            data or config.parent,
-            output,
-            epochs,
-            batch_size,
-            learning_rate,
-            category_prior,
-            unseen_prior,
-            shrink,
-            step=lambda line: typer.echo(f"{line} …", err=True),
-            progress=lambda n: bar.advance(task, n),
-        )
+    choices = (category_prior, unseen_prior, shrink)
+    with steps() as (step, advance):
+        folder = data or config.parent
+        new = run(source, settings, folder, output, epochs, batch_size, learning_rate, *choices, step, advance)
     change = new.manifest.training["changes"][-1]
     if as_json:
         typer.echo(json.dumps({"bundle": str(output), "fingerprint": new.manifest.fingerprint, **change}, indent=2))
@@ -220,17 +186,8 @@ def fit_novelty(
 
     source = open_bundle(bundle)
     settings = read_config(config)
-    with progress() as bar:
-        task = bar.add_task("scoring", total=None)
-        new = run(
-            source,
-            settings,
-            data or config.parent,
-            output,
-            epochs,
-            step=lambda line: typer.echo(f"{line} …", err=True),
-            progress=lambda n: bar.advance(task, n),
-        )
+    with steps() as (step, advance):
+        new = run(source, settings, data or config.parent, output, epochs, step, advance)
     change = new.manifest.training["changes"][-1]
     if as_json:
         typer.echo(json.dumps({"bundle": str(output), "fingerprint": new.manifest.fingerprint, **change}, indent=2))
@@ -271,11 +228,7 @@ def mark_training(
         source, parts.seen_prompts(), {"held_out": settings.held_out, "seed": settings.seed}, output, known
     )
     count = len(new.training_prompts)
-    if as_json:
-        typer.echo(json.dumps(_identity(source, new, output) | {"training_prompts": count}, indent=2))
-        return
-    typer.echo(f"{output}: {count} training prompts noted")
-    _say(source, new, output)
+    _tell(source, new, output, {"training_prompts": count}, [f"{output}: {count} training prompts noted"], as_json)
 
 
 def need_onnx() -> ModuleType:
@@ -293,6 +246,14 @@ def need_onnx() -> ModuleType:
             f"this command needs the extra 'export': pip install 'p2l-plugins[export]' ({error})"
         ) from None
     return models
+
+
+@contextmanager
+def steps(prompts: int | None = None) -> Iterator[tuple[Callable[[str], None], Callable[[int], None]]]:
+    """Prints the steps of a change, and shows how many prompts each run finished; what these are told by."""
+    with progress() as bar:
+        task = bar.add_task("scoring", total=prompts)
+        yield lambda line: typer.echo(f"{line} …", err=True), lambda n: bar.advance(task, n)
 
 
 def open_bundle(bundle: str) -> Bundle:
@@ -313,18 +274,17 @@ def aliases_of(options: list[str]) -> dict[str, str]:
     return pairs
 
 
-def _identity(source: Bundle, new: Bundle, folder: Path) -> dict[str, Any]:
-    return {
-        "bundle": str(folder),
-        "models": len(new.manifest.models),
-        "fingerprint": new.manifest.fingerprint,
-        "previous_fingerprint": source.manifest.fingerprint,
-    }
-
-
-def _say(source: Bundle, new: Bundle, folder: Path) -> None:
-    typer.echo(f"{folder}: {len(new.manifest.models)} models")
-    typer.echo(f"fingerprint {source.manifest.fingerprint} → {new.manifest.fingerprint}")
+def _tell(
+    source: Bundle, new: Bundle, folder: Path, change: Mapping[str, Any], lines: Sequence[str], as_json: bool
+) -> None:
+    """What a change did, as JSON or in lines, and which bundle came of it."""
+    models, before, after = len(new.manifest.models), source.manifest.fingerprint, new.manifest.fingerprint
+    if as_json:
+        bundle = {"bundle": str(folder), "models": models, "fingerprint": after, "previous_fingerprint": before}
+        typer.echo(json.dumps({**bundle, **change}, indent=2, ensure_ascii=False))
+        return
+    for line in (*lines, f"{folder}: {models} models", f"fingerprint {before} → {after}"):
+        tell(line)
 
 
 def _new_names(

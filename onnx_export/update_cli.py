@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onnx_export.edit_cli import NewBundle, need_onnx, open_bundle
-from p2l_plugins.console import BundleArg, JsonOption, finite_option, progress, tell
+from onnx_export.edit_cli import NewBundle, need_onnx, open_bundle, steps
+from p2l_plugins.console import BundleArg, JsonOption, MarginOption, UsableOption, tell
 from p2l_plugins.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,12 +30,8 @@ def update(
         bool, typer.Option("--again", help="Use votes too that are no newer than the newest one of before.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Write also what is worse than the present bundle.")] = False,
-    usable: Annotated[
-        float, typer.Option(help="Score matrix: lowest score of a usable answer.", callback=finite_option)
-    ] = 0.5,
-    margin: Annotated[
-        float, typer.Option(help="Score matrix: largest difference that is a tie.", min=0, callback=finite_option)
-    ] = 0.0,
+    usable: UsableOption = 0.5,
+    margin: MarginOption = 0.0,
     as_json: JsonOption = False,
 ) -> None:
     """Add new votes to a bundle's models, beside what it keeps of the votes before; written only if not worse."""
@@ -47,18 +43,8 @@ def update(
         raise ConfigError(f"--half-life-days is {half_life_days:g}, but must be above 0")
     source = open_bundle(bundle)
     rows = read_votes(votes, source.manifest.aliases, usable, margin)
-    with progress() as bar:
-        task = bar.add_task("scoring", total=None)
-        new, found = run(
-            source,
-            rows,
-            output,
-            half_life_days,
-            again,
-            force,
-            step=lambda line: typer.echo(f"{line} …", err=True),
-            progress=lambda n: bar.advance(task, n),
-        )
+    with steps() as (step, advance):
+        new, found = run(source, rows, output, half_life_days, again, force, step, advance)
     if as_json:
         record = {"bundle": str(output), "fingerprint": new.manifest.fingerprint, **found.record()}
         news = found.news

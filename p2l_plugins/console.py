@@ -57,6 +57,14 @@ def tell(text: str, err: bool = False) -> None:
     typer.echo(plain(text), err=err)
 
 
+UsableOption = Annotated[
+    float, typer.Option(help="Score matrix: lowest score of a usable answer.", callback=finite_option)
+]
+MarginOption = Annotated[
+    float, typer.Option(help="Score matrix: largest difference that is a tie.", min=0, callback=finite_option)
+]
+
+
 def read_keys(variable: str | None, path: Path | None, option: str = "--api-key") -> tuple[str, ...]:
     """Keys of a variable or a file: not of the command line, which other users of the machine can read.
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.command import run
+from helpers.command import called, run
 from typer.testing import CliRunner
 
 from p2l_plugins.cli import app
@@ -115,7 +115,7 @@ def test_train_export_evaluate(train_config, votes_file, tmp_path):
 )
 def test_errors_are_one_line(tmp_path, monkeypatch, arguments, status, message):
     monkeypatch.chdir(tmp_path)
-    error = p2l(*arguments, stdin='"x"\n', status=status)
+    error = called(*arguments, stdin='"x"\n', status=status).stderr
     assert message in error
     assert list(tmp_path.iterdir()) == []
 
@@ -132,13 +132,15 @@ def test_errors_are_one_line(tmp_path, monkeypatch, arguments, status, message):
 )
 def test_bad_costs_are_a_sentence(tmp_path, content, message):
     (tmp_path / "c.json").write_text(content)
-    assert message in p2l("route", "starter", "x", "--costs", tmp_path / "c.json", status=1)
+    assert message in called("route", "starter", "x", "--costs", tmp_path / "c.json", status=1).stderr
 
 
 def test_an_empty_prompt_is_named(tmp_path):
     (tmp_path / "p.jsonl").write_text('"x"\n{"prompt": " "}\n')
-    assert "prompt 2: the prompt is empty" in p2l("score", "starter", tmp_path / "p.jsonl", status=1)
-    assert "there is no such file" not in p2l("route", "starter", " ", "--costs", tmp_path / "p.jsonl", status=1)
+    assert "prompt 2: the prompt is empty" in called("score", "starter", tmp_path / "p.jsonl", status=1).stderr
+    assert (
+        "there is no such file" not in called("route", "starter", " ", "--costs", tmp_path / "p.jsonl", status=1).stderr
+    )
 
 
 def test_debug_shows_the_traceback(tmp_path):

@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from helpers.command import run
+from helpers.command import called, run
 
 from p2l_plugins.errors import ConfigError
 from p2l_plugins.training.config import read_config
@@ -119,7 +119,7 @@ def test_a_file_that_is_merely_wrong_is_said_to_be(tmp_path, monkeypatch, name, 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "v.csv").write_text("prompt,gpt-4o-2024-08-06,claude-3-haiku-20240307\np,1,0\n")
     (tmp_path / name).write_text(content)
-    error = run(*arguments, status=1).stderr
+    error = called(*arguments, status=1).stderr
     assert message in error
     assert "unexpected" not in error
 

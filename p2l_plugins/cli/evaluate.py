@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 
-from p2l_plugins.console import BundleArg, JsonOption, ModelsOption, NotModelsOption, finite_option, progress
+from p2l_plugins.console import (
+    BundleArg,
+    JsonOption,
+    MarginOption,
+    ModelsOption,
+    NotModelsOption,
+    UsableOption,
+    progress,
+)
 from p2l_plugins.errors import ConfigError, DataError
 from p2l_plugins.prompts import text_bytes
 from p2l_plugins.routing.explain import estimated_input_tokens, request_costs
@@ -28,12 +36,8 @@ def evaluate(
         Path | None,
         typer.Option(help="Votes to fit the baselines on. Default: cross-fitted on VOTES in folds by prompt."),
     ] = None,
-    usable: Annotated[
-        float, typer.Option(help="Score matrix: lowest score of a usable answer.", callback=finite_option)
-    ] = 0.5,
-    margin: Annotated[
-        float, typer.Option(help="Score matrix: largest difference that is a tie.", min=0, callback=finite_option)
-    ] = 0.0,
+    usable: UsableOption = 0.5,
+    margin: MarginOption = 0.0,
     models: ModelsOption = None,
     not_models: NotModelsOption = None,
     bins: Annotated[int, typer.Option(help="Bins of the calibration error.", min=1)] = 15,

@@ -3,12 +3,11 @@
 import asyncio
 import json
 import re
-import subprocess
-import sys
 import zlib
 
 import numpy as np
 import pytest
+from helpers.command import called
 from helpers.servers import server
 
 from p2l_plugins import ConfigError
@@ -29,7 +28,7 @@ from p2l_plugins.scoring.bundle import Bundle, find_bundle
 
 FINGERPRINT, SECRET = "f" * 32, derive_secret("s3cret")
 KEY = user_key("ada@example.org", SECRET)
-BOARD = [sys.executable, "-m", "p2l_plugins.cli", "leaderboard", "starter", "--user", "ada@example.org"]
+BOARD = ("leaderboard", "starter", "--user", "ada@example.org")
 
 
 def change(board, now=0.0):
@@ -184,21 +183,13 @@ def test_the_commands_show_and_forget_a_user(valkey, monkeypatch):
     asyncio.run(fill())
     monkeypatch.setenv("P2L_CACHE_URL", valkey.url)
 
-    def run(*arguments):
-        command = [sys.executable, "-m", "p2l_plugins.cli", "cache", "forget-user", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-    refused = run("ada@example.org")
-    assert refused.returncode == 2
-    assert "P2L_CACHE_SECRET" in refused.stderr
+    forget = ("cache", "forget-user", "ada@example.org")
+    assert "P2L_CACHE_SECRET" in called(*forget, status=2).stderr
     monkeypatch.setenv("P2L_CACHE_SECRET", "s3cret")
-    shown = subprocess.run([*BOARD, "--json"], capture_output=True, text=True, timeout=60, check=True)
-    board = json.loads(shown.stdout)
+    board = json.loads(called(*BOARD, "--json").stdout)
     assert board["n_prompts"] == 1
     best = next(name for name in reversed(manifest.models) if name not in manifest.ungrounded)
     assert next(row["model"] for row in board["leaderboard"] if row.get("grounded", True)) == best
-    assert run("ada@example.org").stdout == "forgotten\n"
-    gone = subprocess.run(BOARD, capture_output=True, text=True, timeout=60, check=False)
-    assert gone.returncode == 1
-    assert "nothing is kept of this user" in gone.stderr
-    assert run("ada@example.org", "--json").stdout == '{"found": false}\n'
+    assert called(*forget).stdout == "forgotten\n"
+    assert "nothing is kept of this user" in called(*BOARD, status=1).stderr
+    assert called(*forget, "--json").stdout == '{"found": false}\n'

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from helpers.command import run
+from helpers.command import called
 
 from p2l_plugins.evaluation import figures
 from p2l_plugins.evaluation.calibration import Calibrations, calibration
@@ -18,7 +18,7 @@ PRICES = {
 
 
 def evaluate(*arguments, status=0):
-    result = run("evaluate", "starter", *arguments, status=status)
+    result = called("evaluate", "starter", *arguments, status=status)
     return result.stdout if status == 0 else result.stderr
 
 

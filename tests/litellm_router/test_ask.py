@@ -18,10 +18,10 @@ from litellm_router.ask.judge import (
     read_grade,
     read_verdict,
 )
+from litellm_router.ask.known import Compared
 from litellm_router.ask.plan import Costs, Purse, Task
 from litellm_router.ask.questions import Question, clusters, in_order, read_logs, read_questions, sample
 from litellm_router.ask.report import fit_board, human_report, judge_report, length_report
-from litellm_router.ask.run import Compared
 from litellm_router.prices import Price
 from p2l_plugins.errors import ConfigError, DataError
 from p2l_plugins.outcomes import BAD, TIE, A, B

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import yaml
-from helpers.command import run
+from helpers.command import called
 from helpers.topics import MODELS as TOPIC_MODELS
 from helpers.topics import TOPICS, topic_votes
 
@@ -236,7 +236,7 @@ def adopted(tiny_bundle, tmp_path_factory):
     models = [{"model_name": "g", "litellm_params": {"model": f"openai/{name}"}} for name in TOPIC_MODELS]
     (folder / "config.yaml").write_text(yaml.safe_dump({"model_list": models}))
     votes = written(folder / "votes.jsonl", rows_of(1))
-    run("adopt", folder / "config.yaml", votes, "-o", folder / "bundle", "--bundle", tiny_bundle)
+    called("adopt", folder / "config.yaml", votes, "-o", folder / "bundle", "--bundle", tiny_bundle)
     return folder / "bundle"
 
 
@@ -246,7 +246,7 @@ def test_the_nightly_job_says_what_moved_and_takes_a_vote_once(adopted, tmp_path
     rows[-3:] = [{**row, "timestamp": 1490.0} for row in rows[-3:]]
     rows += [{"timestamp": 1500, "cost": 0.01, "judge": "j"}]  # a comparison that failed
     votes = tmp_path / "new.jsonl"
-    run("votes", "from-collected", written(tmp_path / "collected.jsonl", rows), "-o", votes)
+    called("votes", "from-collected", written(tmp_path / "collected.jsonl", rows), "-o", votes)
     code = (
         "import sys\nfrom p2l_plugins.cli import main\ntry:\n    main()\nfinally:\n"
         "    assert not {'torch', 'transformers', 'litellm'} & set(sys.modules), 'heavy imports'"
@@ -265,17 +265,17 @@ def test_the_nightly_job_says_what_moved_and_takes_a_vote_once(adopted, tmp_path
     content = (tmp_path / "new" / PAST_VOTES).read_bytes()
     assert Past.read(tmp_path / "new" / PAST_VOTES).until == 1479.0
     assert not any(word.encode() in content for words in TOPICS.values() for word in words)
-    done = run("update", tmp_path / "new", votes, "-o", tmp_path / "newer", status=1)
+    done = called("update", tmp_path / "new", votes, "-o", tmp_path / "newer", status=1)
     assert "480 are no newer than those that the bundle keeps (--again uses them)" in done.stderr
     assert not (tmp_path / "newer").exists()
 
 
 def test_bad_votes_are_refused_unless_forced(adopted, tmp_path):
     votes = written(tmp_path / "bad.jsonl", rows_of(3, wrong=True, start=1000))
-    done = run("update", adopted, votes, "-o", tmp_path / "new", status=1)
+    done = called("update", adopted, votes, "-o", tmp_path / "new", status=1)
     assert "nothing was written: these votes contradict the 480 votes that it keeps" in done.stderr
     assert not list(tmp_path.glob("*new*"))
-    record = json.loads(run("update", adopted, votes, "-o", tmp_path / "new", "--force", "--json").stdout)
+    record = json.loads(called("update", adopted, votes, "-o", tmp_path / "new", "--force", "--json").stdout)
     assert record["kept_votes"] == 960
     assert len(record["moves"]) == 3
 
@@ -283,7 +283,7 @@ def test_bad_votes_are_refused_unless_forced(adopted, tmp_path):
 def test_a_bundle_that_keeps_no_votes_begins_with_these(tiny_bundle, tmp_path):
     assert PAST_VOTES not in Bundle.open(tiny_bundle).manifest.files
     votes = written(tmp_path / "new.jsonl", [row for row in rows_of(4) if "weak" not in row.values()])
-    record = json.loads(run("update", tiny_bundle, votes, "-o", tmp_path / "new", "--json").stdout)
+    record = json.loads(called("update", tiny_bundle, votes, "-o", tmp_path / "new", "--json").stdout)
     assert [move["model"] for move in record["moves"]] != []
     assert {move["model"] for move in record["moves"]} == {"coder", "counter"}
     before, after = (Bundle.open(folder).manifest for folder in (tiny_bundle, tmp_path / "new"))

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from helpers.command import run
+from helpers.command import called
 from helpers.servers import server
 
 from litellm_router.collect.store import FileStore, RedisStore, day_of
@@ -59,7 +59,7 @@ async def test_a_line_that_is_being_written_is_left_for_next_time(tmp_path):
 def test_without_a_vote_the_command_says_so_and_writes_nothing(tmp_path):
     path = tmp_path / "collected.jsonl"
     path.write_text(json.dumps(FAILED) + "\n")
-    done = run("votes", "from-collected", path, "-o", tmp_path / "v.jsonl", status=1)
+    done = called("votes", "from-collected", path, "-o", tmp_path / "v.jsonl", status=1)
     assert "there is no vote yet (1 rows, dropped: failed-comparison 1)" in done.stderr
     assert not (tmp_path / "v.jsonl").exists()
 
@@ -104,12 +104,12 @@ def test_the_command_reads_file_and_stream_alike(valkey, tmp_path):
     path = tmp_path / "collected.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, FAILED]))
     of_file, of_stream = tmp_path / "file.jsonl", tmp_path / "stream.jsonl"
-    done = run("votes", "from-collected", path, "-o", of_file, "--drop-duplicates")
+    done = called("votes", "from-collected", path, "-o", of_file, "--drop-duplicates")
     assert "failed-comparison" in done.stderr
-    run("votes", "from-collected", valkey.url, "-o", of_stream, "--namespace", "mine", "--drop-duplicates")
+    called("votes", "from-collected", valkey.url, "-o", of_stream, "--namespace", "mine", "--drop-duplicates")
     assert of_file.read_text() == of_stream.read_text()
     assert read_votes(of_file).timestamp.tolist() == [1.75e9, 1.75e9]
-    run("votes", "from-collected", "redis", "-o", of_stream, status=2)
+    called("votes", "from-collected", "redis", "-o", of_stream, status=2)
 
 
 def test_an_address_is_told_from_a_file():

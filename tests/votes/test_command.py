@@ -5,15 +5,15 @@ import subprocess
 import sys
 
 import pytest
-from helpers.command import run
+from helpers.command import called, run
 
 from p2l_plugins.votes.read import read_votes
 
 VOTE = {"prompt": "p", "model_a": "x", "model_b": "y", "winner": "model_a"}
 
 
-def votes(*arguments, stdin=None, status=0):
-    return run("votes", *arguments, stdin=stdin, status=status, timeout=120)
+def votes(*arguments, status=0):
+    return called("votes", *arguments, status=status)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_json_holds_the_same(rows, tmp_path):
 
 def test_rows_come_from_a_pipe_and_go_to_parquet(rows, tmp_path):
     pytest.importorskip("pyarrow")
-    votes("from-arena", "-", "-o", tmp_path / "v.parquet", stdin=rows.read_text())
+    run("votes", "from-arena", "-", "-o", tmp_path / "v.parquet", stdin=rows.read_text())
     assert read_votes(tmp_path / "v.parquet").prompts == [("p",), ("a", "b")]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.command import called
 from helpers.lmeval_files import OWN_TASKS
 
 from p2l_plugins.errors import ConfigError, DataError
@@ -225,7 +226,7 @@ def test_folders_without_samples_are_refused(tmp_path):
         imported(tmp_path)
 
 
-def test_what_lm_eval_itself_writes_becomes_a_votes_file(tmp_path):
+def test_what_lm_eval_itself_writes_becomes_a_votes_file(tmp_path, monkeypatch):
     pytest.importorskip("lm_eval")
     from p2l_plugins.votes.read import read_votes
 
@@ -241,14 +242,10 @@ def test_what_lm_eval_itself_writes_becomes_a_votes_file(tmp_path):
         [sys.executable, "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=280, check=False
     )
     assert run.returncode == 0, run.stderr
-    command = [sys.executable, "-m", "p2l_plugins.cli", "votes", "from-lm-eval", "out", "--json", "-o"]
+    monkeypatch.chdir(tmp_path)
     for arguments in (["v.jsonl"], ["f.jsonl", "--prompt-field", "question"], ["m.jsonl", "--matrix"]):
-        done = subprocess.run(
-            [*command, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout)["models"] == 2
-        assert json.loads(done.stdout)["dropped"] == {}
+        done = json.loads(called("votes", "from-lm-eval", "out", "--json", "-o", *arguments).stdout)
+        assert (done["models"], done["dropped"]) == (2, {})
     votes = read_votes(tmp_path / "v.jsonl")
     questions = [json.loads(line) for line in (EXAMPLES / "pocket_quiz.jsonl").read_text("utf-8").splitlines()]
     assert votes.models == ("acme/one", "two")

@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from helpers.command import run
+from helpers.command import called
 
 from p2l_plugins.errors import DataError
 from p2l_plugins.files.prompts import read_prompts
@@ -174,10 +174,10 @@ def test_a_model_that_solves_everything_stays_and_is_told(tmp_path):
 
 def test_every_import_prints_the_models(tmp_path):
     path = lines(tmp_path / "v.jsonl", [VOTE, {**VOTE, "model_b": "z"}])
-    assert "models: x, y, z" in run("votes", "from-arena", path, "-o", tmp_path / "o.jsonl").stderr
+    assert "models: x, y, z" in called("votes", "from-arena", path, "-o", tmp_path / "o.jsonl").stderr
     rows = [{"prompt": f"p{i}", "x": 1, "y": 0, "n_tokens": 50 + i * i} for i in range(4)]
     path = lines(tmp_path / "s.jsonl", rows)
-    done = run("votes", "from-scores", path, "-o", tmp_path / "o.jsonl", "--not-models", "n_tokens", "--json")
+    done = called("votes", "from-scores", path, "-o", tmp_path / "o.jsonl", "--not-models", "n_tokens", "--json")
     assert json.loads(done.stdout)["model_names"] == ["x", "y"]
 
 
@@ -278,7 +278,7 @@ def test_means_of_the_largest_numbers_are_finite(tmp_path):
 @pytest.mark.parametrize("option", ["--margin", "--usable"])
 def test_options_that_are_no_numbers_are_refused(tmp_path, option):
     path = lines(tmp_path / "s.jsonl", [{"prompt": "p", "x": 1, "y": 0}])
-    done = run("votes", "from-scores", path, "-o", tmp_path / "o.jsonl", option, "nan", status=2)
+    done = called("votes", "from-scores", path, "-o", tmp_path / "o.jsonl", option, "nan", status=2)
     assert f"Invalid value for '{option}'" in done.stderr
 
 
