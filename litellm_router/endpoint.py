@@ -27,6 +27,7 @@ from p2l_plugins.outcomes import Family, has_eta
 from p2l_plugins.prompts import Turns
 from p2l_plugins.scoring.bundle import resolve_model
 from p2l_plugins.scoring.scorer import BATCH_TOKENS, Scores
+from p2l_plugins.support import Support
 
 #: Calls at the same time.
 WORKERS = 4
@@ -59,6 +60,7 @@ class BundleInfo(BaseModel):
     family: Family
     models: tuple[str, ...] = Field(min_length=1)
     aliases: dict[str, str] = {}
+    support: dict[str, Support] = {}
     max_length: int = Field(default=2**31, ge=1)
     overall: OverallInfo | None = None
 
@@ -125,6 +127,16 @@ class RemoteScorer:
     def models(self) -> tuple[str, ...]:
         """Names in the order of the coefficients."""
         return self._info.models
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """Other names of models, to names in `models`."""
+        return self._info.aliases
+
+    @property
+    def support(self) -> dict[str, Support]:
+        """How much is known of each model; one that is not in it counts as well known."""
+        return self._info.support
 
     @property
     def family(self) -> Family:

@@ -241,6 +241,7 @@ class P2LSettings(Rule):
     learn_output_tokens: bool = True
     sticky: Sticky | None = None
     unknown_limit: Share = 0.5
+    min_support: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     injected_tags: tuple[Annotated[str, Field(pattern=r"^[A-Za-z][\w-]{0,63}$")], ...] = ()
     personal: PersonalSettings | None = None
     cache: RouterCacheSettings = RouterCacheSettings()

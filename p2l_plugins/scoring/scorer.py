@@ -20,6 +20,7 @@ from p2l_plugins.outcomes import Array, Family, Floats, Ids, has_eta
 from p2l_plugins.prompts import Prompt, TextEncoder, Turns, as_turns, pad
 from p2l_plugins.scoring.bundle import Bundle, find_bundle, resolve_model
 from p2l_plugins.scoring.session import Session
+from p2l_plugins.support import Support
 
 #: Padded tokens in one run of the model: bounds its memory, and keeps short prompts from waiting for long ones.
 BATCH_TOKENS = 4096
@@ -153,6 +154,16 @@ class P2L:
     def models(self) -> tuple[str, ...]:
         """Model names in the order of the coefficients."""
         return self.bundle.manifest.models
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """Other names of models, to names in `models`."""
+        return self.bundle.manifest.aliases
+
+    @cached_property
+    def support(self) -> dict[str, Support]:
+        """How much is known of each model; one that is not in it counts as well known."""
+        return self.bundle.manifest.support
 
     @property
     def family(self) -> Family:

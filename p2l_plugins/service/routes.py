@@ -100,6 +100,7 @@ async def bundle(in_use: Using) -> Response:
             "models": manifest.models,
             "aliases": manifest.aliases,
             "ungrounded": manifest.ungrounded,
+            "support": {name: one.record() for name, one in in_use.p2l.support.items()},
             "max_length": manifest.text.max_length,
             "overall": {"coefs": everyday.coefs.tolist(), "raw_eta": everyday.raw_eta},
         }

@@ -12,9 +12,10 @@ class Names:
     """The models of a bundle."""
 
     models = ("alpha", "beta", "gamma")
+    aliases, support = {"a": "alpha"}, {}
 
     def index(self, model):
-        return resolve_model(model, self.models, {"a": "alpha"})
+        return resolve_model(model, self.models, self.aliases)
 
 
 PREFERENCE = ("beta", "alpha", "gamma")
