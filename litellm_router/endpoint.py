@@ -200,6 +200,7 @@ class RemoteScorer:
             self._info.aliases,
             truncated=None if cut is None else np.array(cut, np.bool_),
             unknown=None if unknown is None else np.array(unknown, np.float32),
+            support=self._info.support,
         )
 
     def _call(self, method: str, path: str, form: type[Form], body: Any = None) -> Form:

@@ -44,6 +44,7 @@ class Scores:
             not made from prompts.
         unknown: (N,) float32, share of each prompt's tokens that stand for what the tokenizer does not know, 0 to 1;
             None where it is not known of every prompt.
+        support: how much is known of each model; one that is not in it counts as well known.
     """
 
     models: tuple[str, ...]
@@ -54,6 +55,7 @@ class Scores:
     ungrounded: frozenset[str] = field(default=frozenset(), repr=False)
     truncated: NDArray[np.bool_] | None = field(default=None, repr=False)
     unknown: Floats | None = field(default=None, repr=False)
+    support: Mapping[str, Support] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.coefs)
@@ -101,7 +103,8 @@ class Scores:
         """
         q = None if opponents is None else {self.models[self.index(name)]: w for name, w in opponents.items()}
         blocks = BLOCKS if intervals else 0
-        return aggregate(self.models, self.family, self.coefs, self.raw_eta, self.ungrounded, q, groups, blocks, seed)
+        board = aggregate(self.models, self.family, self.coefs, self.raw_eta, self.ungrounded, q, groups, blocks, seed)
+        return replace(board, support=self.support)
 
 
 class P2L:
@@ -281,7 +284,15 @@ class P2L:
     ) -> Scores:
         manifest = self.bundle.manifest
         return Scores(
-            manifest.models, coefs, raw_eta, manifest.family, manifest.aliases, self.ungrounded, truncated, unknown
+            manifest.models,
+            coefs,
+            raw_eta,
+            manifest.family,
+            manifest.aliases,
+            self.ungrounded,
+            truncated,
+            unknown,
+            self.support,
         )
 
 

@@ -154,6 +154,7 @@ async def route(asked: models.RouteRequest, request: Request, service: Serving, 
         asked.objective,
         asked.opponents,
         asked.multiplier,
+        in_use.p2l.support,
     )
     return _json({"fingerprint": in_use.p2l.fingerprint, **decision})
 

@@ -27,12 +27,11 @@ class CountingScorer:
     family: Family = "grk"
     workers, batch_tokens, max_length = 2, 4096, 2048
     overall = None
-    aliases: dict = {}
-    support: dict = {}
 
     def __init__(self, fingerprint="f" * 32, seconds=0.0):
         self.models, self.fingerprint, self.seconds = MODELS, fingerprint, seconds
         self.prompts = []
+        self.aliases, self.support = {}, {}
 
     def index(self, model):
         return self.models.index(model)
