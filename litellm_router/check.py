@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from litellm_router.deployments import column_of
+from litellm_router.deployments import column_of, is_little_known
+from litellm_router.matching import GIVEN, called, match, why_not
 from litellm_router.names import SEES_WILDCARDS, NamedGroup, Names, p2l_model
 from litellm_router.prices import INPUT, OUTPUT, Price, listed, price_of
 from litellm_router.settings import ENVIRON, KEY, Collect, P2LSettings
@@ -23,23 +24,55 @@ CALLBACK = "litellm_router.p2l_router"
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A deployment that takes part: its group, the bundle's name of its model, its price where it is known."""
+    """A deployment that is a model of the bundle.
+
+    Attributes:
+        group: its group.
+        deployment: LiteLLM's name of its model.
+        model: the bundle's name.
+        rule: by which it is that: `p2l_model`, or one of `naming`.
+        price: where it is known.
+        support: effective votes on the model; None where the bundle does not say.
+    """
 
     group: str
     deployment: str
     model: str
+    rule: str
     price: Price | None
+    support: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unmatched:
+    """A deployment that answers chats and is no model of the bundle, and advice, as a part of a sentence."""
+
+    group: str
+    deployment: str
+    advice: str
 
 
 def candidates(deployments: Iterable[Mapping[str, Any]], bundle: Scorer) -> list[Candidate]:
-    """The deployments that name a model of the bundle."""
+    """The deployments that are models of the bundle, by `p2l_model` or by their names."""
     found = []
     for deployment in deployments:
-        name = p2l_model(deployment)
-        column = None if name is None else column_of(bundle, name)
-        if column is not None:
-            model = bundle.models[column]
-            found.append(Candidate(_group(deployment), _label(deployment), model, price_of(deployment)))
+        one = match(deployment, bundle)
+        if one is not None:
+            said = bundle.support.get(one.model)
+            votes = None if said is None else said.votes
+            price = price_of(deployment)
+            found.append(Candidate(_group(deployment), _label(deployment), one.model, one.rule, price, votes))
+    return found
+
+
+def unmatched(deployments: Iterable[Mapping[str, Any]], bundle: Scorer) -> list[Unmatched]:
+    """The deployments whose names no rule could match, with the nearest names or the remedy."""
+    found = []
+    for deployment in deployments:
+        name = called(deployment)
+        if name is not None and name.rule != GIVEN and match(deployment, bundle) is None:
+            advice = why_not(deployment) or hint(name.name, bundle.models, then=ADD)
+            found.append(Unmatched(_group(deployment), _label(deployment), advice))
     return found
 
 
@@ -77,7 +110,7 @@ def problems(
         for group in names.groups
         for sentence in group_problems(settings, group.name, group.deployments, bundle)
     ]
-    models = [_models(group, bundle) for group in names.groups]
+    models = [_models(group, bundle, settings.min_support) for group in names.groups]
     # what one team has a choice of needs none for the others
     chosen = {
         id(one)
@@ -86,7 +119,12 @@ def problems(
         for one in group.deployments
     }
     for group, named in zip(names.groups, models, strict=True):
-        alone = len(named) == 1 and not names.hidden(group) and settings.rule_of(group.name) is not None
+        alone = (
+            len(named) == 1
+            and _given(group.deployments)
+            and not names.hidden(group)
+            and settings.rule_of(group.name) is not None
+        )
         if alone and not any(id(one) in chosen for one in group.deployments):
             says.append(
                 f"model_list: group {group.title} has one model of the bundle, so there is nothing to choose; name "
@@ -149,7 +187,7 @@ def _routed(settings: P2LSettings, names: Names, group: NamedGroup, bundle: Scor
 
 def _decided(settings: P2LSettings, group: NamedGroup, bundle: Scorer) -> tuple[bool, str]:
     rule = settings.rule_of(group.name)
-    models = _models(group, bundle)
+    models = _models(group, bundle, settings.min_support)
     if rule is None:
         return False, f"{KEY}.groups.{group.name}.mode is 'off'"
     if not models:
@@ -161,8 +199,9 @@ def _decided(settings: P2LSettings, group: NamedGroup, bundle: Scorer) -> tuple[
     return True, f"{len(models)} models of the bundle: {', '.join(models)}"
 
 
-def _models(group: NamedGroup, bundle: Scorer) -> list[str]:
-    return list(dict.fromkeys(one.model for one in candidates(group.deployments, bundle)))
+def _models(group: NamedGroup, bundle: Scorer, least: float) -> list[str]:
+    ranked = candidates(group.deployments, bundle)
+    return list(dict.fromkeys(one.model for one in ranked if not is_little_known(bundle, one.model, least)))
 
 
 #: Where LiteLLM's configuration has the address of a Redis that the cache falls back to.
@@ -217,7 +256,7 @@ def group_problems(
         where = f"model_list: {_label(deployment)} of group {group!r}"
         info = deployment.get("model_info") or {}
         name = info.get("p2l_model")
-        if name is None:
+        if name is None or name is False:
             continue
         if not isinstance(name, str) or column_of(bundle, name) is None:
             known = hint(str(name), bundle.models, then=ADD)
@@ -225,7 +264,20 @@ def group_problems(
             continue
         says += [f"{where}: {problem}" for problem in _prices(deployment, info)]
     found = candidates(deployments, bundle)
-    return says + _rule(settings, group, found, bundle) if found else says
+    routed = _given(deployments) or len({one.model for one in found}) > 1
+    says += _rule(settings, group, found, bundle) if found and routed else []
+    little = dict.fromkeys(one.model for one in found if is_little_known(bundle, one.model, settings.min_support))
+    return says + [
+        f"{KEY}.min_support = {settings.min_support:g} leaves {model!r} of group {group!r} to LiteLLM's order: the "
+        f"bundle knows it by {bundle.support[model].votes:g} effective votes"
+        for model in little
+        if routed
+    ]
+
+
+def _given(deployments: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether a deployment names its model in `p2l_model`."""
+    return any(p2l_model(one) is not None for one in deployments)
 
 
 def _rule(settings: P2LSettings, group: str, found: Sequence[Candidate], bundle: Scorer) -> list[str]:

@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,9 @@ from p2l_plugins.cells import pipe_table
 from p2l_plugins.console import JsonOption, stderr
 from p2l_plugins.errors import ConfigError, DataError
 from p2l_plugins.files.tables import read_yaml_object
+
+if TYPE_CHECKING:
+    from litellm_router.check import Candidate
 
 
 def check(
@@ -68,7 +71,7 @@ def _offline(config: Path, as_json: bool) -> dict[str, Any]:
     import litellm
 
     litellm.suppress_debug_info = True  # which it prints to stdout, for a model that it does not know
-    from litellm_router.check import CALLBACK, address_problems, candidates, problems, routed_groups
+    from litellm_router.check import CALLBACK, address_problems, candidates, problems, routed_groups, unmatched
     from litellm_router.scoring import load_scorer, sentence_of
     from litellm_router.settings import KEY, P2LSettings
     from p2l_plugins.errors import P2LError, without_credentials
@@ -87,6 +90,7 @@ def _offline(config: Path, as_json: bool) -> dict[str, Any]:
         says.append(f"litellm_settings.callbacks does not name {CALLBACK}, so P2L is not turned on")
     rows: list[dict[str, Any]] = []
     groups: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
     settings = None
     try:
         settings = P2LSettings.read(settings_part.get(KEY))
@@ -94,16 +98,8 @@ def _offline(config: Path, as_json: bool) -> dict[str, Any]:
         scorer = load_scorer(settings)
         says += problems(settings, deployments, scorer, aliases)
         groups = [asdict(one) for one in routed_groups(settings, deployments, scorer, aliases)]
-        rows = [
-            {
-                "group": one.group,
-                "deployment": one.deployment.strip("'"),
-                "model": one.model,
-                "input_price": None if one.price is None else 1e6 * one.price.input,
-                "output_price": None if one.price is None else 1e6 * one.price.output,
-            }
-            for one in candidates(deployments, scorer)
-        ]
+        rows = [_row(one) for one in candidates(deployments, scorer)]
+        others = [asdict(one) | {"deployment": one.deployment.strip("'")} for one in unmatched(deployments, scorer)]
     except ConfigError as error:
         says.append(str(error))
     except P2LError as error:
@@ -112,23 +108,49 @@ def _offline(config: Path, as_json: bool) -> dict[str, Any]:
         groups = [one | {"routed": False, "reason": "P2L is not turned on"} for one in groups]
     says = [without_credentials(sentence) for sentence in says]
     if not as_json:
-        heads = ["group", "deployment", "model", "USD per million tokens: input", "output"]
-        names, prices = ("group", "deployment", "model"), ("input_price", "output_price")
-        cells = [[*(str(row[key]) for key in names), *(_price(row[key]) for key in prices)] for row in rows]
-        typer.echo(pipe_table(heads, cells, left=(0, 1, 2)))
-        cells = [
-            [
-                f"{one['name']}{'' if one['team'] is None else ' of team ' + str(one['team'])}",
-                "yes" if one["routed"] else "no",
-                str(one["reason"]),
-            ]
-            for one in groups
-        ]
-        typer.echo("\n" + pipe_table(["requests for", "routed", "why"], cells, left=(0, 1, 2)))
-        for sentence in says:
-            stderr.print(f"p2l: {config}: {sentence}", style="red", markup=False, soft_wrap=True)
-        typer.echo(f"\n{len(says)} problems" if says else "\nno problems")
-    return {"config": str(config), "candidates": rows, "groups": groups, "problems": says}
+        _say(config, rows, others, groups, says)
+    return {"config": str(config), "candidates": rows, "unmatched": others, "groups": groups, "problems": says}
+
+
+def _row(one: Candidate) -> dict[str, Any]:
+    """A matched deployment, with prices in USD per million tokens."""
+    return {
+        "group": one.group,
+        "deployment": one.deployment.strip("'"),
+        "model": one.model,
+        "by": one.rule,
+        "votes": one.support,
+        "input_price": None if one.price is None else 1e6 * one.price.input,
+        "output_price": None if one.price is None else 1e6 * one.price.output,
+    }
+
+
+def _say(
+    config: Path,
+    rows: list[dict[str, Any]],
+    others: list[dict[str, Any]],
+    groups: list[dict[str, Any]],
+    says: list[str],
+) -> None:
+    """Prints what was found: matched deployments, the others, what is routed, and problems."""
+    heads = ["group", "deployment", "model", "by", "votes", "USD per million tokens: input", "output"]
+    cells = []
+    for row in rows:
+        votes = "?" if row["votes"] is None else f"{row['votes']:.0f}"
+        names = [str(row[key]) for key in ("group", "deployment", "model", "by")]
+        cells.append([*names, votes, _price(row["input_price"]), _price(row["output_price"])])
+    typer.echo(pipe_table(heads, cells, left=(0, 1, 2, 3)))
+    if others:
+        cells = [[str(other[key]) for key in ("group", "deployment", "advice")] for other in others]
+        typer.echo("\n" + pipe_table(["group", "deployment", "no model of the bundle"], cells, left=(0, 1, 2)))
+    cells = []
+    for one in groups:
+        team = "" if one["team"] is None else f" of team {one['team']}"
+        cells.append([f"{one['name']}{team}", "yes" if one["routed"] else "no", str(one["reason"])])
+    typer.echo("\n" + pipe_table(["requests for", "routed", "why"], cells, left=(0, 1, 2)))
+    for sentence in says:
+        stderr.print(f"p2l: {config}: {sentence}", style="red", markup=False, soft_wrap=True)
+    typer.echo(f"\n{len(says)} problems" if says else "\nno problems")
 
 
 def replay(

@@ -28,6 +28,7 @@ from p2l_plugins.routing import policies
 from p2l_plugins.routing.pacing import Pacer
 from p2l_plugins.scoring.engine import Scorer
 from p2l_plugins.scoring.flights import Scored
+from p2l_plugins.support import level_errors
 
 #: Prompts whose values are kept for a group: in a large group they cost more than all else in a decision.
 KEPT = 1024
@@ -212,7 +213,8 @@ class Values:
         if opponents and objective == "win_rate":
             rows += [column for column, _ in opponents]
             weights = [0.0] * len(columns) + [weight for _, weight in opponents]
-        values = policies.values(objective, scorer.family, scored.entry.coefs[rows], scored.entry.raw_eta, weights)
+        entry, errors = scored.entry, level_errors(scorer.support, (scorer.models[row] for row in rows))
+        values = policies.values(objective, scorer.family, entry.coefs[rows], entry.raw_eta, weights, errors)
         values = values[: len(columns)]
         with self._lock:
             self._kept[key] = values

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from litellm_router.abilities import can_read, lacks, window_of
 from litellm_router.chat import SUPPORTS
-from litellm_router.names import p2l_model
+from litellm_router.matching import GIVEN, match, names_of, setting_of
 from litellm_router.prices import CACHED, INPUT, OUTPUT, price_of
 from p2l_plugins.errors import BundleError
 from p2l_plugins.outcomes import Array
@@ -29,8 +29,9 @@ KEEP_S = 10.0
 _PARAMS = ("model", "base_model", "order", "rpm", INPUT, OUTPUT, CACHED)
 _INFO = (
     "id",
-    "p2l_model",
+    GIVEN,
     "base_model",
+    "mode",
     "order",
     "max_input_tokens",
     "enable_tag_filtering",
@@ -39,17 +40,6 @@ _INFO = (
     CACHED,
     *SUPPORTS,
 )
-
-
-def takes_part(deployments: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether two deployments give different names."""
-    first = None
-    for deployment in deployments:
-        name = p2l_model(deployment)
-        if name is not None and first is not None and name != first:
-            return True
-        first = first or name
-    return False
 
 
 def id_of(deployment: Mapping[str, Any]) -> str:
@@ -66,7 +56,7 @@ class Member(NamedTuple):
 
     Attributes:
         id: LiteLLM's.
-        model: the bundle's name of its model, None where the bundle does not know it.
+        model: the bundle's name of its model, None where the bundle does not know it, or too little of it.
         order: the operator's own; deployments without one come after all that have one.
     """
 
@@ -82,22 +72,28 @@ class Group:
         models: bundle names of the group's different models, in the order of the config.
         columns: their columns in the coefficients.
         members: the deployments.
+        little_known: models of the bundle that are not ranked, since too little is known of them.
         checked: whether what is wrong with these deployments was said.
 
     Args:
         deployments: as LiteLLM holds them.
         bundle: the models that they may name.
+        min_support: least effective votes on a model that is ranked.
     """
 
-    def __init__(self, deployments: Sequence[Deployment], bundle: Scorer) -> None:
+    def __init__(self, deployments: Sequence[Deployment], bundle: Scorer, min_support: float = 0.0) -> None:
         self.deployments = tuple(deployments)
         self.checked = False
         candidates: dict[int, int] = {}
+        little: dict[str, None] = {}
         members, prices = [], []
         for deployment in deployments:
             info, params = deployment.get("model_info") or {}, deployment["litellm_params"]
-            name = p2l_model(deployment)
-            index = None if name is None else column_of(bundle, name)
+            found = match(deployment, bundle)
+            if found is not None and is_little_known(bundle, found.model, min_support):
+                little.setdefault(found.model)
+                found = None
+            index = None if found is None else bundle.models.index(found.model)
             order = params.get("order")
             order = info.get("order") if order is None else order
             model = None if index is None else bundle.models[index]
@@ -107,6 +103,7 @@ class Group:
         self.columns = list(candidates)
         self.models = tuple(bundle.models[index] for index in candidates)
         self.members = tuple(members)
+        self.little_known = tuple(little)
         self._model_of = {member.id: member.model for member in members}
         self._prices = prices
         self._window = min(map(window_of, deployments), default=math.inf)
@@ -194,6 +191,12 @@ class Group:
         return [name for place, name in places if place == first]
 
 
+def is_little_known(bundle: Scorer, model: str, min_support: float) -> bool:
+    """Whether a bundle says that it knows a model by fewer effective votes."""
+    said = bundle.support.get(model)
+    return said is not None and said.votes < min_support
+
+
 def column_of(bundle: Scorer, name: str) -> int | None:
     """Column of a model by name or alias; None for a name that the bundle does not know."""
     try:
@@ -208,10 +211,13 @@ class Groups:
     Args:
         bundle: the models that deployments may name.
         clock: seconds, never going back.
+        min_support: as of `Group`.
     """
 
-    def __init__(self, bundle: Scorer, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, bundle: Scorer, clock: Callable[[], float] = time.monotonic, min_support: float = 0.0) -> None:
+        names_of(bundle)  # made here, where the bundle is loaded, and not at the first request
         self.bundle = bundle
+        self.min_support = min_support
         self._clock = clock
         self._groups: dict[object, tuple[float, Group]] = {}
 
@@ -219,6 +225,11 @@ class Groups:
         """The bundle's own name of a model; None for a name that it does not know."""
         index = column_of(self.bundle, name)
         return None if index is None else self.bundle.models[index]
+
+    def models_of(self, deployments: Sequence[Mapping[str, Any]]) -> int:
+        """How many models of the bundle these are that P2L ranks."""
+        found = {one.model for deployment in deployments if (one := match(deployment, self.bundle)) is not None}
+        return sum(not is_little_known(self.bundle, model, self.min_support) for model in found)
 
     def of(self, deployments: Sequence[Deployment]) -> Group:
         """The group of these deployments."""
@@ -229,7 +240,7 @@ class Groups:
             return kept[1]
         if len(self._groups) >= 256:
             self._groups.clear()
-        group = Group(deployments, self.bundle)
+        group = Group(deployments, self.bundle, self.min_support)
         self._groups[key] = (now, group)
         return group
 
@@ -237,7 +248,11 @@ class Groups:
 def _content(deployments: Sequence[Deployment]) -> object:
     """What a group is read from, as a key; a value that has no hash makes the deployments a group of their own."""
     key = tuple(
-        (*map(deployment["litellm_params"].get, _PARAMS), *map((deployment.get("model_info") or {}).get, _INFO))
+        (
+            *map(deployment["litellm_params"].get, _PARAMS),
+            *map((deployment.get("model_info") or {}).get, _INFO),
+            setting_of(deployment["litellm_params"]),
+        )
         for deployment in deployments
     )
     try:

@@ -27,6 +27,7 @@ from p2l_plugins.outcomes import Family, has_eta
 from p2l_plugins.prompts import Turns
 from p2l_plugins.scoring.bundle import resolve_model
 from p2l_plugins.scoring.scorer import BATCH_TOKENS, Scores
+from p2l_plugins.support import Support
 
 #: Calls at the same time.
 WORKERS = 4
@@ -68,6 +69,7 @@ class BundleInfo(BaseModel):
     family: Family
     models: tuple[str, ...] = Field(min_length=1)
     aliases: dict[str, str] = {}
+    support: dict[str, Support] = {}
     max_length: int = Field(default=2**31, ge=1)
     overall: OverallInfo | None = None
     bounds: BoundsInfo | None = None
@@ -137,6 +139,16 @@ class RemoteScorer:
         return self._info.models
 
     @property
+    def aliases(self) -> dict[str, str]:
+        """Other names of models, to names in `models`."""
+        return self._info.aliases
+
+    @property
+    def support(self) -> dict[str, Support]:
+        """How much is known of each model; one that is not in it counts as well known."""
+        return self._info.support
+
+    @property
     def family(self) -> Family:
         """The outcome model."""
         return self._info.family
@@ -204,6 +216,7 @@ class RemoteScorer:
             self._info.aliases,
             truncated=None if cut is None else np.array(cut, np.bool_),
             unknown=None if unknown is None else np.array(unknown, np.float32),
+            support=self._info.support,
         )
 
     def _call(self, method: str, path: str, form: type[Form], body: Any = None) -> Form:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from litellm.types.router import RetryPolicy
@@ -31,12 +31,16 @@ _SAME_EVERYWHERE = frozenset({400, 413, 422})
 class Failover:
     """The retry policies that P2L gave to groups of LiteLLM's routers, under the names that requests ask for.
 
+    Attributes:
+        models_of: how many models that P2L ranks deployments are of; until the bundle is known, by `p2l_model` alone.
+
     Args:
         clock: seconds, never going back.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self.models_of: Callable[[Sequence[Mapping[str, Any]]], int] = named
         self._ours: weakref.WeakKeyDictionary[Any, dict[str, RetryPolicy]] = weakref.WeakKeyDictionary()
         self._asked: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
         self._names: weakref.WeakKeyDictionary[Any, tuple[float, Names]] = weakref.WeakKeyDictionary()
@@ -58,7 +62,9 @@ class Failover:
             asked = [group.name for group in names.groups]
         led = [alias for alias, target in names.aliases.items() if target in asked]
         wanted = dict.fromkeys([*led, *asked])
-        given = {name: policy for name in wanted if (policy := _policy_of(router, settings, names, name)) is not None}
+        given = {
+            name: policy for name in wanted if (policy := self._policy_of(router, settings, names, name)) is not None
+        }
         return self._give(router, given)
 
     def before(self, router: Any, settings: P2LSettings, name: str) -> list[str]:
@@ -101,6 +107,19 @@ class Failover:
             router.model_group_retry_policy = {**policies, **new}
         return list(new)
 
+    def _policy_of(self, router: Any, settings: P2LSettings, names: Names, name: str) -> RetryPolicy | None:
+        """The policy of requests that ask for a name; None where P2L routes none of them.
+
+        Several teams may have models under one name: the largest choice counts.
+        """
+        models = deployments = 0
+        for group in names.reached(name):
+            rule = settings.rule_of(group.name if names.seen(group) else names.aliases.get(name, name))
+            found = self.models_of(group.deployments)
+            if found > 1 and rule is not None and rule.mode == "route":
+                models, deployments = max(models, found), max(deployments, len(group.deployments))
+        return _policy(router, models, deployments, settings.max_attempts) if models else None
+
 
 def most_attempts(retries: object, max_attempts: int) -> int:
     """Most attempts of a request: those of the setting, or as many as LiteLLM's `num_retries` asks for."""
@@ -112,22 +131,13 @@ def same_everywhere(error: Exception | None) -> bool:
     return getattr(error, "status_code", None) in _SAME_EVERYWHERE
 
 
+def named(deployments: Sequence[Mapping[str, Any]]) -> int:
+    """How many names deployments give in `p2l_model`."""
+    return len({p2l_model(one) for one in deployments} - {None})
+
+
 def _names_of(router: Any) -> Names:
     return Names(router.get_model_list() or [], router.model_group_alias)
-
-
-def _policy_of(router: Any, settings: P2LSettings, names: Names, name: str) -> RetryPolicy | None:
-    """The policy of requests that ask for a name; None where P2L routes none of them.
-
-    Several teams may have models under one name: the largest choice counts.
-    """
-    models = deployments = 0
-    for group in names.reached(name):
-        rule = settings.rule_of(group.name if names.seen(group) else names.aliases.get(name, name))
-        found = len({p2l_model(one) for one in group.deployments} - {None})
-        if found > 1 and rule is not None and rule.mode == "route":
-            models, deployments = max(models, found), max(deployments, len(group.deployments))
-    return _policy(router, models, deployments, settings.max_attempts) if models else None
 
 
 def _policy(router: Any, models: int, deployments: int, max_attempts: int) -> RetryPolicy:

@@ -62,6 +62,7 @@ class Record(TypedDict, total=False):
         beside: value and expected USD of the model that answered, where it was not ranked.
         cost: USD that the answer cost, as LiteLLM has it.
         truncated: whether the prompt was longer than the bundle reads; missing where its scorer does not say.
+        little_known: models of the group that the bundle knows too little of, by `min_support`: they are not ranked.
         unknown: share of the prompt's text that the bundle's tokenizer does not know; missing where that is none.
         reason: why the overall scores decided in place of the prompt's own: `unknown_text` or `no_text`.
         not_followed: whether LiteLLM took a deployment that was not offered.
@@ -92,6 +93,7 @@ class Record(TypedDict, total=False):
     beside: Beside
     cost: float
     truncated: bool
+    little_known: list[str]
     unknown: float
     reason: str
     not_followed: bool

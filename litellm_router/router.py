@@ -24,9 +24,11 @@ from litellm_router.chat import chat_of, deployment_in
 from litellm_router.check import group_problems
 from litellm_router.conversations import Turn, answer_text
 from litellm_router.decision import Case, Decision
-from litellm_router.deployments import Deployment, Group, column_of, id_of, takes_part
+from litellm_router.deployments import Deployment, Group, column_of, id_of
 from litellm_router.failover import Failover
 from litellm_router.health import Health
+from litellm_router.matching import takes_part
+from litellm_router.names import p2l_model
 from litellm_router.narrowing import Ranked
 from litellm_router.prices import price_of
 from litellm_router.reasons import NotRoutedError
@@ -155,8 +157,10 @@ class P2LRouter(CustomLogger):
             if not is_chat(request):
                 return None
             chat = chat_of(messages, request)
-            attempts = attempts or self.requests.begin(request)
             state = self._checked_state()
+            if not again and not await self._matched(state, model, deployments, started):
+                return None
+            attempts = attempts or self.requests.begin(request)
             if not again:
                 await self._decide(state, model, deployments, chat, request, attempts, started)
                 self._note(state, model, request, attempts, started)
@@ -176,6 +180,16 @@ class P2LRouter(CustomLogger):
         if not deployments:
             return False
         return takes_part(deployments) or (attempts is None and _choice(name, deployments) in self._ranked)
+
+    async def _matched(self, state: State, name: str, deployments: list[Deployment], started: float) -> bool:
+        """Whether the bundle has two of the models, of deployments that name none: else they are none of P2L's."""
+        if _names_two(deployments) or _choice(name, deployments) in self._ranked:
+            return True
+        try:
+            loaded = await state.scoring.loaded(started + state.settings.timeout_ms / 1e3)
+        except NotRoutedError:  # what it is for is not known then, and the load itself is reported
+            return False
+        return len(loaded.groups.of(deployments).models) > 1
 
     def _checked_state(self) -> State:
         try:
@@ -226,6 +240,8 @@ class P2LRouter(CustomLogger):
         record = decision.record() | case.record() | {"fingerprint": fingerprint}
         if evidence is not None:
             record["personal"] = evidence
+        if case.group.little_known:
+            record["little_known"] = list(case.group.little_known)
         shadow, traffic = case.wanted.rule.mode == "shadow", state.traffic
         first = decision.ranking[0]
         # what a shadow decision would have cost is expected for good: the answer comes from elsewhere
@@ -256,9 +272,10 @@ class P2LRouter(CustomLogger):
             group.checked = True
             for sentence in group_problems(settings, name, deployments, loaded.scorer):
                 self.health.misconfigured(sentence)
+            self.failover.models_of = loaded.groups.models_of
             self.set_up_failover(router_of(id_of(deployments[0])), [name])
         if len(group.models) < 2:
-            raise NotRoutedError("models" if takes_part(deployments) else "one_left")
+            raise NotRoutedError("models" if _names_two(deployments) else "one_left")
         if len(self._ranked) < MOST_GROUPS:
             self._ranked.add(_choice(name, deployments))
         return group
@@ -447,6 +464,11 @@ class P2LRouter(CustomLogger):
             answered: str | None = None if response is None else attempts.record.get("answered")
             return answered
         return self._model_in((call_info or {}).get("model_info"), attempts)
+
+
+def _names_two(deployments: list[Deployment]) -> bool:
+    """Whether deployments name two models in `p2l_model`."""
+    return takes_part(one for one in deployments if p2l_model(one) is not None)
 
 
 def _choice(name: str, deployments: list[Deployment]) -> tuple[str, object]:

@@ -180,7 +180,7 @@ class Scoring:
         leases = Leases(shared, lease_s) if lease_s and shared is not None else None
         names = settings.cache.namespace, self._secret
         flights = Flights(scorer, self.cache, *names, self._max_pending, leases)
-        return Loaded(scorer, flights, self._users(scorer), Groups(scorer))
+        return Loaded(scorer, flights, self._users(scorer), Groups(scorer, min_support=settings.min_support))
 
     def swap(self, changes: Changes) -> list[tuple[float, Loaded]]:
         """Loads what is due and puts it in the place of the bundle in use; one that is bad is left alone.

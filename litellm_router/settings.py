@@ -219,6 +219,8 @@ class P2LSettings(Rule):
             one answer (calls of tools) and a provider's own state stay with the model that has them.
         unknown_limit: share of a prompt's text above which, where the bundle's tokenizer does not know it, the overall
             scores decide.
+        min_support: effective votes below which a model is not ranked but left to LiteLLM's order, where the bundle
+            says how much it knows of it.
         injected_tags: tags whose text in user messages no user wrote, beside the known ones of agents and editors.
         personal: blends a user's own board into the scores of their prompts; none: users are not told apart.
         cache: where scores are kept: in this process, and in a Redis that services share.
@@ -241,6 +243,7 @@ class P2LSettings(Rule):
     learn_output_tokens: bool = True
     sticky: Sticky | None = None
     unknown_limit: Share = 0.5
+    min_support: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     injected_tags: tuple[Annotated[str, Field(pattern=r"^[A-Za-z][\w-]{0,63}$")], ...] = ()
     personal: PersonalSettings | None = None
     cache: RouterCacheSettings = RouterCacheSettings()

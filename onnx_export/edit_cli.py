@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from p2l_plugins.cells import pipe_table
-from p2l_plugins.console import BundleArg, JsonOption, MarginOption, UsableOption, progress
+from p2l_plugins.console import BundleArg, JsonOption, MarginOption, UsableOption, progress, tell
 from p2l_plugins.errors import ConfigError
 
 if TYPE_CHECKING:

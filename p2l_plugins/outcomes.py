@@ -154,9 +154,15 @@ def win_matrix(family: Family, coefs: ArrayLike, raw_eta: ArrayLike | None = Non
     return win_probability(family, beta[..., :, None], beta[..., None, :], eta)
 
 
-def usable_probability(coefs: ArrayLike) -> Array:
-    """P(the answer is usable) = σ(β); only the grounded family (`grk`) gives it this meaning."""
-    return sigmoid(coefs)
+def usable_probability(coefs: ArrayLike, stderr: ArrayLike = 0.0) -> Array:
+    """P(the answer is usable) = σ(β); only the grounded family (`grk`) gives it this meaning.
+
+    Args:
+        coefs: β.
+        stderr: standard errors of β, broadcast with it; the mean over what β may be is taken (MacKay 1992).
+    """
+    variance = np.square(np.asarray(stderr, np.float64))
+    return sigmoid(np.asarray(coefs, np.float64) / np.sqrt(1 + np.pi / 8 * variance))
 
 
 def negative_log_likelihood(

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
+
+Key = TypeVar("Key", int, str)
+
+#: Effective votes below which boards mark a model: its level is then known to ±0.5 of log-odds at best.
+LITTLE = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +57,8 @@ class Support:
             "votes": round(self.votes, 1),
             "stderr": self.stderr,
         }
+
+
+def level_errors(support: Mapping[Key, Support], models: Iterable[Key]) -> list[float]:
+    """Standard error of each model's level, by name or column; 0 where nobody said one."""
+    return [support[name].stderr or 0.0 if name in support else 0.0 for name in models]

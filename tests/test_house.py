@@ -14,7 +14,7 @@ PACKAGES = ("p2l_plugins", "litellm_router", "lmeval_task", "onnx_export")
 #: What each room stands on, from the ground up; a room may import those below its own floor.
 FLOORS = [
     {"errors"},
-    {"outcomes", "similar", "patterns", "templates", "support", "cells"},
+    {"outcomes", "similar", "patterns", "templates", "support", "cells", "naming"},
     {"prompts", "console"},
     {"files"},
     {"cache", "routing"},

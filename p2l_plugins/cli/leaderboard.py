@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple, cast
 
@@ -110,7 +111,7 @@ def _of_all(p2l: P2L, chunks: Iterator[_Chunk], opponents: dict[str, float] | No
     board = Leaderboard.from_means(p2l.models, means, p2l.ungrounded, opponents, seed=seed)
     if board.intervals is None:
         stderr.print("no intervals: the prompts are a single unit", style="yellow")
-    return board
+    return replace(board, support=p2l.support)
 
 
 def _by_category(
@@ -125,7 +126,7 @@ def _by_category(
     means = CategoryMeans(p2l.models, p2l.family, p2l.ungrounded, seed)
     for chunk in chunks:
         means.add(chunk.scores.coefs, chunk.scores.raw_eta, chunk.categories, chunk.groups)
-    return means.boards(opponents, parents)
+    return means.boards(opponents, parents).with_support(p2l.support)
 
 
 def strengths(

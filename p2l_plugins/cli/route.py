@@ -57,6 +57,7 @@ def route(
         budget,
         objective_named(objective),
         multiplier=multiplier,
+        support=p2l.support,
     )
     result["fingerprint"] = p2l.fingerprint
     if as_json:

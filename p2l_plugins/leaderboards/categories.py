@@ -32,6 +32,7 @@ from p2l_plugins.leaderboards.leaderboard import Leaderboard
 from p2l_plugins.leaderboards.pair_means import Blocks, PairMeans
 from p2l_plugins.leaderboards.tables import category_tables
 from p2l_plugins.outcomes import Array, Family
+from p2l_plugins.support import Support
 
 #: More categories than this are no table that anybody reads, and each costs memory.
 MAX_CATEGORIES = 64
@@ -192,6 +193,11 @@ class CategoryBoards:
     def leaves(self) -> list[str]:
         """The categories that are not unions of others."""
         return [name for name in self.boards if name not in self.parents]
+
+    def with_support(self, support: Mapping[str, Support]) -> CategoryBoards:
+        """The same, with how much is known of each model."""
+        boards = {name: replace(board, support=support) for name, board in self.boards.items()}
+        return replace(self, overall=replace(self.overall, support=support), boards=boards)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: the overall leaderboard with a key `categories`: name → leaderboard."""

@@ -7,13 +7,12 @@ from html import escape
 
 from p2l_plugins.leaderboards.tables import (
     DIFFERENCES,
-    UNGROUNDED,
     Record,
     Row,
-    any_ungrounded,
     by_category,
     difference,
     difference_span,
+    notes,
     points,
     table_columns,
 )
@@ -109,7 +108,7 @@ def board_table(board: Record, top: int | None) -> str:
         heads.insert(4, "")
         for row, cells in zip(rows, table, strict=True):
             cells.insert(4, _drawn(row, min(ends), max(ends)))
-    note = f'<p class="soft">† {escape(UNGROUNDED)}</p>' if any_ungrounded(rows) else ""
+    note = "".join(f'<p class="soft">{escape(text)}</p>' for text in notes(rows))
     more = len(board["leaderboard"]) - len(rows)
     note += f'<p class="soft">and {more} more models</p>' if more else ""
     return html_table(heads, table, name=1) + note

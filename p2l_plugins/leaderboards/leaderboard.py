@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, SupportsFloat
 
@@ -36,6 +36,7 @@ from p2l_plugins.leaderboards.intervals import (
 from p2l_plugins.leaderboards.pair_means import Blocks, PairMeans
 from p2l_plugins.leaderboards.tables import markdown_table
 from p2l_plugins.outcomes import Array, Family, Mask, Numbers, usable_probability, win_matrix
+from p2l_plugins.support import LITTLE, Support
 
 _CELLS = (
     2**18
@@ -59,6 +60,7 @@ class Leaderboard:
         intervals: over prompts; None where they were not asked for, or all prompts are one unit.
         difference: from another leaderboard, where one was given.
         opponents: weight of each opponent in the win rate; None: all other comparable models alike.
+        support: how much is known of each model; one that is not in it counts as well known.
     """
 
     models: tuple[str, ...]
@@ -71,6 +73,7 @@ class Leaderboard:
     intervals: Intervals | None = None
     difference: Difference | None = None
     opponents: Mapping[str, float] | None = None
+    support: Mapping[str, Support] = field(default_factory=dict)
 
     @classmethod
     def from_means(
@@ -164,8 +167,10 @@ class Leaderboard:
 
         Keys: rank, model, coef, win_rate; usable for grk. With intervals: rank_low, rank_high, coef_low, coef_high,
         win_rate_low, win_rate_high, usable_low, usable_high; stderr and win_rate_stderr, of coefficient and win rate
-        less the mean of the comparable models. With another leaderboard to compare with: difference (of the win rate
-        less that mean), difference_low, difference_high, p_value, and holds among several. A number that there is not
+        less the mean of the comparable models. Where the bundle says how much it knows of a model: support (effective
+        votes), level_stderr (of its level, in log-odds, by which usable is nearer to one half), little_known. With
+        another leaderboard to compare with: difference (of the win rate less that mean), difference_low,
+        difference_high, p_value, and holds among several. A number that there is not
         is None.
         """
         return [self._row(rank, i) for rank, i in enumerate(self.order, start=1)]
@@ -177,8 +182,16 @@ class Leaderboard:
             "coef": _number(self.coefs[i]),
             "win_rate": _number(self.win_rate[i]),
         }
+        known = self.support.get(self.models[i])
+        error = 0.0 if known is None or known.stderr is None else known.stderr
         if self.family == "grk":
-            row["usable"] = _number(usable_probability(self.coefs[i]))
+            row["usable"] = _number(usable_probability(self.coefs[i], error))
+        if known is not None:
+            row |= {
+                "support": round(known.votes, 1),
+                "level_stderr": known.stderr,
+                "little_known": known.votes < LITTLE,
+            }
         if self.models[i] in self.ungrounded:
             row["grounded"] = False
         if (span := self.intervals) is not None:
@@ -186,7 +199,7 @@ class Leaderboard:
             row |= {"coef_low": _number(span.coef_low[i]), "coef_high": _number(span.coef_high[i])}
             row |= {"win_rate_low": _number(span.win_low[i]), "win_rate_high": _number(span.win_high[i])}
             if self.family == "grk":
-                low, high = usable_probability([span.coef_low[i], span.coef_high[i]])
+                low, high = usable_probability([span.coef_low[i], span.coef_high[i]], error)
                 row |= {"usable_low": _number(low), "usable_high": _number(high)}
             row |= {"stderr": _number(span.stderr[i]), "win_rate_stderr": _number(span.win_stderr[i])}
         if (gap := self.difference) is not None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from p2l_plugins.cells import escaped, pipe_table
+from p2l_plugins.support import LITTLE
 
 #: What `Leaderboard.to_dict` and `CategoryBoards.to_dict` give, and one of their rows.
 Record = dict[str, Any]
@@ -21,6 +22,7 @@ _NOT_THERE: Row = {"difference": None, "holds": False}
 UNGROUNDED = (
     "trained on votes that never say 'both bad' and shared with no other data: comparable among themselves only"
 )
+LITTLE_KNOWN = f"known by fewer than {LITTLE:.0f} effective votes: its place may be chance"
 
 
 def markdown_table(board: Record, top: int | None = None) -> str:
@@ -28,7 +30,7 @@ def markdown_table(board: Record, top: int | None = None) -> str:
     rows = board["leaderboard"][:top]
     columns = table_columns(board)
     text = pipe_table([head for head, _ in columns], ([cell(row) for _, cell in columns] for row in rows), left=(1,))
-    return f"{text}\n\n† {UNGROUNDED}" if any_ungrounded(rows) else text
+    return "\n\n".join([text, *notes(rows)])
 
 
 def table_columns(board: Record) -> list[Column]:
@@ -45,9 +47,17 @@ def table_columns(board: Record) -> list[Column]:
         columns.append(("P(usable)", lambda row: share(row["usable"]) + between(row, "usable")))
     if "n_votes" in board:
         columns.append(("votes", lambda row: f"{row['votes']:,}"))
+    elif any("support" in row for row in board["leaderboard"]):
+        columns.append(("known by", lambda row: f"{row['support']:,.0f}" if "support" in row else "–"))
     if "reference" in board:
         columns.append((f"− {board['reference']}", difference))
     return columns
+
+
+def notes(rows: Collection[Row]) -> list[str]:
+    """What the marks in a board's rows mean."""
+    marks = [f"† {UNGROUNDED}"] if any_ungrounded(rows) else []
+    return [*marks, f"‡ {LITTLE_KNOWN}"] if any(row.get("little_known") for row in rows) else marks
 
 
 def any_ungrounded(rows: Iterable[Row]) -> bool:
@@ -56,8 +66,8 @@ def any_ungrounded(rows: Iterable[Row]) -> bool:
 
 
 def named(row: Row) -> str:
-    """A row's model, with a mark where it is ungrounded."""
-    return f"{row['model']}{'' if row.get('grounded', True) else ' †'}"
+    """A row's model, with a mark where it is ungrounded, and one where little is known of it."""
+    return f"{row['model']}{'' if row.get('grounded', True) else ' †'}{' ‡' if row.get('little_known') else ''}"
 
 
 def share(value: float | None) -> str:

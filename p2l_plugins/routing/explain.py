@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from p2l_plugins.errors import DataError, P2LError
 from p2l_plugins.outcomes import Array, Coefficients, win_matrix
 from p2l_plugins.routing import policies
+from p2l_plugins.support import Support, level_errors
 
 #: UTF-8 bytes per token: about right for English text and code, a little high for other scripts, and cheap.
 BYTES_PER_TOKEN = 4
@@ -64,6 +65,7 @@ def explain(
     objective: policies.Objective = "win_rate",
     opponents: Mapping[str, float] | None = None,
     multiplier: float | None = None,
+    support: Mapping[str, Support] | None = None,
 ) -> dict[str, Any]:
     """Applies a rule to one prompt, and says what it was decided from.
 
@@ -75,6 +77,7 @@ def explain(
         budget: USD per request, for all but `best`.
         objective: `win_rate`, or `usable` (grk only).
         opponents: weight of each model that a win rate is against; None: the candidates, all alike.
+        support: how much is known of each model, which `usable` takes into account.
         multiplier: λ of `paced`, in value per USD; None takes the one with which a `pacing.Pacer` begins here.
 
     Returns:
@@ -94,7 +97,9 @@ def explain(
         weights = [0.0] * len(columns) + list(opponents.values())
     coefs = scores.coefs[0, rows].astype(np.float64)
     raw_eta = None if scores.raw_eta is None else scores.raw_eta[0]
-    value = policies.values(objective, scores.family, coefs, raw_eta, weights)[: len(columns)]
+    known = {scores.index(name): one for name, one in (support or {}).items()}
+    errors = level_errors(known, rows)
+    value = policies.values(objective, scores.family, coefs, raw_eta, weights, errors)[: len(columns)]
     if rule == "paced" and multiplier is None and budget is not None:
         multiplier = policies.first_multiplier(value, price, budget) or 0.0
     choice = policies.decide(rule, value, price, budget, multiplier)

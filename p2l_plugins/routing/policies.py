@@ -107,8 +107,12 @@ def values(
     coefs: ArrayLike,
     raw_eta: ArrayLike | None = None,
     opponents: ArrayLike | None = None,
+    stderr: ArrayLike = 0.0,
 ) -> Array:
     """Value of each model under an objective: `win_rate`, or `usable` (grk only).
+
+    Args:
+        stderr: (M,) standard errors of the models' levels, which bring `usable` nearer to one half.
 
     Raises:
         ConfigError: an unknown objective, or `usable` for a family without a grounded scale.
@@ -117,7 +121,7 @@ def values(
         return win_rates(family, coefs, raw_eta, opponents)
     if family != "grk":
         raise ConfigError(f"the objective 'usable' needs a bundle of the family grk; this one is {family}")
-    return usable_probability(coefs)
+    return usable_probability(coefs, stderr)
 
 
 def best(value: ArrayLike, cost: ArrayLike) -> Mixture:

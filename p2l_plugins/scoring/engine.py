@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
@@ -26,6 +26,7 @@ from p2l_plugins.errors import BundleError, P2LError
 from p2l_plugins.outcomes import Family
 from p2l_plugins.prompts import Turns
 from p2l_plugins.scoring.scorer import Scores
+from p2l_plugins.support import Support
 
 #: Prompts of at most so many tokens are short.
 SHORT_TOKENS = 256
@@ -61,6 +62,14 @@ class Scorer(Protocol):
     @property
     def models(self) -> tuple[str, ...]:
         """Names in the order of the coefficients."""
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """Other names of models, to names in `models`."""
+
+    @property
+    def support(self) -> Mapping[str, Support]:
+        """How much is known of each model; one that is not in it counts as well known."""
 
     @property
     def family(self) -> Family:

@@ -20,6 +20,7 @@ from p2l_plugins.outcomes import Array, Family, Floats, Ids, has_eta
 from p2l_plugins.prompts import Prompt, TextEncoder, Turns, as_turns, pad
 from p2l_plugins.scoring.bundle import Bundle, find_bundle, resolve_model
 from p2l_plugins.scoring.session import Session
+from p2l_plugins.support import Support
 
 #: Padded tokens in one run of the model: bounds its memory, and keeps short prompts from waiting for long ones.
 BATCH_TOKENS = 4096
@@ -43,6 +44,7 @@ class Scores:
             not made from prompts.
         unknown: (N,) float32, share of each prompt's tokens that stand for what the tokenizer does not know, 0 to 1;
             None where it is not known of every prompt.
+        support: how much is known of each model; one that is not in it counts as well known.
     """
 
     models: tuple[str, ...]
@@ -53,6 +55,7 @@ class Scores:
     ungrounded: frozenset[str] = field(default=frozenset(), repr=False)
     truncated: NDArray[np.bool_] | None = field(default=None, repr=False)
     unknown: Floats | None = field(default=None, repr=False)
+    support: Mapping[str, Support] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.coefs)
@@ -100,7 +103,8 @@ class Scores:
         """
         q = None if opponents is None else {self.models[self.index(name)]: w for name, w in opponents.items()}
         blocks = BLOCKS if intervals else 0
-        return aggregate(self.models, self.family, self.coefs, self.raw_eta, self.ungrounded, q, groups, blocks, seed)
+        board = aggregate(self.models, self.family, self.coefs, self.raw_eta, self.ungrounded, q, groups, blocks, seed)
+        return replace(board, support=self.support)
 
 
 class P2L:
@@ -153,6 +157,16 @@ class P2L:
     def models(self) -> tuple[str, ...]:
         """Model names in the order of the coefficients."""
         return self.bundle.manifest.models
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """Other names of models, to names in `models`."""
+        return self.bundle.manifest.aliases
+
+    @cached_property
+    def support(self) -> dict[str, Support]:
+        """How much is known of each model; one that is not in it counts as well known."""
+        return self.bundle.manifest.support
 
     @property
     def family(self) -> Family:
@@ -275,7 +289,15 @@ class P2L:
     ) -> Scores:
         manifest = self.bundle.manifest
         return Scores(
-            manifest.models, coefs, raw_eta, manifest.family, manifest.aliases, self.ungrounded, truncated, unknown
+            manifest.models,
+            coefs,
+            raw_eta,
+            manifest.family,
+            manifest.aliases,
+            self.ungrounded,
+            truncated,
+            unknown,
+            self.support,
         )
 
 

@@ -91,6 +91,10 @@ class BundleResponse(BaseModel):
     models: list[str]
     aliases: dict[str, str] = Field(description="other names of models")
     ungrounded: list[str] = Field(description="models that compare among themselves only")
+    support: dict[str, dict[str, float | None]] = Field(
+        description="how much is known of each model: prompts, sets, kinds, votes (effective ones), and stderr of its "
+        "level in log-odds; a model that is not in it counts as well known"
+    )
     max_length: int = Field(description="tokens of a prompt that count")
     overall: Overall
     bounds: Bounds

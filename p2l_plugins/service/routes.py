@@ -104,6 +104,7 @@ async def bundle(in_use: Using) -> Response:
             "models": manifest.models,
             "aliases": manifest.aliases,
             "ungrounded": manifest.ungrounded,
+            "support": {name: one.record() for name, one in in_use.p2l.support.items()},
             "max_length": manifest.text.max_length,
             "overall": {"coefs": everyday.coefs.tolist(), "raw_eta": everyday.raw_eta},
             "bounds": manifest.bounds._asdict(),
@@ -158,6 +159,7 @@ async def route(asked: models.RouteRequest, request: Request, service: Serving, 
         asked.objective,
         asked.opponents,
         asked.multiplier,
+        in_use.p2l.support,
     )
     return _json({"fingerprint": in_use.p2l.fingerprint, **decision})
 

@@ -32,6 +32,7 @@ class CountingScorer:
     def __init__(self, fingerprint="f" * 32, seconds=0.0):
         self.models, self.fingerprint, self.seconds = MODELS, fingerprint, seconds
         self.prompts = []
+        self.aliases, self.support = {}, {}
 
     def index(self, model):
         return self.models.index(model)

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -11,6 +12,7 @@ from p2l_plugins.errors import ConfigError
 from p2l_plugins.leaderboards.categories import CategoryMeans
 from p2l_plugins.leaderboards.leaderboard import aggregate
 from p2l_plugins.leaderboards.pair_means import BLOCKS
+from p2l_plugins.support import Support
 
 NASTY = ("<script>alert(1)</script>", "a|b", 'q"x', "$x_1$")
 
@@ -51,6 +53,30 @@ class _Page(HTMLParser):
 
     def handle_data(self, data):
         self.text += data
+
+
+def test_boards_mark_little_known_models_and_usable_takes_their_errors_into_account():
+    known = {'q"x': Support(9, 1, 1, 9.0, 0.7), "$x_1$": Support(900, 2, 5, 880.4, 0.05)}
+    plain, marked = board(), replace(board(), support=known)
+    rows = {row["model"]: row for row in marked.rows()}
+    before = {row["model"]: row for row in plain.rows()}
+    assert (rows['q"x']["little_known"], rows["$x_1$"]["little_known"]) == (True, False)
+    assert (rows["$x_1$"]["support"], rows["$x_1$"]["level_stderr"]) == (880.4, 0.05)
+    assert "support" not in rows["a|b"]
+    assert rows["a|b"]["usable"] == before["a|b"]["usable"]
+    # the mean of σ over a normal distribution, by quadrature
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+    one = rows['q"x']
+    mean = (weights / (1 + np.exp(-(one["coef"] + 0.7 * nodes)))).sum() / weights.sum()
+    assert one["usable"] == pytest.approx(mean, abs=2e-3)
+    for text in (marked.to_markdown(), _Page(marked.to_html()).text):
+        assert text.count('q"x ‡') == 1
+        assert "known by" in text
+        assert "fewer than 60 effective votes" in text
+        assert "$x_1$ ‡" not in text
+    for text in (plain.to_markdown(), plain.to_html()):
+        assert "‡" not in text
+        assert "known by" not in text
 
 
 def check_page(html):

@@ -34,7 +34,7 @@ class SlowScorer:
         self._p2l = p2l
         self.seconds = seconds
         self.models, self.family, self.fingerprint, self.index = p2l.models, p2l.family, p2l.fingerprint, p2l.index
-        self.overall = p2l.overall
+        self.overall, self.aliases, self.support = p2l.overall, p2l.aliases, p2l.support
         self.workers, self.batch_tokens, self.max_length, self.close = p2l.workers, 1, p2l.max_length, p2l.close
         self.bounds = p2l.bounds
         self.prompts: list[tuple[str, ...]] = []

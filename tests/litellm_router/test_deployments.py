@@ -4,7 +4,8 @@ import litellm
 import numpy as np
 
 from litellm_router.abilities import lacks
-from litellm_router.deployments import Group, Groups, takes_part
+from litellm_router.deployments import Group, Groups
+from litellm_router.matching import takes_part
 from p2l_plugins.scoring.bundle import resolve_model
 
 
@@ -12,9 +13,10 @@ class Names:
     """The models of a bundle."""
 
     models = ("alpha", "beta", "gamma")
+    aliases, support = {"a": "alpha"}, {}
 
     def index(self, model):
-        return resolve_model(model, self.models, {"a": "alpha"})
+        return resolve_model(model, self.models, self.aliases)
 
 
 PREFERENCE = ("beta", "alpha", "gamma")
@@ -97,10 +99,12 @@ def test_a_model_costs_as_much_as_its_dearest_deployment(deployment):
     np.testing.assert_array_equal(group.costs(10, np.full(3, 20.0)), [60.0, np.nan, 0.0])
 
 
-def test_a_group_takes_part_when_two_deployments_give_different_names(deployment):
+def test_a_group_takes_part_when_two_deployments_are_called_differently(deployment):
     x, y, u = deployment("x", "alpha"), deployment("y", "beta"), deployment("u")
     assert takes_part([u, x, u, y])
-    assert not takes_part([u, x, x])
+    assert takes_part([u, x, x])
+    assert not takes_part([x, x])
+    assert not takes_part([u, u])
     assert not takes_part([])
 
 

@@ -68,10 +68,11 @@ function item(row, before, measure, onScale) {
   const [low, high] = [row[`${measure}_low`], row[`${measure}_high`]];
   const interval = Number.isFinite(low) ? `, 95% interval ${form.text(low)} to ${form.text(high)}` : "";
   const moved = before ? `; overall ${form.text(before[measure])}, rank ${rankText(before)}` : "";
-  made.title = `${row.model}: ${form.text(row[measure])}${interval}${moved}`;
-  const name = element("span", "name", row.model);
+  const little = row.little_known ? `; little is known of it: ${Math.round(row.support)} effective votes` : "";
+  made.title = `${row.model}: ${form.text(row[measure])}${interval}${moved}${little}`;
+  const name = element("span", "name", `${row.model}${row.little_known ? " ‡" : ""}`);
   const value = element("span", "value", form.text(row[measure]));
-  const said = element("span", "unseen", interval);
+  const said = element("span", "unseen", `${interval}${little}`);
   const direction = steady ? "" : change > 0 ? " up" : " down";
   const delta = element("span", `change${direction}`, change === null ? "" : steady ? "=" : `${change > 0 ? "▲" : "▼"} ${form.change(change).slice(1)}`);
   if (!steady) delta.setAttribute("aria-label", `${form.change(change)} ${form.unit} against the overall board`);
