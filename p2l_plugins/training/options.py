@@ -9,7 +9,8 @@ import numpy as np
 
 from p2l_plugins.prompts import Turns
 
-_OPTION = re.compile(r"^(\(?([A-Z])[.):]\)?[ \t]+)(\S.*)$")
+#: An answer option: its letter with the marks around it, the letter, its text.
+LIST_OPTION = re.compile(r"^(\(?([A-Z])[.):]\)?[ \t]+)(\S.*)$")
 #: Options that speak of others would change their meaning in another order.
 _REFERS = re.compile(
     r"\b(?:above|below|former|latter|both|neither|all of|none of)\b|\b[A-Z] (?:and|or|&) [A-Z]\b", re.IGNORECASE
@@ -22,7 +23,7 @@ def shuffle_options(text: str, rng: np.random.Generator) -> str:
     Text without three options at least, or with options that refer to each other, is returned as it is.
     """
     lines = text.split("\n")
-    found = [_OPTION.match(line) for line in lines]
+    found = [LIST_OPTION.match(line) for line in lines]
     start, run = 0, 0
     for i, match in enumerate(found):
         letter = match.group(2) if match else ""

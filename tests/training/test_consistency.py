@@ -1,68 +1,16 @@
-"""Other forms of a prompt, and the term that holds their scores together."""
-
-import random
+"""The term that holds the scores of a prompt and of another form of it together."""
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from p2l_plugins.prompts import as_turns  # noqa: E402
 from p2l_plugins.training.backbone import load_backbone  # noqa: E402
 from p2l_plugins.training.batches import PromptDataset, VoteCollator  # noqa: E402
 from p2l_plugins.training.checkpoint import text_encoder  # noqa: E402
 from p2l_plugins.training.learner import Learner  # noqa: E402
 from p2l_plugins.training.model import P2LNetwork  # noqa: E402
-from p2l_plugins.training.variants import GREETINGS, PLEASE, THANKS, VARIANTS, rotated, typos, varied  # noqa: E402
 from p2l_plugins.votes.read import read_votes  # noqa: E402
-
-QUESTION = "Which is the largest? Say why it is so.\nA. red\nB. blue\nC. green"
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.text(min_size=1).filter(str.strip), st.integers(0, 2**32), st.sampled_from(sorted(VARIANTS)))
-def test_a_form_of_a_prompt_is_a_prompt_and_always_the_same_one(text, seed, name):
-    text = as_turns(text)[0]
-    form = VARIANTS[name](text, random.Random(seed))
-    assert form == VARIANTS[name](text, random.Random(seed))
-    if name != "typos":  # of one letter a slip may leave nothing
-        assert as_turns(form)
-
-
-def test_only_the_last_turn_of_a_conversation_changes():
-    for seed in range(20):
-        turns = varied(("first", "second", QUESTION), random.Random(seed))
-        assert turns[:2] == ("first", "second")
-        assert len(turns) == 3
-
-
-def test_each_form_holds_what_was_asked():
-    draw = random.Random(0)
-    for name in ("greeting", "please", "thanks", "context", "suffix"):
-        form = VARIANTS[name](QUESTION, draw)
-        assert QUESTION in form
-        assert form != QUESTION
-    assert sorted(VARIANTS["options"](QUESTION, draw).split()) == sorted(QUESTION.split())
-    assert rotated("One. Two? Three!", draw) in ("Two? Three! One.", "Three! One. Two?")
-    assert VARIANTS["case"](QUESTION, draw).lower() == QUESTION.lower()
-
-
-def test_one_letter_in_forty_slips():
-    text = "several ordinary words " * 200
-    slips = typos(text, random.Random(1))
-    changed = abs(len(slips) - len(text)) + sum(a != b for a, b in zip(text.split(), slips.split(), strict=True))
-    assert 0.4 * len(text) / 40 < changed < 2 * len(text) / 40
-
-
-@pytest.mark.parametrize(
-    ("text", "key"), [("Объясни это", "CYRILLIC"), ("解释一下", "CJK"), ("これを説明して", "HIRAGANA"), ("Erkläre", "")]
-)
-def test_phrases_are_of_the_prompts_script(text, key):
-    for name, phrases in (("greeting", GREETINGS), ("please", PLEASE), ("thanks", THANKS)):
-        form = VARIANTS[name](text, random.Random(3))
-        assert any(phrase in form for phrase in phrases[key])
 
 
 @pytest.fixture
