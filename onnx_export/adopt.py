@@ -27,7 +27,7 @@ from onnx_export.joint import JointProblem, JointRows, JointTask, Known
 from onnx_export.past import Past
 from onnx_export.sample import SAMPLE
 from onnx_export.shrinkage import Choice, choose_strength
-from p2l_plugins.errors import BundleError
+from p2l_plugins.errors import BundleError, DataError
 from p2l_plugins.files.tables import replaced_folder
 from p2l_plugins.outcomes import Array, has_eta
 from p2l_plugins.scoring.bundle import Bundle
@@ -96,10 +96,15 @@ def adopt(
         step: called with a line at the start of each step; progress: with the number of prompts that each run finished.
 
     Raises:
-        DataError: the output folder holds something; nothing is written then.
+        DataError: the output folder holds something, or the votes are on one prompt; nothing is written then.
         BundleError: the bundle's head can't be changed.
     """
     manifest = bundle.manifest
+    if len(evidence.votes.prompts) < 2:
+        raise DataError(
+            "all votes that can be used are on one prompt, but what they say of others can't be judged by one; ask "
+            "some hundred prompts with p2l votes ask"
+        )
     with replaced_folder(output) as folder:
         model = load_graph(bundle.folder)
         head = find_head(model, bundle.folder)

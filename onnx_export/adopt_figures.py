@@ -114,6 +114,11 @@ class Figures:
     costs: CostScore | None = None
     saves: tuple[float, float] | None = None
 
+    @property
+    def followed(self) -> bool:
+        """Whether there is a learning curve whose gain has an error, so that it can be followed."""
+        return any(p.gain.known and p.gain.stderr > 0 for p in self.curve)
+
     def record(self) -> dict[str, Any]:
         """What the manifest keeps: no tables of costs."""
         kept = asdict(self)

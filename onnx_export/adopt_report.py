@@ -60,6 +60,11 @@ def _more(found: Adoption) -> str:
         return (
             "The gain is there, but votes on other prompts do not yet confirm it by log loss; more prompts will tell."
         )
+    if not found.figures.followed:
+        return (
+            "These votes do not say how many more prompts would show a gain: too few of them compare two models where "
+            "a choice by prompt would differ."
+        )
     if more is None:
         return (
             f"By its learning curve, {HORIZON} times as many prompts of this kind would not show a gain: on them, no "

@@ -29,6 +29,7 @@ from p2l_plugins.files.tables import replaced_folder
 from p2l_plugins.outcomes import Array, Ids, has_eta
 from p2l_plugins.scoring.bundle import Bundle, Manifest
 from p2l_plugins.scoring.scorer import P2L
+from p2l_plugins.similar import some
 from p2l_plugins.votes.votes import Votes
 
 #: Fewest prompts that cross-validation can judge by.
@@ -36,7 +37,6 @@ FEWEST = 10
 #: Where no votes are kept, levels may be this near to those of the rows, and what models share this strongly shrunk.
 LEVEL_DEVIATIONS, LEAST = (0.1, 0.4), 0.01
 DAY_S = 24 * 3600.0
-_EIGHT = 8  # names in a message
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def news_of(votes: Votes, manifest: Manifest, until: float) -> News:
     news = News(used, int((~known).sum()), strangers, int(old.sum()), int(ties.sum()))
     if len(used.prompts) < FEWEST:
         why = [f"{news.old} are no newer than those that the bundle keeps (--again uses them)"] if news.old else []
-        why += [f"{news.unknown} are with models that it does not have ({_names(strangers)})"] if news.unknown else []
+        why += [f"{news.unknown} are with models that it does not have ({some(strangers)})"] if news.unknown else []
         why += [f"{news.ties} are ties, which the family 'bt' does not allow"] if news.ties else []
         raise DataError(
             f"{len(used)} of {len(votes)} votes can be used, on {len(used.prompts)} prompts, but {FEWEST} prompts are "
@@ -346,8 +346,3 @@ def _moves(old: Bundle, new: Bundle, votes: Votes, before: Past, after: Past) ->
         for i, (name, j) in enumerate(zip(votes.models, at, strict=True))
     ]
     return tuple(sorted(moves, key=lambda move: move.rank_after))
-
-
-def _names(names: Sequence[str]) -> str:
-    rest = len(names) - _EIGHT
-    return ", ".join(names[:_EIGHT]) + (f" and {rest} more" if rest > 0 else "")

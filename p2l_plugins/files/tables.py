@@ -103,7 +103,9 @@ def check_ending(path: Path, endings: Sequence[str]) -> None:
 
 
 def need_folder(target: Path) -> None:
-    """Raises a ConfigError where the folder of a file to be written does not exist."""
+    """Raises a ConfigError where the folder of a file to be written does not exist, or the file is a folder."""
+    if target.is_dir():
+        raise ConfigError(f"{target}: is a folder; name a file")
     if not target.absolute().parent.is_dir():
         raise ConfigError(f"{target}: there is no folder {target.parent}")
 
@@ -125,19 +127,33 @@ def full_disk_named(target: Path) -> Iterator[None]:
 
 
 @contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """A temporary folder beside a file or folder that is to be written.
+
+    Raises:
+        DataError: none can be made there.
+    """
+    try:
+        temporary = tempfile.TemporaryDirectory(dir=target.absolute().parent, prefix=f".{target.name}-")
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise
+        raise DataError(f"{target}: can't be written ({error.strerror}); name another place") from None
+    with temporary as folder:
+        yield Path(folder)
+
+
+@contextmanager
 def replaced_file(target: Path) -> Iterator[Path]:
     """A temporary file beside `target` that takes its place at the end; an error leaves what was there before.
 
     Raises:
-        DataError: `target` is a folder.
+        DataError: `target` is a folder, or its folder can't be written.
     """
     if target.is_dir():
         raise DataError(f"{target}: is a folder; name a file")
-    with (
-        full_disk_named(target),
-        tempfile.TemporaryDirectory(dir=target.absolute().parent, prefix=f".{target.name}-") as temporary,
-    ):
-        work = Path(temporary) / target.name
+    with full_disk_named(target), _beside(target) as temporary:
+        work = temporary / target.name
         yield work
         os.replace(work, target)
 
@@ -147,17 +163,17 @@ def replaced_folder(target: Path) -> Iterator[Path]:
     """A temporary folder beside `target` that takes its place at the end, so that nothing is left half-written.
 
     Raises:
-        DataError: `target` exists and is not an empty folder.
+        DataError: `target` exists and is not an empty folder, or its folder can't be written.
     """
     target = target.absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise DataError(f"{target}: already exists; name a new folder")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        full_disk_named(target),
-        tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary,
-    ):
-        work = Path(temporary) / target.name
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{target}: can't be written ({error.strerror}); name another place") from None
+    with full_disk_named(target), _beside(target) as temporary:
+        work = temporary / target.name
         work.mkdir()
         yield work
         if target.exists():

@@ -26,7 +26,7 @@ from p2l_plugins.training.backbone import load_backbone
 from p2l_plugins.training.batches import PromptDataset
 from p2l_plugins.training.categories import Categories, find_categories
 from p2l_plugins.training.checkpoint import Checkpoint, text_encoder
-from p2l_plugins.training.config import Source, TrainConfig
+from p2l_plugins.training.config import SizedConfig, Source, TrainConfig
 from p2l_plugins.training.learner import Learner, NotANumber, VoteTrainer, optimizer, start_head
 from p2l_plugins.training.marginal import fit_marginal
 from p2l_plugins.training.model import P2LNetwork
@@ -81,13 +81,26 @@ def train(config: TrainConfig, data_dir: Path, output: Path, resume: bool = Fals
 def _train(config: TrainConfig, data_dir: Path, partial: Path, state: PartialState) -> dict[str, Any]:
     started = time.monotonic()
     transformers.set_seed(config.seed)
-    if config.batch_size % (state.num_processes * config.gradient_accumulation):
+    if config.batch_size is not None and config.batch_size % (state.num_processes * config.gradient_accumulation):
         raise ConfigError(
             f"batch_size {config.batch_size} can't be shared by {state.num_processes} processes with "
             f"gradient_accumulation {config.gradient_accumulation}; choose a multiple of their product"
         )
     parts = load_sources(config, data_dir)
     votes = split(config, parts)
+    return _trained(
+        config.sized(len(votes.training.prompts), state.num_processes), parts, votes, partial, state, started
+    )
+
+
+def _trained(
+    config: SizedConfig,
+    parts: Sequence[tuple[Source, Votes]],
+    votes: Split,
+    partial: Path,
+    state: PartialState,
+    started: float,
+) -> dict[str, Any]:
     start = load_backbone(config.backbone, config.max_length, config.dropout, config.pooling, config.cut)
     model, models = start_head(start, votes.sources, votes.training.models, config)
     training = votes.training.renamed(models)
@@ -118,6 +131,8 @@ def _train(config: TrainConfig, data_dir: Path, partial: Path, state: PartialSta
         "name": config.name,
         "train_loss": loss,
         "steps": trainer.state.global_step,
+        "epochs": config.epochs,
+        "batch_size": config.batch_size,
         "seconds": round(time.monotonic() - started, 1),
         "processes": state.num_processes,
         "order": order,
@@ -146,7 +161,7 @@ class _Datasets(NamedTuple):
 
 
 def _datasets(
-    config: TrainConfig, votes: Split, models: Sequence[str], categories: Categories, encoder: TextEncoder
+    config: SizedConfig, votes: Split, models: Sequence[str], categories: Categories, encoder: TextEncoder
 ) -> _Datasets:
     training = votes.training.renamed(models)
     watched = (votes.validation if config.validation else votes.held_out).renamed(models)
@@ -162,7 +177,7 @@ def _datasets(
     return _Datasets(learnt, everything, some)
 
 
-def _steps(config: TrainConfig, prompts: int) -> int:
+def _steps(config: SizedConfig, prompts: int) -> int:
     """Optimiser steps of a whole training."""
     batch = min(config.batch_size, prompts)
     return max(1, int(np.ceil(config.epochs * max(prompts // batch, 1))))
@@ -226,7 +241,7 @@ def _save(
         shutil.copytree(partial / "tensorboard", folder / "tensorboard")
 
 
-def arguments(config: TrainConfig, partial: Path, steps: int, processes: int, watch: bool) -> TrainingArguments:
+def arguments(config: SizedConfig, partial: Path, steps: int, processes: int, watch: bool) -> TrainingArguments:
     """transformers' settings for a configuration."""
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(partial / "tensorboard")
     every = max(1, steps // config.evaluations)
