@@ -39,7 +39,13 @@ from p2l_plugins.votes.votes import Votes, ungrounded
 EVALUATION_PROMPTS = 512
 
 
-def train(config: TrainConfig, data_dir: Path, output: Path, resume: bool = False) -> dict[str, Any]:
+def train(
+    config: TrainConfig,
+    data_dir: Path,
+    output: Path,
+    resume: bool = False,
+    sources: Sequence[tuple[Source, Votes]] | None = None,
+) -> dict[str, Any]:
     """Trains and writes a checkpoint folder; returns the report, which the folder holds as `training_report.json`.
 
     The head starts from the sources' marginal leaderboards (zero weights, fitted biases), so that weight decay on the
@@ -50,6 +56,7 @@ def train(config: TrainConfig, data_dir: Path, output: Path, resume: bool = Fals
     Args:
         data_dir: folder of the files that the configuration names.
         output: new checkpoint folder.
+        sources: the configuration's files with their votes, where they are read already.
         resume: goes on with what `OUTPUT.partial` holds, to the same result as a run that was never stopped.
 
     Raises:
@@ -63,7 +70,7 @@ def train(config: TrainConfig, data_dir: Path, output: Path, resume: bool = Fals
         raise DataError(f"{partial}: holds an unfinished training; go on with --resume, or delete it")
     state.wait_for_everyone()
     try:
-        report = _train(config, data_dir, partial, state)
+        report = _train(config, data_dir, partial, state, sources)
     except P2LError:
         state.wait_for_everyone()
         if state.is_main_process and not resume:
@@ -78,7 +85,13 @@ def train(config: TrainConfig, data_dir: Path, output: Path, resume: bool = Fals
     return report
 
 
-def _train(config: TrainConfig, data_dir: Path, partial: Path, state: PartialState) -> dict[str, Any]:
+def _train(
+    config: TrainConfig,
+    data_dir: Path,
+    partial: Path,
+    state: PartialState,
+    sources: Sequence[tuple[Source, Votes]] | None,
+) -> dict[str, Any]:
     started = time.monotonic()
     transformers.set_seed(config.seed)
     if config.batch_size is not None and config.batch_size % (state.num_processes * config.gradient_accumulation):
@@ -86,7 +99,7 @@ def _train(config: TrainConfig, data_dir: Path, partial: Path, state: PartialSta
             f"batch_size {config.batch_size} can't be shared by {state.num_processes} processes with "
             f"gradient_accumulation {config.gradient_accumulation}; choose a multiple of their product"
         )
-    parts = load_sources(config, data_dir)
+    parts = load_sources(config, data_dir) if sources is None else sources
     votes = split(config, parts)
     return _trained(
         config.sized(len(votes.training.prompts), state.num_processes), parts, votes, partial, state, started
