@@ -5,7 +5,7 @@
 One process, models that answer after 30 ms with a fixed text. Requests come at random moments (Poisson)
 at a fixed rate, whether or not earlier ones have ended. Without `collect`, and with it beside a judge that is well,
 down, slow (it hangs) or talks nonsense, take turns in each round; the difference of two percentiles has a bootstrap
-standard error over the requests. At the end `collect` spends the budget of a day, and what its file says is held against it.
+standard error over the requests. At the end `collect` spends a day's budget, and what its file says is held against it.
 """
 
 from __future__ import annotations
@@ -139,8 +139,8 @@ async def spend(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     await one.ready()
     end = time.monotonic() + options.longest
     while not one.counts["budget"] and time.monotonic() < end:
-        await one.load(20.0, 2.0, False, random.Random(0))  # noqa: S311
-    await one.load(20.0, 2.0, False, random.Random(1))  # noqa: S311
+        await one.load(options.rate, 2.0, False, random.Random(0))  # noqa: S311
+    await one.load(options.rate, 2.0, False, random.Random(1))  # noqa: S311
     await one.end()
     lines = [json.loads(line) for line in one.store.read_text().splitlines()]
     spent = sum(line["cost"] for line in lines)

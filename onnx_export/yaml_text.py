@@ -127,4 +127,4 @@ def _inline(node: yaml.Node) -> bool:
     """Whether the end of a value is known: that of a block reaches up to what follows, over comments."""
     if isinstance(node, yaml.ScalarNode):
         return node.style not in ("|", ">")
-    return bool(node.flow_style)
+    return isinstance(node, yaml.CollectionNode) and bool(node.flow_style)

@@ -107,7 +107,7 @@ class _Graph:
     @property
     def hidden(self) -> int:
         """H."""
-        return self.array(_TABLE).shape[1]
+        return int(self.array(_TABLE).shape[1])
 
     @property
     def layers(self) -> int:
@@ -155,7 +155,7 @@ class _Graph:
     def _attention(self, name: str) -> dict[str, Tensor]:
         """Query, key and value; a row of each head that the graph uses for padding is left out."""
         weights = {part: self.tensor(f"model.{name}.{part}.weight").T for part in ("query", "key", "value")}
-        biases = self.tensor(f"model.{name}.bias").split([len(weight) for weight in weights.values()])
+        biases = torch.split(self.tensor(f"model.{name}.bias"), [len(weight) for weight in weights.values()])
         state = {}
         for (part, weight), bias in zip(weights.items(), biases, strict=True):
             state[f"{name}.{part}.weight"] = self._own(weight)
@@ -194,7 +194,8 @@ def _tokenizer(bundle: Bundle) -> PreTrainedTokenizerBase:
 
     read = Tokenizer.from_file(str(bundle.folder / "tokenizer.json"))
     pad = read.id_to_token(bundle.manifest.text.pad_id)
-    return cast(PreTrainedTokenizerBase, PreTrainedTokenizerFast(tokenizer_object=read, pad_token=pad))
+    make = cast(Any, PreTrainedTokenizerFast)
+    return cast(PreTrainedTokenizerBase, make(tokenizer_object=read, pad_token=pad))
 
 
 def _compare(bundle: Bundle, checkpoint: Checkpoint) -> None:

@@ -98,7 +98,8 @@ def adopted(folder, rows, *options):
 def topical(tmp_path_factory):
     folder = tmp_path_factory.mktemp("topical")
     rows = score_rows(300, 3.0)
-    done, bundle = adopted(folder, rows, "--write-config", str(folder / "new.yaml"))
+    done, bundle = adopted(folder, rows, "--write-config", str(folder / "new.yaml"), "--train")
+    assert "not fine-tuning: votes on 300 prompts, where 500 are needed" in done.stderr
     return folder, rows, done, bundle
 
 
