@@ -127,6 +127,7 @@ class RemoteScorer:
         )
         self._breaker = Breaker(f"the scorer at {url}", topic="p2l")
         self._busy_until = 0.0
+        self._gone = False
         try:
             self._info = self._call("GET", "/v1/bundle", BundleInfo)
         except BaseException:
@@ -192,11 +193,15 @@ class RemoteScorer:
         """
         if time.monotonic() < self._busy_until:
             raise NotRoutedError("busy", f"{self._url} is busy")
+        if self._gone:  # a scorer of what is there now takes this one's place
+            raise NotRoutedError("loading", f"{self._url} has another bundle by now")
         if not self._breaker.allows():
             raise NotRoutedError("endpoint", f"{self._url} is left alone for some seconds after failures in a row")
         body = {"prompts": [list(turns) for turns in prompts]}
         reply = self._call("POST", "/v1/scores", Reply, body)
         if reply.fingerprint != self.fingerprint:
+            self._gone = True
+        if self._gone:
             raise NotRoutedError("loading", f"{self._url} has another bundle by now")
         n = len(prompts)
         lengths = {len(row) for row in reply.coefs}

@@ -213,11 +213,18 @@ class P2LRouter(CustomLogger):
         wanted = read(name, chat, request, rule, settings, traffic.conversations, attempts.uniform)
         deadline = started + settings.timeout_ms / 1e3
         loaded = await state.scoring.loaded(deadline)
-        attempts.groups = loaded.groups
-        group = self._group(settings, name, deployments, loaded)
-        signer = _signer(group, request)
-        await attempts.join(wanted.conversation, traffic.conversations, group.models, deadline, signer)
-        scored, evidence = await state.scoring.score(loaded, wanted.turns, request, deadline)
+        while True:
+            attempts.groups = loaded.groups
+            group = self._group(settings, name, deployments, loaded)
+            signer = _signer(group, request)
+            await attempts.join(wanted.conversation, traffic.conversations, group.models, deadline, signer)
+            try:
+                scored, evidence = await state.scoring.score(loaded, wanted.turns, request, deadline)
+                break
+            except NotRoutedError as why:
+                if why.reason != "loading":
+                    raise
+            loaded = await state.scoring.newer(loaded, deadline)
         case = Case(name, group, wanted, scored, attempts.turn, attempts.uniform)
         decision, pacer = case.decide(loaded.scorer, loaded.values, traffic, settings.sticky)
         attempts.worth = partial(_worth, case, loaded, traffic)

@@ -45,6 +45,9 @@ RELOAD_AFTER_S = 60.0
 #: The same of an endpoint, which is asked in an instant.
 ASK_AFTER_S = 2.0
 
+#: Seconds until an endpoint that again has the bundle before, as one of several workers may, is tried again.
+AGAIN_S = 0.1
+
 #: Seconds that the end of the process waits for a bundle that is being read: a thread that is stopped inside ONNX
 #: Runtime aborts the process.
 EXIT_S = 10.0
@@ -130,35 +133,30 @@ class Scoring:
             self.cache, self._secret = cache.model_copy(update={"shared": False, "url": None}).build(), b""
         self._lock = threading.Lock()
         self._loading: Future[Loaded] | None = None
-        self._load_failed_at = 0.0
-        self._stale: Loaded | None = None
+        self._asking: Future[Loaded] | None = None
+        self._load_failed_at = self._ask_failed_at = 0.0
         self._closed = threading.Event()
         self._said = ""
 
     def start(self) -> Future[Loaded]:
-        """Begins to load the bundle, unless that was done; a failed load is tried again after a while.
-
-        An endpoint that was found to have another bundle is asked anew.
-        """
+        """Begins to load the bundle, unless that was done; a failed load is tried again after a while."""
         with self._lock:
             loading = self._loading
             if loading is not None and not self._is_over(loading):
                 return loading
-            before, loading = loading, Future()
+            loading = Future()
             self._loading = loading
             # a daemon thread, not the pool: a download that hangs must not hold up the process's exit
-            threading.Thread(target=self._run_load, args=(loading, before), name="p2l-load", daemon=True).start()
+            threading.Thread(target=self._run_load, args=(loading,), name="p2l-load", daemon=True).start()
             return loading
 
     def _is_over(self, loading: Future[Loaded]) -> bool:
-        if not loading.done():
+        if not loading.done() or loading.exception() is None:
             return False
-        if loading.exception() is None:
-            return loading.result() is self._stale
         again = RELOAD_AFTER_S if self.settings.endpoint is None else ASK_AFTER_S
         return time.monotonic() - self._load_failed_at >= again
 
-    def _run_load(self, loading: Future[Loaded], before: Future[Loaded] | None) -> None:
+    def _run_load(self, loading: Future[Loaded]) -> None:
         changes = Changes(self.settings.bundle) if self.settings.endpoint is None else None
         try:
             loaded = self._load_one()
@@ -166,8 +164,6 @@ class Scoring:
             self._load_failed_at = time.monotonic()
             loading.set_exception(error)
             return
-        if before is not None and before.exception() is None:
-            before.result().close()
         loading.set_result(loaded)
         if changes is not None and changes.possible:
             what = weakref.ref(self), changes, self._closed  # a scoring that nobody has any more need not be closed
@@ -198,6 +194,20 @@ class Scoring:
                 log.error("p2l: %s: what is there now is not taken, the one before it stays: %s", where, sentence)
             self._said = sentence
             return []
+        taken, before = self._take(new)
+        if not taken:
+            return []
+        changes.taken()
+        self._said = ""
+        return [] if before is None else [(time.monotonic() + self._still_s, before)]
+
+    @property
+    def _still_s(self) -> float:
+        """Seconds for which requests that began with a bundle may still need it."""
+        return self.settings.timeout_ms / 1e3 + RETIRE_S
+
+    def _take(self, new: Loaded) -> tuple[bool, Loaded | None]:
+        """Puts a bundle in the place of the one in use, unless all is closed: whether, and which one that was."""
         done: Future[Loaded] = Future()
         done.set_result(new)
         with self._lock:
@@ -206,13 +216,60 @@ class Scoring:
                 self._loading = done
         if closed:
             new.close()
-            return []
-        changes.taken()
-        self._said = ""
-        metrics.swapped("taken")
-        log.info("p2l: %s: swapped, fingerprint %s", self.settings.scored_by, new.scorer.fingerprint)
-        until = time.monotonic() + self.settings.timeout_ms / 1e3 + RETIRE_S
-        return [] if before is None else [(until, before)]
+            return False, None
+        if before is None or before.scorer.fingerprint != new.scorer.fingerprint:
+            metrics.swapped("taken")
+            log.info("p2l: %s: swapped, fingerprint %s", self.settings.scored_by, new.scorer.fingerprint)
+        return True, before
+
+    async def newer(self, loaded: Loaded, deadline: float) -> Loaded:
+        """The bundle that an endpoint has in the place of one that it no longer has.
+
+        The one before it serves what is cached of it, until the endpoint has said what it has now.
+
+        Raises:
+            NotRoutedError: `loading` at the deadline; `endpoint` where the endpoint can't say what it has.
+        """
+        asking = self._ask(loaded)
+        if not asking.done() and not await _finished(asking, deadline):
+            raise NotRoutedError("loading", f"{self.settings.scored_by} is being asked what it has")
+        error = asking.exception()
+        if error is not None:
+            raise NotRoutedError("endpoint", f"{self.settings.scored_by}: {sentence_of(error)}")
+        new = asking.result()
+        if new.scorer.fingerprint == loaded.scorer.fingerprint:  # several workers, of which some have the other one
+            await asyncio.sleep(max(0.0, min(AGAIN_S, deadline - time.monotonic())))
+        if time.monotonic() >= deadline:
+            raise NotRoutedError("loading", f"{self.settings.scored_by} takes another bundle")
+        return new
+
+    def _ask(self, loaded: Loaded) -> Future[Loaded]:
+        """What the endpoint has instead of a bundle: who comes later joins the question, or finds its answer."""
+        with self._lock:
+            asking, now = self._asking, self._loading
+            if now is not None and self.now is not loaded:
+                return now
+            if asking is not None and not (asking.done() and self._may_ask(asking)):
+                return asking
+            asking = self._asking = Future()
+            threading.Thread(target=self._run_ask, args=(asking,), name="p2l-ask", daemon=True).start()
+            return asking
+
+    def _may_ask(self, asked: Future[Loaded]) -> bool:
+        return asked.exception() is None or time.monotonic() - self._ask_failed_at >= ASK_AFTER_S
+
+    def _run_ask(self, asking: Future[Loaded]) -> None:
+        try:
+            new = self._load_one()
+        except Exception as error:  # whatever an endpoint answers, requests go on
+            self._ask_failed_at = time.monotonic()
+            asking.set_exception(error)
+            return
+        _, before = self._take(new)
+        asking.set_result(new)
+        if before is not None:
+            self._closed.wait(self._still_s)
+            before.close()
 
     def _users(self, scorer: Scorer) -> Personal | None:
         own, shared = self.settings.personal, self.cache.shared
@@ -287,8 +344,6 @@ class Scoring:
             why = failed.__cause__
             if not isinstance(why, NotRoutedError):
                 raise NotRoutedError("scorer", f"scoring failed: {failed}") from None
-            if why.reason == "loading":
-                self._stale = loaded
             raise NotRoutedError(why.reason, f"scoring failed: {why.detail}") from None
         return scored
 

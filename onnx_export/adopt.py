@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from onnx_export.adopt_figures import (
     Figures,
     Setting,
+    Tuned,
     cost_curve,
     forecasts,
     judge,
@@ -25,11 +26,13 @@ from onnx_export.edit import write_changed
 from onnx_export.head import find_head, load_graph, read_states, replace_head, scale_eta
 from onnx_export.joint import JointProblem, JointRows, JointTask, Known
 from onnx_export.past import Past
-from onnx_export.shrinkage import Choice, choose_strength
+from onnx_export.shrinkage import Choice, Judge, choose_strength
 from onnx_export.verify import verify_rows
+from p2l_plugins.errors import DataError
 from p2l_plugins.files.tables import replaced_folder
-from p2l_plugins.outcomes import Array, has_eta
+from p2l_plugins.outcomes import Array, Ids, has_eta
 from p2l_plugins.scoring.bundle import Bundle
+from p2l_plugins.scoring.scorer import P2L
 from p2l_plugins.votes.support import support
 
 
@@ -49,6 +52,8 @@ class Adoption:
         saved: the bundle routes for the costs' sake: the gain in score is not certain.
         floating: models whose level nothing ties to P(usable).
         past: what the bundle keeps of the votes on its models.
+        by, fold: what fits are judged by; (P,) fold of each prompt.
+        tuned: what fine-tuning the backbone is worth; None: not tried.
     """
 
     evidence: Evidence
@@ -63,13 +68,33 @@ class Adoption:
     saved: bool = False
     floating: tuple[str, ...] = ()
     past: Past | None = None
+    by: Judge | None = None
+    fold: Ids | None = None
+    tuned: Tuned | None = None
+
+    @property
+    def trained(self) -> bool:
+        """Whether the bundle has the fine-tuned backbone."""
+        return self.tuned is not None and self.tuned.taken
 
     @property
     def kind(self) -> str:
         """What the bundle does: `routes` by prompt, `saves` (the same quality for less), or `single`."""
+        if self.trained:
+            return "routes"
         if not self.choice.routes:
             return "single"
         return "saves" if self.saved else "routes"
+
+
+class Tuning(Protocol):
+    """Fine-tunes a bundle's backbone (`adopt_trained.FineTuning`)."""
+
+    def judge(self, task: JointTask, choice: Choice, by: Judge, fold: Ids) -> Tuned:
+        """What it is worth on prompts that it has not seen."""
+
+    def bundle(self) -> Bundle:
+        """The bundle of one that is trained on all votes."""
 
 
 def adopt(
@@ -82,6 +107,7 @@ def adopt(
     write: Callable[[Adoption, Path], None] = lambda found, folder: None,
     step: Callable[[str], None] = lambda message: None,
     progress: Callable[[int], None] | None = None,
+    tuning: Tuning | None = None,
 ) -> tuple[Bundle, Adoption]:
     """Fits the rows of a configuration's models to votes, and writes the bundle that has them alone.
 
@@ -93,12 +119,18 @@ def adopt(
         costs: (P, C) USD per request of the new bundle's models on the votes' prompts; NaN: no price.
         write: called with what was found and the folder, to add reports to it.
         step: called with a line at the start of each step; progress: with the number of prompts that each run finished.
+        tuning: trains the backbone, which is taken where it is better.
 
     Raises:
-        DataError: the output folder holds something; nothing is written then.
+        DataError: the output folder holds something, or the votes are on one prompt; nothing is written then.
         BundleError: the bundle's head can't be changed.
     """
     manifest = bundle.manifest
+    if len(evidence.votes.prompts) < 2:
+        raise DataError(
+            "all votes that can be used are on one prompt, but what they say of others can't be judged by one; ask "
+            "some hundred prompts with p2l votes ask"
+        )
     with replaced_folder(output) as folder:
         model = load_graph(bundle.folder)
         head = find_head(model, bundle.folder)
@@ -108,11 +140,8 @@ def adopt(
         known = Known.of(head.weight, head.bias, evidence.index)
         found, rows = fit(evidence, task, known, costs, step)
         found = replace(found, floating=evidence.floating(manifest))
-        n = evidence.candidates
-        replace_head(model, head, rows.weight[:n], rows.bias[:n])
-        if has_eta(manifest.family):
-            scale_eta(model, rows.slope, rows.shift)
-        step("checking the new bundle")
+        if tuning is not None and found.by is not None and found.fold is not None:
+            found = replace(found, tuned=tuning.judge(task, found.choice, found.by, found.fold))
         names = {**manifest.aliases, **(aliases or {})}
         update = {
             "name": name,
@@ -121,11 +150,23 @@ def adopt(
             "ungrounded": found.floating,
             "quality": {},
         }
-        past = None if found.past is None else found.past.to_bytes()
-        before = {manifest.models[i]: to for to, i in zip(evidence.models, evidence.index, strict=False) if i >= 0}
         votes = support([evidence.votes])
-        new = write_changed(bundle, folder, update, _change(found, rows), model, past=past, votes=votes, renamed=before)
-        verify_rows(bundle, new, head, rows, n)
+        before = {manifest.models[i]: to for to, i in zip(evidence.models, evidence.index, strict=False) if i >= 0}
+        if tuning is not None and found.trained:
+            tuned = tuning.bundle()
+            found = _of_trained(found, tuned)
+            write_changed(tuned, folder, update, _change(found, rows), votes=votes)
+        else:
+            n = evidence.candidates
+            replace_head(model, head, rows.weight[:n], rows.bias[:n])
+            if has_eta(manifest.family):
+                scale_eta(model, rows.slope, rows.shift)
+            step("checking the new bundle")
+            past = None if found.past is None else found.past.to_bytes()
+            new = write_changed(
+                bundle, folder, update, _change(found, rows), model, past=past, votes=votes, renamed=before
+            )
+            verify_rows(bundle, new, head, rows, n)
         write(found, folder)
     return Bundle.open(output), found
 
@@ -188,13 +229,42 @@ def fit(
         float(task.weight[by.counted].sum()),
         saved,
         past=past.of(evidence.models, rows.weight[:n], rows.bias[:n]),
+        by=by,
+        fold=setting.parts.judged,
     )
     return found, rows
+
+
+def _of_trained(found: Adoption, bundle: Bundle) -> Adoption:
+    """The adoption with what the fine-tuned backbone says of its prompts; the frozen one's figures are named so."""
+    scores = P2L(bundle).score_turns(found.evidence.votes.prompts)
+    coefs = np.asarray(scores.coefs, np.float64)
+    raw_eta = None if scores.raw_eta is None else np.asarray(scores.raw_eta, np.float64)
+    figures = found.figures
+    named = {"adopted bundle": "frozen backbone, not adopted"}
+    figures = replace(
+        figures,
+        forecasts=tuple(replace(one, name=named.get(one.name, one.name)) for one in figures.forecasts),
+        policies=tuple(replace(one, name=named.get(one.name, one.name)) for one in figures.policies),
+        saves=None,
+    )
+    best = found.evidence.models[int(coefs.mean(axis=0).argmax())]
+    return replace(
+        found,
+        figures=figures,
+        best=best,
+        coefs=coefs,
+        raw_eta=raw_eta,
+        apart_coefs=coefs,
+        apart_raw_eta=raw_eta,
+        past=None,
+    )
 
 
 def _change(found: Adoption, rows: JointRows) -> dict[str, Any]:
     """What the manifest notes of an adoption."""
     evidence, strength = found.evidence, found.choice.chosen.strength
+    tuned = {} if found.tuned is None else {"tuned": found.tuned.record()}
     return {
         "change": "adopt",
         "does": found.kind,
@@ -204,4 +274,5 @@ def _change(found: Adoption, rows: JointRows) -> dict[str, Any]:
         "strength": {"own_rows": strength.own, "differ": strength.differ, "common": strength.common},
         "raw_eta": {"slope": round(rows.slope, 6), "shift": round(rows.shift, 6)},
         **found.figures.record(),
+        **tuned,
     }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,11 +13,16 @@ import typer
 from onnx_export.edit_cli import aliases_of, need_onnx, open_bundle, steps
 from p2l_plugins.console import JsonOption, MarginOption, UsableOption, tell
 from p2l_plugins.errors import ConfigError
+from p2l_plugins.scoring.bundle import STARTER, Bundle
 
 if TYPE_CHECKING:
+    from onnx_export.adopt import Tuning
     from onnx_export.adopt_votes import Evidence
     from p2l_plugins.outcomes import Array
     from p2l_plugins.votes.litellm_config import ConfigModel
+
+#: Prompts from which --train trains.
+FEWEST_TO_TRAIN = 500
 
 
 def adopt(
@@ -44,6 +50,12 @@ def adopt(
     write_config: Annotated[
         Path | None, typer.Option(help="Write a copy of CONFIG that routes with the bundle to this file.")
     ] = None,
+    train: Annotated[
+        bool, typer.Option("--train", help="Fine-tune the backbone too, and take it where it is better; needs torch.")
+    ] = False,
+    train_folds: Annotated[
+        int, typer.Option(help="How many of the five folds --train is judged by: one training each.", min=1, max=5)
+    ] = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Make a bundle of exactly your deployments' models from votes, and say what routing among them gains."""
@@ -76,8 +88,13 @@ def adopt(
     def write(found: Adoption, folder: Path) -> None:
         write_report(found, family, folder, _labels(evidence, topics), f"{called}: {len(evidence.models)} models")
 
-    with steps(len(evidence.votes.prompts)) as (step, advance):
-        new, found = run(source, evidence, output, called, others, price, write, step, advance)
+    with (
+        steps(len(evidence.votes.prompts)) as (step, advance),
+        _tuning(train, train_folds, source, bundle, evidence, output, step) as tuning,
+    ):
+        new, found = run(
+            source, evidence, output, called, others, price, write, step=step, progress=advance, tuning=tuning
+        )
     settings = settings_of(output, found.figures.saves if found.kind == "saves" else None)
     note = None if write_config is None else copy_config(config, write_config, evidence.models, settings)
     if as_json:
@@ -90,6 +107,32 @@ def adopt(
     if note is not None:
         typer.echo(note, err=True)
     typer.echo(yaml_lines(models, evidence.models, settings))
+
+
+@contextmanager
+def _tuning(
+    wanted: bool,
+    folds: int,
+    source: Bundle,
+    name: str,
+    evidence: Evidence,
+    output: Path,
+    step: Callable[[str], None],
+) -> Iterator[Tuning | None]:
+    """What fine-tunes the backbone, where that is wanted and there are votes enough."""
+    prompts = len(evidence.votes.prompts)
+    if wanted and prompts < FEWEST_TO_TRAIN:
+        step(f"not fine-tuning: votes on {prompts} prompts, where {FEWEST_TO_TRAIN} are needed")
+    if not wanted or prompts < FEWEST_TO_TRAIN:
+        yield None
+        return
+    try:
+        from onnx_export.adopt_trained import FineTuning, working_folder
+    except ImportError as error:
+        raise ConfigError(f"--train needs the extra 'export': pip install 'p2l-plugins[export]' ({error})") from None
+    backbone = name if name == STARTER else str(source.folder)
+    with working_folder(output) as work:
+        yield FineTuning(source, backbone, evidence, folds, Path(work), step)
 
 
 def _costs(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from onnx_export.yaml_text import flow, with_values
 from p2l_plugins.errors import DataError
 from p2l_plugins.files.tables import read_yaml_object, replaced_file
 from p2l_plugins.outcomes import Array
@@ -19,7 +19,9 @@ from p2l_plugins.votes.litellm_config import ConfigModel, candidate_name
 
 CALLBACK = "litellm_router.p2l_router"
 _INPUT, _OUTPUT = "input_cost_per_token", "output_cost_per_token"
-_COMMENTS = "comments are not kept: compare the two files before you use it"
+
+#: Values to be set, by keys inside one another; by index in a list.
+Changes = dict[str, Any]
 
 
 def config_prices(models: Sequence[ConfigModel]) -> dict[str, dict[str, float]]:
@@ -77,14 +79,14 @@ def yaml_lines(models: Sequence[ConfigModel], adopted: Sequence[str], settings: 
     lines = [
         "litellm_settings:",
         f'  callbacks: ["{CALLBACK}"]',
-        f"  p2l_settings: {yaml.safe_dump(dict(settings), default_flow_style=True, width=1000).strip()}",
+        f"  p2l_settings: {flow(dict(settings))}",
         "# and in model_list, of each deployment:",
     ]
     for model in models:
         for deployment in model.deployments if model.name in adopted else ():
             params = deployment.get("litellm_params")
             called = params.get("model") if isinstance(params, Mapping) else "?"
-            info = yaml.safe_dump({"p2l_model": model.name}, default_flow_style=True, width=1000).strip()
+            info = flow({"p2l_model": model.name})
             lines += [f"#   {called}", f"#     model_info: {info}"]
     return "\n".join(lines)
 
@@ -92,27 +94,44 @@ def yaml_lines(models: Sequence[ConfigModel], adopted: Sequence[str], settings: 
 def write_config(source: Path, target: Path, adopted: Sequence[str], settings: Mapping[str, Any]) -> str:
     """A copy of a configuration that routes with the bundle; returns what to know of it.
 
-    A callback and settings that are there stay; `p2l_model` is written into each deployment of an adopted model.
+    A callback and settings that are there stay; `p2l_model` is written into each deployment of an adopted model. All
+    else stays as it is written, comments too, unless the file's form does not let the lines be put in.
 
     Raises:
         DataError: a part of the configuration has another form than LiteLLM's.
     """
-    config = copy.deepcopy(read_yaml_object(source))
-    for deployment in config["model_list"]:
-        name = candidate_name(deployment)
-        if name in adopted:
-            info = deployment.get("model_info")
-            deployment["model_info"] = {**(info if isinstance(info, Mapping) else {}), "p2l_model": name}
-    litellm = config.setdefault("litellm_settings", {})
-    if litellm is None:
-        litellm = config["litellm_settings"] = {}
+    config = read_yaml_object(source)
+    changes = _changes(config, source, adopted, settings)
+    wanted = _changed(config, changes)
+    text = with_values(source.read_bytes().decode("utf-8-sig"), changes, wanted)
+    note = f"{target}: {source} with the bundle"
+    if text is None:
+        text = yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True)
+        note += "; its comments could not be kept: compare the two files before you use it"
+    with replaced_file(target) as file:
+        file.write_bytes(text.encode())
+    return note
+
+
+def _changes(config: Mapping[str, Any], source: Path, adopted: Sequence[str], settings: Mapping[str, Any]) -> Changes:
+    named = {i: candidate_name(deployment) for i, deployment in enumerate(config["model_list"])}
+    own = {i: {"model_info": {"p2l_model": name}} for i, name in named.items() if name in adopted}
+    litellm = config.get("litellm_settings") or {}
     if not isinstance(litellm, dict):
         raise DataError(f"{source}: litellm_settings must be keys with values")
     there = litellm.get("callbacks") or []
-    callbacks = [there] if isinstance(there, str) else list(there)
-    litellm["callbacks"] = callbacks if CALLBACK in callbacks else [*callbacks, CALLBACK]
-    own = litellm.get("p2l_settings")
-    litellm["p2l_settings"] = {**(own if isinstance(own, dict) else {}), **settings}
-    with replaced_file(target) as file:
-        file.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    return f"{target}: {source} with the bundle; {_COMMENTS}"
+    if not isinstance(there, str | list):
+        raise DataError(f"{source}: litellm_settings.callbacks must be a name or a list of names")
+    callbacks = [there] if isinstance(there, str) else there
+    more = [] if CALLBACK in callbacks else [CALLBACK]
+    return {"model_list": own, "litellm_settings": {"callbacks": [*callbacks, *more], "p2l_settings": dict(settings)}}
+
+
+def _changed(value: Any, changes: Any) -> Any:
+    """A value with changes put into it, key by key."""
+    if not isinstance(changes, Mapping):
+        return changes
+    if isinstance(value, list):
+        return [_changed(one, changes[i]) if i in changes else one for i, one in enumerate(value)]
+    old = value if isinstance(value, Mapping) else {}
+    return {**old, **{key: _changed(old.get(key), inner) for key, inner in changes.items()}}

@@ -94,6 +94,35 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Tuned:
+    """What a fine-tuned backbone is worth, on prompts that it was not trained on, beside the frozen one.
+
+    Attributes:
+        prompts: judged.
+        log_loss, frozen_log_loss: per vote; less: what the first is less, with its standard error.
+        gain, frozen_gain: in routing over the best single model; over: of the one over the other.
+        taken: by the rule of `adopt_trained`.
+        folds, seconds: judged ones, and what their trainings took.
+    """
+
+    prompts: int
+    log_loss: float
+    frozen_log_loss: float
+    less: float
+    less_stderr: float
+    gain: Gain
+    frozen_gain: Gain
+    over: Gain
+    taken: bool
+    folds: int = 0
+    seconds: float = 0.0
+
+    def record(self) -> dict[str, Any]:
+        """What the manifest keeps."""
+        return {key: _plain(value) for key, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
 class Figures:
     """All figures of an adoption.
 
@@ -113,6 +142,11 @@ class Figures:
     more: int | None
     costs: CostScore | None = None
     saves: tuple[float, float] | None = None
+
+    @property
+    def followed(self) -> bool:
+        """Whether there is a learning curve whose gain has an error, so that it can be followed."""
+        return any(p.gain.known and p.gain.stderr > 0 for p in self.curve)
 
     def record(self) -> dict[str, Any]:
         """What the manifest keeps: no tables of costs."""

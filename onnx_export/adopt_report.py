@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from onnx_export.adopt import Adoption
-from onnx_export.adopt_figures import HORIZON, Policy
+from onnx_export.adopt_figures import HORIZON, Policy, Tuned
 from p2l_plugins.cells import escaped, pipe_table
 from p2l_plugins.evaluation.figures import cost_score_figure
 from p2l_plugins.evaluation.gains import Gain
@@ -31,7 +31,13 @@ def verdict(found: Adoption) -> list[str]:
     figures, choice = found.figures, found.choice
     gain = choice.promising.gain
     lines = []
-    if found.kind == "routes":
+    tuned = found.tuned
+    if tuned is not None and tuned.taken:
+        lines.append(
+            f"Routing by prompt with the fine-tuned backbone scores {_gain(tuned.gain)} more than taking the best "
+            f"model, on {tuned.prompts} prompts that it was not trained on: the bundle routes with it, trained on all."
+        )
+    elif found.kind == "routes":
         lines.append(
             f"Routing by prompt scores {_gain(choice.chosen.gain)} more than always taking {figures.best_single} "
             "(cross-validated): the bundle routes."
@@ -43,6 +49,11 @@ def verdict(found: Adoption) -> list[str]:
         lines.append(
             f"The bundle always takes {found.best}: its models differ by a level only, and cheaper ones are used where "
             "a rule limits the cost."
+        )
+    if tuned is not None and not tuned.taken:
+        lines.append(
+            f"Fine-tuning the backbone is not certain to be better, so it was not taken (log loss "
+            f"{tuned.log_loss:.4f} beside {tuned.frozen_log_loss:.4f} on {tuned.prompts} prompts)."
         )
     if figures.saves is not None:
         budget, share = figures.saves
@@ -60,6 +71,11 @@ def _more(found: Adoption) -> str:
     if more == 0:
         return (
             "The gain is there, but votes on other prompts do not yet confirm it by log loss; more prompts will tell."
+        )
+    if not found.figures.followed:
+        return (
+            "These votes do not say how many more prompts would show a gain: too few of them compare two models where "
+            "a choice by prompt would differ."
         )
     if more is None:
         return (
@@ -89,12 +105,25 @@ def tables(found: Adoption) -> list[Table]:
         ]
         for fit in found.choice.tried
     ]
+    first: list[Table] = [] if found.tuned is None else [_tuned(found.tuned)]
     return [
+        *first,
         ("Routed score", ["policy", "score", "over best single", "prompts it differs on"], routed),
         ("Log loss of the votes", ["forecast", "log loss", "less the marginal's"], losses),
         ("Learning curve", ["prompts fitted to", "gain in routing", "gain in log loss over levels"], curve),
         ("Strengths tried", ["common", "rows start from", "differ", "log loss", "gain in routing", ""], tried),
     ]
+
+
+def _tuned(tuned: Tuned) -> Table:
+    heads = ["backbone", "log loss", "less the frozen one's", "gain in routing", "over the frozen one"]
+    less = with_error(-tuned.less, tuned.less_stderr)
+    rows = [
+        ["fine-tuned", number(tuned.log_loss), less, _gain(tuned.gain), _gain(tuned.over)],
+        ["frozen", number(tuned.frozen_log_loss), "", _gain(tuned.frozen_gain), ""],
+    ]
+    said = f"Backbone, on {tuned.prompts} prompts of {tuned.folds} of five folds that neither was fitted to"
+    return said, heads, rows
 
 
 def board(found: Adoption, family: Family) -> Leaderboard:
@@ -173,8 +202,8 @@ def _counts(found: Adoption) -> list[str]:
 
 def summary(found: Adoption) -> list[str]:
     """The report for a terminal: verdict, counts, and the tables of routing and log loss."""
-    shown = [pipe_table(heads, rows) for _, heads, rows in tables(found)[:2]]
-    return [*verdict(found), *_counts(found), "", shown[0], "", shown[1]]
+    shown = [pipe_table(heads, rows) for _, heads, rows in tables(found)[: 2 + (found.tuned is not None)]]
+    return [*verdict(found), *_counts(found), *(line for table in shown for line in ("", table))]
 
 
 def _policy(policy: Policy) -> list[str]:

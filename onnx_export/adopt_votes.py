@@ -13,6 +13,7 @@ from p2l_plugins.errors import DataError
 from p2l_plugins.evaluation.gains import prompt_scores
 from p2l_plugins.outcomes import Array, Mask
 from p2l_plugins.scoring.bundle import Manifest
+from p2l_plugins.similar import alias_hint, some
 from p2l_plugins.votes.votes import Votes, ungrounded
 
 
@@ -84,10 +85,16 @@ def gather(votes: Votes, names: Sequence[str], manifest: Manifest) -> Evidence:
     seen = {name for name, has in zip(votes.models, met, strict=True) if has}
     called = {name: name if name in seen else manifest.aliases.get(name, name) for name in names}
     mine = [name for name in names if called[name] in seen]
-    if len(mine) < 2:
+    if len(names) < 2:
         raise DataError(
-            f"{len(mine)} of the configuration's models {', '.join(names)} have votes, but two must; the votes are on "
-            f"{', '.join(sorted(seen)) or 'nothing'}; say which is which with --alias OTHER=MODEL or p2l_model"
+            f"the configuration has one model, {', '.join(names)}, and there is nothing to choose; add a deployment of "
+            "another model to model_list, and ask both with p2l votes ask"
+        )
+    if len(mine) < 2:
+        strangers = sorted(seen - set(mine))
+        raise DataError(
+            f"{len(mine)} of the configuration's models {some(names)} have votes, but two must; the votes are on "
+            f"{some(sorted(seen)) or 'nothing'}; {alias_hint(strangers, names)}, or set p2l_model"
         )
     known = {name: i for i, name in enumerate(manifest.models)}
     taken = {called[name] for name in mine}
@@ -99,15 +106,17 @@ def gather(votes: Votes, names: Sequence[str], manifest: Manifest) -> Evidence:
     scores = None
     if votes.scores is not None:
         scores = votes.scores[:, [votes.models.index(name) for name in order]]
+    left_out = tuple(name for name in votes.models if name in seen and name not in order)
     used = moved(votes, [*mine, *others], place, keep & ~ties, scores)
     have = np.zeros(len(order), np.bool_)
     have[used.a] = have[used.b] = True
     if have[: len(mine)].sum() < 2:
         raise DataError(
-            "fewer than two of the configuration's models have votes that can be used: all others are with models that "
-            "neither it nor the bundle has, or are ties"
+            "fewer than two of the configuration's models have votes that can be used: "
+            f"{int((~keep).sum())} are with models that neither it nor the bundle has ({some(left_out) or 'none'}), "
+            f"and {int(ties.sum())} are ties, which the family {manifest.family!r} can't use; "
+            f"{alias_hint(left_out, names)}"
         )
-    left_out = tuple(name for name in votes.models if name in seen and name not in order)
     if not have[: len(mine)].all():  # all votes of a model were with strangers
         short = [name for name, has in zip(mine, have, strict=False) if has]
         return replace(gather(votes, short, manifest), without=tuple(name for name in names if name not in short))

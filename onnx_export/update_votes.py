@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +9,11 @@ import numpy as np
 from onnx_export.new_votes import moved, places, ties_in
 from p2l_plugins.errors import DataError
 from p2l_plugins.scoring.bundle import Manifest
+from p2l_plugins.similar import some
 from p2l_plugins.votes.votes import Votes
 
 #: Fewest prompts that cross-validation can judge by.
 FEWEST = 10
-_EIGHT = 8  # names in a message
 
 
 @dataclass(frozen=True)
@@ -53,15 +52,10 @@ def news_of(votes: Votes, manifest: Manifest, until: float) -> News:
     news = News(used, int((~known).sum()), strangers, int(old.sum()), int(ties.sum()))
     if len(used.prompts) < FEWEST:
         why = [f"{news.old} are no newer than those that the bundle keeps (--again uses them)"] if news.old else []
-        why += [f"{news.unknown} are with models that it does not have ({_names(strangers)})"] if news.unknown else []
+        why += [f"{news.unknown} are with models that it does not have ({some(strangers)})"] if news.unknown else []
         why += [f"{news.ties} are ties, which the family 'bt' does not allow"] if news.ties else []
         raise DataError(
             f"{len(used)} of {len(votes)} votes can be used, on {len(used.prompts)} prompts, but {FEWEST} prompts are "
             f"needed{': ' + ', '.join(why) if why else ''}"
         )
     return news
-
-
-def _names(names: Sequence[str]) -> str:
-    rest = len(names) - _EIGHT
-    return ", ".join(names[:_EIGHT]) + (f" and {rest} more" if rest > 0 else "")

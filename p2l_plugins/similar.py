@@ -12,6 +12,9 @@ from collections.abc import Iterable, Sequence
 #: Names that are hints, at most; lists of at most so many names and characters stand in a message whole.
 MOST, FEW, SHORT = 3, 12, 200
 
+#: Names of a list that a message cuts.
+SOME = 8
+
 #: Least likeness, 0 to 1, of difflib.
 LEAST = 0.6
 
@@ -54,6 +57,18 @@ def hint(name: str, known: Sequence[str], list_as: str = "valid:", then: str = "
     near = similar(name, known)
     said = f"nearest of {len(known)}: {', '.join(near)}" if near else f"none of the {len(known)} names is near"
     return f"{said}; {then}" if then else said
+
+
+def some(names: Sequence[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    rest = len(names) - SOME
+    return ", ".join(names[:SOME]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def alias_hint(strangers: Iterable[str], known: Sequence[str]) -> str:
+    """What a command with `--alias OTHER=MODEL` says of names that it does not know: those that are like known ones."""
+    pairs = [f"--alias {name!r}={near[0]!r}" for name in strangers if (near := similar(name, known, 1))]
+    return f"if they are the same: {' '.join(pairs[:MOST])}" if pairs else "say which is which with --alias OTHER=MODEL"
 
 
 def _read(name: str) -> tuple[str, str]:

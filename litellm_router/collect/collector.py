@@ -153,9 +153,11 @@ class Collector:
             self._say(f"call {type(error).__name__}", f"a call failed ({type(error).__name__})")
         finally:
             design.end([first, second])
-            self._reserved -= expected
-            if calls.cost:
-                await self._store.add(row | {"cost": calls.cost})
+            try:
+                if calls.cost:
+                    await self._store.add(row | {"cost": calls.cost})
+            finally:
+                self._reserved -= expected
 
     async def _outcome(self, calls: _Calls, sample: Sample, text: str, deployment: str) -> int | None:
         """Index into `OUTCOMES` with the answer as model a; None where the judge can't be read."""
@@ -216,8 +218,12 @@ class _Calls:
         """The text of an answer."""
         options = {} if max_tokens is None else {"max_tokens": max_tokens}
         metadata = {"spend_logs_metadata": {"p2l_collect": purpose}}
-        async with asyncio.timeout(CALL_S):
-            response = await self._router.acompletion(model=model, messages=messages, metadata=metadata, **options)
+        try:
+            async with asyncio.timeout(CALL_S):
+                response = await self._router.acompletion(model=model, messages=messages, metadata=metadata, **options)
+        except TimeoutError:  # the provider may go on, and be paid for it
+            self.cost += self._usual
+            raise
         cost = (getattr(response, "_hidden_params", None) or {}).get("response_cost")
         self.cost += float(cost) if isinstance(cost, int | float) else self._usual
         return response.choices[0].message.content or ""

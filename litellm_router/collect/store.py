@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import errno
 import json
+import math
 import os
 import stat
 from collections.abc import Callable, Mapping
@@ -25,6 +27,9 @@ MOST_FILE_BYTES, MOST_STREAM = 2**30, 100_000
 
 #: Seconds after which the cost of a day is forgotten.
 _KEEP_S = 3 * 24 * 3600
+
+#: Days whose cost a file's reader remembers.
+_DAYS = 3
 
 
 class Full(Exception):
@@ -59,7 +64,7 @@ class FileStore:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._read, self._costs = 0, dict[str, float]()
+        self._read, self._inode, self._costs = 0, -1, dict[str, float]()
         if not path.parent.is_dir():
             raise ConfigError(f"collect.store = {str(path)!r}: there is no folder {str(path.parent)!r}; make it first")
         try:
@@ -70,17 +75,18 @@ class FileStore:
             raise ConfigError(f"collect.store = {str(path)!r} is not a file")
 
     def _open(self) -> int:
-        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        return os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
 
     async def spent(self, day: str) -> float:
         """As `Store.spent`, of all lines that any process wrote."""
         return await asyncio.to_thread(self._spent, day)
 
     def _spent(self, day: str) -> float:
-        if self._path.exists() and self._path.stat().st_size < self._read:  # moved away, and begun anew
-            self._read, self._costs = 0, {}
         if self._path.exists():
             with self._path.open("rb") as stream:
+                found = os.fstat(stream.fileno())
+                if found.st_ino != self._inode or found.st_size < self._read:  # moved away, and begun anew
+                    self._read, self._inode = 0, found.st_ino  # what was spent stays spent
                 stream.seek(self._read)
                 for line in stream:
                     if not line.endswith(b"\n"):  # which another process is writing
@@ -93,9 +99,13 @@ class FileStore:
         try:
             row = json.loads(line)
             day = day_of(row["timestamp"])
-            self._costs = {day: self._costs.get(day, 0.0) + float(row["cost"])}
-        except (ValueError, KeyError, TypeError, OverflowError):  # a line that another program wrote
+            cost = float(row["cost"])
+        except (ValueError, KeyError, TypeError, OverflowError, OSError):  # a line that another program wrote
             return
+        if math.isfinite(cost) and cost > 0:
+            self._costs[day] = self._costs.get(day, 0.0) + cost
+            for old in sorted(self._costs)[:-_DAYS]:  # lines of two days may alternate around midnight
+                del self._costs[old]
 
     async def add(self, row: Row) -> None:
         """As `Store.add`, in one write."""
@@ -104,9 +114,13 @@ class FileStore:
     def _add(self, line: bytes) -> None:
         descriptor = self._open()
         try:
-            if os.fstat(descriptor).st_size + len(line) > MOST_FILE_BYTES:
+            size = os.fstat(descriptor).st_size
+            if size + len(line) > MOST_FILE_BYTES:
                 raise Full
-            os.write(descriptor, line)
+            if size and os.pread(descriptor, 1, size - 1) != b"\n":  # a full disk or a kill cut a line short
+                line = b"\n" + line
+            if os.write(descriptor, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             os.close(descriptor)
 

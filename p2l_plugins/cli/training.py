@@ -37,7 +37,20 @@ def train(
         report = module.train(settings, data or config.parent, output, resume)
     if int(os.environ.get("RANK", "0")):
         return
-    keys = ("name", "models", "model_names", "prompts", "votes", "steps", "seconds", "train_loss", "held_out", "data")
+    keys = (
+        "name",
+        "models",
+        "model_names",
+        "prompts",
+        "votes",
+        "steps",
+        "epochs",
+        "batch_size",
+        "seconds",
+        "train_loss",
+        "held_out",
+        "data",
+    )
     summary = {key: report[key] for key in keys}
     if as_json:
         typer.echo(json.dumps(summary, indent=2))
@@ -47,7 +60,8 @@ def train(
             f"{row['file']}: {row['prompts']} prompts ({row['held_out_prompts']} held out), {row['votes']} votes"
         )
     tell(f"models: {', '.join(summary['model_names'])}")
-    typer.echo(f"{summary['models']} models, {summary['steps']} steps, loss {summary['train_loss']:.4f} → {output}")
+    steps = f"{summary['steps']} steps of {summary['batch_size']} prompts"
+    typer.echo(f"{summary['models']} models, {steps}, loss {summary['train_loss']:.4f} → {output}")
     held_out = summary["held_out"]
     if held_out:
         side = held_out["side"].replace("_", " ")

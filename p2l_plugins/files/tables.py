@@ -110,7 +110,9 @@ def check_ending(path: Path, endings: Sequence[str]) -> None:
 
 
 def need_folder(target: Path) -> None:
-    """Raises a ConfigError where the folder of a file to be written does not exist."""
+    """Raises a ConfigError where the folder of a file to be written does not exist, or the file is a folder."""
+    if target.is_dir():
+        raise ConfigError(f"{target}: is a folder; name a file")
     if not target.absolute().parent.is_dir():
         raise ConfigError(f"{target}: there is no folder {target.parent}")
 
@@ -136,7 +138,7 @@ def replaced_file(target: Path) -> Iterator[Path]:
     """A temporary file beside `target` that takes its place at the end; an error leaves what was there before.
 
     Raises:
-        DataError: `target` is a folder.
+        DataError: `target` is a folder, or its folder can't be written.
     """
     if target.is_dir():
         raise DataError(f"{target}: is a folder; name a file")
@@ -154,13 +156,14 @@ def replaced_folder(target: Path) -> Iterator[Path]:
     gone again after an error.
 
     Raises:
-        DataError: `target` exists, or does at the end, and is not an empty folder.
+        DataError: `target` exists, or does at the end, and is not an empty folder; or its folder can't be written.
     """
     target = target.absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise DataError(f"{target}: already exists; name a new folder")
     new = [folder for folder in target.parents if not folder.exists()]
-    target.parent.mkdir(parents=True, exist_ok=True)
+    with _writable(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
     try:
         with full_disk_named(target), _room_beside(target) as room:
             work = room / target.name
@@ -195,12 +198,33 @@ def put_folder(work: Path, target: Path) -> None:
 
 
 @contextmanager
+def _writable(target: Path) -> Iterator[None]:
+    """Names what can't be written, but for a full disk.
+
+    Raises:
+        DataError: nothing can be made beside `target`.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise
+        raise DataError(f"{target}: can't be written ({error.strerror}); name another place") from None
+
+
+@contextmanager
 def _room_beside(target: Path) -> Iterator[Path]:
-    """A hidden folder beside `target` for what becomes it; those that killed processes left there are removed."""
+    """A hidden folder beside `target` for what becomes it; those that killed processes left there are removed.
+
+    Raises:
+        DataError: none can be made there.
+    """
     parent, prefix = target.absolute().parent, f".{target.name}-"
     for left in _left_behind(parent, prefix):
         shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=parent, prefix=prefix) as room, (Path(room) / _IN_USE).open("wb") as mark:
+    with _writable(target):
+        temporary = tempfile.TemporaryDirectory(dir=parent, prefix=prefix)
+    with temporary as room, (Path(room) / _IN_USE).open("wb") as mark:
         hold(mark.fileno(), f"{room}: is held by another process")
         yield Path(room)
 

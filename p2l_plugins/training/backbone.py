@@ -14,8 +14,10 @@ from transformers import AutoModel, PreTrainedTokenizerBase
 
 from p2l_plugins.errors import BundleError, ConfigError
 from p2l_plugins.prompts import Cut, TextForm, Turns
+from p2l_plugins.scoring.bundle import MANIFEST, STARTER, Bundle, find_bundle
 from p2l_plugins.training.checkpoint import Checkpoint, checkpoint_folder, load_tokenizer, text_encoder, text_form
 from p2l_plugins.training.e5 import E5_FILE, load_e5
+from p2l_plugins.training.from_bundle import checkpoint_of
 from p2l_plugins.training.model import ENCODERS, Pooling
 from p2l_plugins.training.vocabulary import cut_vocabulary
 
@@ -86,7 +88,8 @@ def load_backbone(
     """Loads what a training starts from.
 
     Args:
-        spec: a name in `PACKAGED`, a folder, or a Hugging Face hub id; of a language model or of a P2L checkpoint.
+        spec: a name in `PACKAGED`, `starter`, a folder, or a Hugging Face hub id; of a language model, of a P2L
+            checkpoint, or of a bundle of an encoder, which is read back.
         max_length: most tokens of a prompt; lowered to what the backbone can take.
         dropout: dropout probability in training; above 0 it rules out the fast attention kernels on the CPU.
         pooling: `cls` or `mean`; None: that of the checkpoint, else `mean` for encoders and `cls` for decoders.
@@ -94,7 +97,7 @@ def load_backbone(
 
     Raises:
         ConfigError: the package is missing, nothing loads from the folder or id, or the tokenizer lacks what it needs.
-        BundleError: a damaged checkpoint.
+        BundleError: a damaged checkpoint, or a bundle that can't be read back.
     """
     options: dict[str, Any] = {}
     if spec in PACKAGED:
@@ -107,12 +110,13 @@ def load_backbone(
             options["gguf_file"] = gguf
     else:
         try:
-            folder = checkpoint_folder(spec)
+            folder = find_bundle(spec) if spec == STARTER else checkpoint_folder(spec)
         except BundleError as error:
             raise ConfigError(f"the backbone {spec!r} does not load: {error}") from None
     checkpoint = None
-    if (folder / "model_list.json").is_file():
-        checkpoint = Checkpoint.load(folder)
+    bundled = not (folder / "model_list.json").is_file() and (folder / MANIFEST).is_file()
+    if bundled or (folder / "model_list.json").is_file():
+        checkpoint = checkpoint_of(Bundle.open(folder)) if bundled else Checkpoint.load(folder)
         model, tokenizer, found_pooling = checkpoint.model.model, checkpoint.tokenizer, checkpoint.model.pooling
         encoder, longest = checkpoint.form.form == "plain", checkpoint.form.max_length
     else:

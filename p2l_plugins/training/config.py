@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,11 @@ from p2l_plugins.errors import ConfigError, DataError, first_problem
 from p2l_plugins.files.tables import read_yaml_object
 from p2l_plugins.outcomes import Family
 from p2l_plugins.prompts import Cut
+
+#: Fewest steps of a training whose epochs are not set: those that learnt the 3,791 prompts of LLMRouter in an epoch.
+STEPS = 118
+#: Most epochs of such a training.
+MOST_EPOCHS = 5
 
 Schedule = Literal["linear", "cosine", "constant"]
 
@@ -73,8 +79,8 @@ class TrainConfig(BaseModel):
     train_fraction: float = Field(default=1.0, gt=0, le=1)
     seed: int = 0
     order: Literal["auto", "shuffled", "chronological"] = "auto"
-    epochs: float = Field(default=1.0, gt=0)
-    batch_size: int = Field(default=32, ge=1)
+    epochs: float | None = Field(default=None, gt=0)
+    batch_size: int | None = Field(default=None, ge=1)
     gradient_accumulation: int = Field(default=1, ge=1)
     gradient_checkpointing: bool = False
     learning_rate: float = Field(default=5e-5, ge=0)
@@ -98,7 +104,7 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
-        if self.batch_size % self.gradient_accumulation:
+        if self.batch_size is not None and self.batch_size % self.gradient_accumulation:
             raise ValueError(
                 f"batch_size {self.batch_size} can't be split into gradient_accumulation {self.gradient_accumulation} "
                 "equal parts"
@@ -106,6 +112,28 @@ class TrainConfig(BaseModel):
         if self.early_stopping is not None and not self.held_out and not self.validation:
             raise ValueError("early_stopping needs prompts that are not trained on: set held_out or validation")
         return self
+
+    def sized(self, prompts: int, processes: int = 1) -> SizedConfig:
+        """With the epochs and the batch size that suit a number of training prompts, where they are not set.
+
+        A batch is a 64th of the prompts, from 8 to 32 (a power of two, or the next multiple of processes ×
+        `gradient_accumulation`), and there are as many epochs, 1 to 5, as make `STEPS` steps.
+        """
+        batch, epochs = self.batch_size, self.epochs
+        if batch is None:
+            unit = processes * self.gradient_accumulation
+            batch = unit * math.ceil(next((size for size in (32, 16) if prompts >= 64 * size), 8) / unit)
+        if epochs is None:
+            per_epoch = max(prompts // min(batch, max(prompts, 1)), 1)
+            epochs = float(min(max(math.ceil(STEPS / per_epoch), 1), MOST_EPOCHS))
+        return SizedConfig.model_validate(self.model_dump() | {"batch_size": batch, "epochs": epochs})
+
+
+class SizedConfig(TrainConfig):
+    """A configuration whose epochs and batch size are numbers."""
+
+    epochs: float = Field(gt=0)
+    batch_size: int = Field(ge=1)
 
 
 def read_config(path: Path) -> TrainConfig:

@@ -28,7 +28,7 @@ from p2l_plugins.training.backbone import load_backbone
 from p2l_plugins.training.batches import PromptDataset
 from p2l_plugins.training.categories import Categories, find_categories
 from p2l_plugins.training.checkpoint import Checkpoint, text_encoder
-from p2l_plugins.training.config import Source, TrainConfig
+from p2l_plugins.training.config import SizedConfig, Source, TrainConfig
 from p2l_plugins.training.evidence import Evidence, evidence
 from p2l_plugins.training.learner import Learner, NotANumber, VoteTrainer, optimizer, start_head
 from p2l_plugins.training.marginal import fit_marginal
@@ -43,7 +43,13 @@ from p2l_plugins.votes.votes import Votes, ungrounded
 EVALUATION_PROMPTS = 512
 
 
-def train(config: TrainConfig, data_dir: Path, output: Path, resume: bool = False) -> dict[str, Any]:
+def train(
+    config: TrainConfig,
+    data_dir: Path,
+    output: Path,
+    resume: bool = False,
+    sources: Sequence[tuple[Source, Votes]] | None = None,
+) -> dict[str, Any]:
     """Trains and writes a checkpoint folder; returns the report, which the folder holds as `training_report.json`.
 
     The head starts from the sources' marginal leaderboards (zero weights, fitted biases), so that weight decay on the
@@ -54,6 +60,7 @@ def train(config: TrainConfig, data_dir: Path, output: Path, resume: bool = Fals
     Args:
         data_dir: folder of the files that the configuration names.
         output: new checkpoint folder.
+        sources: the configuration's files with their votes, where they are read already.
         resume: goes on with what `OUTPUT.partial` holds, to the same result as a run that was never stopped.
 
     Raises:
@@ -67,7 +74,7 @@ def train(config: TrainConfig, data_dir: Path, output: Path, resume: bool = Fals
         raise DataError(f"{partial}: holds an unfinished training; go on with --resume, or delete it")
     state.wait_for_everyone()
     try:
-        report = _train(config, data_dir, partial, state)
+        report = _train(config, data_dir, partial, state, sources)
     except P2LError:
         state.wait_for_everyone()
         if state.is_main_process and not resume:
@@ -80,16 +87,35 @@ def train(config: TrainConfig, data_dir: Path, output: Path, resume: bool = Fals
     return report
 
 
-def _train(config: TrainConfig, data_dir: Path, partial: Path, state: PartialState) -> dict[str, Any]:
+def _train(
+    config: TrainConfig,
+    data_dir: Path,
+    partial: Path,
+    state: PartialState,
+    sources: Sequence[tuple[Source, Votes]] | None,
+) -> dict[str, Any]:
     started = time.monotonic()
     transformers.set_seed(config.seed)
-    if config.batch_size % (state.num_processes * config.gradient_accumulation):
+    if config.batch_size is not None and config.batch_size % (state.num_processes * config.gradient_accumulation):
         raise ConfigError(
             f"batch_size {config.batch_size} can't be shared by {state.num_processes} processes with "
             f"gradient_accumulation {config.gradient_accumulation}; choose a multiple of their product"
         )
-    parts = load_sources(config, data_dir)
+    parts = load_sources(config, data_dir) if sources is None else sources
     votes = split(config, parts)
+    return _trained(
+        config.sized(len(votes.training.prompts), state.num_processes), parts, votes, partial, state, started
+    )
+
+
+def _trained(
+    config: SizedConfig,
+    parts: Sequence[tuple[Source, Votes]],
+    votes: Split,
+    partial: Path,
+    state: PartialState,
+    started: float,
+) -> dict[str, Any]:
     start = load_backbone(config.backbone, config.max_length, config.dropout, config.pooling, config.cut)
     start = start.shortened(config.layers).with_vocabulary(config.vocabulary, votes.training.prompts)
     if config.frozen_embeddings:
@@ -127,6 +153,8 @@ def _train(config: TrainConfig, data_dir: Path, partial: Path, state: PartialSta
         "name": config.name,
         "train_loss": loss,
         "steps": trainer.state.global_step,
+        "epochs": config.epochs,
+        "batch_size": config.batch_size,
         "seconds": round(time.monotonic() - started, 1),
         "processes": state.num_processes,
         "order": order,
@@ -156,7 +184,7 @@ class _Datasets(NamedTuple):
 
 
 def _datasets(
-    config: TrainConfig, votes: Split, models: Sequence[str], categories: Categories, encoder: TextEncoder
+    config: SizedConfig, votes: Split, models: Sequence[str], categories: Categories, encoder: TextEncoder
 ) -> _Datasets:
     training = votes.training.renamed(models)
     watched = (votes.validation if config.validation else votes.held_out).renamed(models)
@@ -176,7 +204,7 @@ def _datasets(
     return _Datasets(learnt, everything, some)
 
 
-def _steps(config: TrainConfig, prompts: int) -> int:
+def _steps(config: SizedConfig, prompts: int) -> int:
     """Optimiser steps of a whole training."""
     batch = min(config.batch_size, prompts)
     return max(1, int(np.ceil(config.epochs * max(prompts // batch, 1))))
@@ -249,7 +277,7 @@ def _save(
         shutil.copytree(partial / "tensorboard", folder / "tensorboard")
 
 
-def arguments(config: TrainConfig, partial: Path, steps: int, processes: int, watch: bool) -> TrainingArguments:
+def arguments(config: SizedConfig, partial: Path, steps: int, processes: int, watch: bool) -> TrainingArguments:
     """transformers' settings for a configuration."""
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(partial / "tensorboard")
     every = max(1, steps // config.evaluations)

@@ -15,13 +15,15 @@ class HttpScorer(Loopback):
     Attributes:
         mode: `ok`, `busy`, `raise`, `hang` (until `released`), `nan`, `short`, `no_eta`, `odd`, `huge`, `other`,
             `share` (one that is none), `old` (says nothing of unknown tokens), `narrow` (overall scores of too few
-            models).
+            models), `silent` (does not say what it has).
+        scoring: in place of `p2l` where prompts are scored, as if another worker had another bundle.
         asked: prompts of each call; connections: how many were opened.
     """
 
     def __init__(self, p2l, key=None, port=0):
         super().__init__(Handler, port)
         self.p2l, self.key, self.mode = p2l, key, "ok"
+        self.scoring = None
         self.asked, self.connections = [], 0
 
     @property
@@ -56,7 +58,7 @@ class Handler(Answering):
 
     def do_POST(self):  # noqa: N802 - the name that http.server calls
         body = self.body()
-        p2l, mode = self.server.p2l, self.server.mode
+        p2l, mode = self.server.scoring or self.server.p2l, self.server.mode
         prompts = [tuple(turns) for turns in body["prompts"]]
         self.server.asked.append(prompts)
         if mode == "hang":
@@ -89,6 +91,8 @@ class Handler(Answering):
             return 401
         if self.path != path:
             return 404
+        if self.server.mode == "silent" and path == "/v1/bundle":
+            return 503
         return {"busy": 429, "raise": 500}.get(self.server.mode, 200)
 
     def _answer(self, status, content):

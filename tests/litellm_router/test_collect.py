@@ -180,7 +180,39 @@ async def test_a_file_of_several_processes(tmp_path):
     assert await one.spent(day_of(now + 86_400)) == 0
     path.write_text("")
     await two.add({"timestamp": now, "cost": 0.5})
-    assert await two.spent(day) == pytest.approx(0.5)
+    assert await two.spent(day) == pytest.approx(1.25)  # an emptied file gives no money back
+
+
+async def test_what_a_day_cost_outlives_midnight_odd_lines_a_line_cut_short_and_a_file_that_is_moved_away(tmp_path):
+    path = tmp_path / "votes.jsonl"
+    store, day = FileStore(path), 24 * 3600.0
+    for timestamp, cost in ((day - 1, 0.5), (day + 1, 0.25), (day - 1, 0.5), (day + 2, 0.25)):
+        await store.add({"timestamp": timestamp, "cost": cost})
+    assert await store.spent(day_of(day - 1)) == 1.0
+    assert await store.spent(day_of(day + 1)) == 0.5
+    with path.open("a") as stream:
+        stream.write(
+            '{"timestamp": 86401, "cost": NaN}\n{"timestamp": 86401, "cost": -9}\n{"timestamp": 1e99, "cost": 1}\n'
+        )
+        stream.write('{"timestamp": 86401, "co')
+    await store.add({"timestamp": day + 3, "cost": 0.25, "winner": "tie"})
+    assert json.loads(path.read_text().splitlines()[-1])["winner"] == "tie"
+    assert await store.spent(day_of(day + 1)) == 0.75
+    path.rename(tmp_path / "old.jsonl")
+    for _ in range(20):  # more than was read of the one before
+        await store.add({"timestamp": day + 4, "cost": 0.01})
+    assert await store.spent(day_of(day + 1)) == pytest.approx(0.95)
+
+
+async def test_a_judge_that_hangs_costs_what_a_call_is_expected_to_cost(collecting, monkeypatch):
+    monkeypatch.setattr("litellm_router.collect.collector.CALL_S", 0.2)
+    router, callback, rows = collecting()
+    next(one for one in router.model_list if one["model_name"] == "judge")["litellm_params"]["mock_delay"] = 5
+    await router.acompletion(model="auto", messages=[USER])
+    assert await counted(callback) == {"failed": 1}
+    (row,) = rows()
+    assert "winner" not in row
+    assert row["cost"] > 0
 
 
 async def test_a_stream_in_redis(valkey):

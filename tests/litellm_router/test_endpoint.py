@@ -1,6 +1,8 @@
 """Scores from an HTTP scorer: a real server on loopback, well and misbehaving."""
 
 import asyncio
+import collections
+import itertools
 import os
 import re
 import subprocess
@@ -148,11 +150,63 @@ async def test_a_scorer_that_hangs_costs_the_deadline_and_is_left_alone_after_so
 async def test_another_bundle_at_the_endpoint_is_taken_up_and_never_mixed(scorer, router, group, tiny, bt_bundle):
     assert (await decided(router, group, "math"))["fingerprint"] == tiny.fingerprint
     scorer.p2l = other = P2L.load(bt_bundle)
-    assert (await decided(router, group, "code"))["error"] == "loading"
+    cached = await decided(router, group, "math")
+    assert (cached["fingerprint"], cached["cache"]) == (tiny.fingerprint, "hit")
     record = await decided(router, group, "code")
     assert record["fingerprint"] == other.fingerprint != tiny.fingerprint
     assert record["cache"] == "miss"
     assert (await decided(router, group, "math"))["fingerprint"] == other.fingerprint
+
+
+async def test_no_request_goes_unranked_while_the_endpoint_takes_another_bundle_and_back(
+    scorer, router, group, tiny, bt_bundle
+):
+    other, outcomes, n = P2L.load(bt_bundle), collections.Counter(), itertools.count()
+
+    async def ask(stop):
+        while not stop.is_set():
+            record = await decided(router, group, f"math {next(n)}")
+            outcomes[record.get("error") or record["fingerprint"]] += 1
+
+    stop = asyncio.Event()
+    asking = [asyncio.create_task(ask(stop)) for _ in range(12)]
+    try:
+        for bundle in (other, tiny, other):
+            scorer.p2l = bundle
+            seen, end = outcomes[bundle.fingerprint], time.monotonic() + 30
+            while outcomes[bundle.fingerprint] < seen + 40:
+                assert time.monotonic() < end, outcomes
+                await asyncio.sleep(0.01)
+    finally:
+        stop.set()
+        await asyncio.gather(*asking)
+    assert set(outcomes) <= {tiny.fingerprint, other.fingerprint}, outcomes
+    assert router.health.counts == {"routed": sum(outcomes.values())}
+
+
+async def test_workers_of_which_some_have_the_other_bundle_are_asked_until_both_agree(
+    scorer, router, group, tiny, bt_bundle
+):
+    """The first answers what it has, the second scores with another bundle, for a while."""
+    assert (await decided(router, group, "math"))["fingerprint"] == tiny.fingerprint
+    other = P2L.load(bt_bundle)
+    scorer.scoring = other
+    waiting = asyncio.create_task(decided(router, group, "code"))
+    await asyncio.sleep(0.2)
+    assert not waiting.done()
+    scorer.p2l = other
+    assert (await waiting)["fingerprint"] == other.fingerprint
+
+
+async def test_an_endpoint_that_cannot_say_what_it_has_now_costs_new_prompts_only(
+    scorer, router, group, tiny, bt_bundle
+):
+    await decided(router, group, "math")
+    scorer.mode = "silent"
+    scorer.scoring = P2L.load(bt_bundle)
+    assert (await decided(router, group, "code"))["error"] == "endpoint"
+    cached = await decided(router, group, "math")
+    assert (cached["fingerprint"], cached["cache"]) == (tiny.fingerprint, "hit")
 
 
 async def test_an_endpoint_that_is_down_at_the_start_is_asked_again(tiny, group, monkeypatch, caplog):

@@ -22,8 +22,10 @@ pytest.importorskip("onnx")
 pytest.importorskip("scipy")
 pytest.importorskip("onnxruntime")
 
+from onnx_export.adopt import adopt
 from onnx_export.adopt_config import config_prices, write_config, yaml_lines
 from onnx_export.adopt_figures import Point, prompts_to_tell
+from onnx_export.adopt_report import verdict
 from onnx_export.adopt_votes import gather
 from onnx_export.head import load_graph, scale_eta
 from onnx_export.joint import JointProblem, JointTask, Known, Strength
@@ -96,7 +98,8 @@ def adopted(folder, rows, *options):
 def topical(tmp_path_factory):
     folder = tmp_path_factory.mktemp("topical")
     rows = score_rows(300, 3.0)
-    done, bundle = adopted(folder, rows, "--write-config", str(folder / "new.yaml"))
+    done, bundle = adopted(folder, rows, "--write-config", str(folder / "new.yaml"), "--train")
+    assert "not fine-tuning: votes on 300 prompts, where 500 are needed" in done.stderr
     return folder, rows, done, bundle
 
 
@@ -227,6 +230,35 @@ def test_votes_are_sorted_by_what_they_are_to_the_adoption():
         gather(builder.votes(), ["a", "z"], manifest)
 
 
+def test_names_that_do_not_meet_come_with_the_next_command():
+    manifest = Bundle.open(find_bundle("starter")).manifest
+    builder = VoteBuilder()
+    for name in ("CODER", *(f"stranger-{i}" for i in range(60))):
+        builder.add(("x",), (name, "minder"), 0)
+    with pytest.raises(DataError, match=r"on CODER, .* and 54 more; .*--alias 'CODER'='coder'") as raised:
+        gather(builder.votes(), ["coder", "minder"], manifest)
+    assert len(str(raised.value)) < 500
+    with pytest.raises(DataError, match="the configuration has one model, minder"):
+        gather(builder.votes(), ["minder"], manifest)
+    builder.add(("x",), ("coder", "CODER"), 0)
+    with pytest.raises(DataError, match=r"62 are with models .*\(CODER, .* and 53 more\).*--alias 'CODER'='coder'"):
+        gather(builder.votes(), ["coder", "minder"], manifest)
+
+
+def test_votes_on_one_prompt_are_refused_and_too_few_for_a_curve_are_no_forecast(tmp_path):
+    source = Bundle.open(find_bundle("starter"))
+    builder = VoteBuilder()
+    for _ in range(9):
+        builder.add(("only one",), ("a", "b"), 0)
+    with pytest.raises(DataError, match="all votes that can be used are on one prompt"):
+        adopt(source, gather(builder.votes(), ["a", "b"], source.manifest), tmp_path / "one", "one")
+    assert not list(tmp_path.iterdir())
+    builder.add(("another",), ("a", "b"), 0)
+    _, found = adopt(source, gather(builder.votes(), ["a", "b"], source.manifest), tmp_path / "two", "two")
+    assert found.kind == "single"
+    assert "do not say how many more" in verdict(found)[-1]
+
+
 def test_gains_on_a_full_matrix_are_paired_means_and_on_votes_those_that_are_compared():
     rng = np.random.default_rng(0)
     scores = rng.random((500, 3))
@@ -274,6 +306,97 @@ def test_prices_and_names_of_a_configuration(tmp_path):
     assert copy["litellm_settings"]["callbacks"] == ["other", "litellm_router.p2l_router"]
     assert copy["model_list"][0]["model_info"] == {"output_cost_per_token": 4e-6, "p2l_model": "m"}
     assert copy["model_list"][1] == deployments[1]
+
+
+WRITTEN = {
+    "block": """# ours
+model_list:
+  - model_name: auto   # the group
+    litellm_params:
+      model: openai/m  # cheap
+      api_key: os.environ/KEY
+    # and the other
+  - model_name: auto
+    litellm_params: {model: openai/n}
+    model_info:
+      # of the contract
+      mode: chat
+
+litellm_settings:
+  # both
+  callbacks:
+    - prometheus  # metrics
+  drop_params: true
+# end""",
+    "flow": """model_list:   # two
+- {model_name: auto, litellm_params: {model: openai/m}}
+- {model_name: auto, litellm_params: {model: openai/n}, model_info: {mode: chat}}
+litellm_settings: {callbacks: [prometheus], p2l_settings: {rule: "best",   # as before
+    bundle: 'old'}}
+""",
+    "bare": """model_list:
+- litellm_params:
+    model: openai/m # one
+  model_name: auto
+- model_name: auto
+  litellm_params:
+    model: openai/n
+  model_info:
+litellm_settings:
+general_settings:   {master_key: os.environ/KEY} # last
+""",
+    "one callback": """model_list:
+- model_name: auto
+  litellm_params: {model: openai/m} # one
+- model_name: auto
+  litellm_params: {model: openai/n}
+litellm_settings:
+  p2l_settings:
+    bundle: old # the first
+    budget: 1e-3
+  callbacks: prometheus # metrics
+""",
+}
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+@pytest.mark.parametrize("form", WRITTEN)
+def test_the_copy_of_a_configuration_keeps_its_comments_and_all_that_is_not_of_the_bundle(form, ending, tmp_path):
+    source, target = tmp_path / "c.yaml", tmp_path / "new.yaml"
+    text = WRITTEN[form].replace("\n", ending)
+    source.write_bytes(text.encode())
+    note = write_config(source, target, ("m", "n"), {"bundle": "bundles/é", "rule": "paced"})
+    written = target.read_bytes().decode()
+    assert "could not be kept" not in note
+    assert written.count("#") == text.count("#")
+    for line in text.split(ending):  # each comment stands on the line on which it stood
+        _, mark, comment = line.partition("#")
+        assert not mark or any(new.endswith(mark + comment) for new in written.split(ending))
+    assert written.count("\n") == written.count(ending)
+    before, after = yaml.safe_load(text), yaml.safe_load(written)
+    names = [deployment.setdefault("model_info", {}).pop("p2l_model") for deployment in after["model_list"]]
+    assert names == ["m", "n"]
+    for deployment in before["model_list"]:
+        deployment["model_info"] = deployment.get("model_info") or {}
+    assert after.pop("litellm_settings")["p2l_settings"]["bundle"] == "bundles/é"
+    before.pop("litellm_settings", None)
+    assert after == before
+
+
+def test_a_form_that_lines_cannot_be_put_into_is_written_without_comments_and_said(tmp_path):
+    source, target = tmp_path / "c.yaml", tmp_path / "new.yaml"
+    source.write_text(
+        "x: &one {model_name: auto, litellm_params: {model: openai/m}}  # shared\nmodel_list: [*one]\n...\n"
+    )
+    assert "could not be kept" in write_config(source, target, ("m",), {"bundle": "b"})
+    copy = yaml.safe_load(target.read_text())
+    assert copy["model_list"][0]["model_info"] == {"p2l_model": "m"}
+    assert "model_info" not in copy["x"]
+    source.write_text(
+        "model_list: [{model_name: a, litellm_params: {model: openai/m}}]\nlitellm_settings: {callbacks: 5}\n"
+    )
+    with pytest.raises(DataError, match=r"litellm_settings\.callbacks must be a name or a list"):
+        write_config(source, target, ("m",), {"bundle": "b"})
 
 
 def test_raw_eta_is_scaled_twice_by_two_nodes(tmp_path):

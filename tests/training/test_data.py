@@ -7,6 +7,7 @@ import pytest
 
 from p2l_plugins.errors import DataError
 from p2l_plugins.prompts import as_turns
+from p2l_plugins.training.config import Source, TrainConfig
 from p2l_plugins.votes.read import read_votes
 from p2l_plugins.votes.votes import check_family, held_out, merge, ungrounded
 
@@ -130,3 +131,20 @@ def test_models_without_both_bad_are_ungrounded(tmp_path):
     tied = read_votes(write(tmp_path / "b.jsonl", [{**VOTE, "model_a": "w", "winner": "tie (bothbad)"}]))
     assert ungrounded([free, tied], "grk") == ["x"]
     assert ungrounded([free, tied], "bt") == []
+
+
+@pytest.mark.parametrize(
+    ("prompts", "batch", "epochs"),
+    [(5, 8, 5), (100, 8, 5), (400, 8, 3), (1000, 8, 1), (1024, 16, 2), (2000, 16, 1), (2048, 32, 2), (3791, 32, 1)],
+)
+def test_few_prompts_make_small_batches_and_several_epochs_unless_both_are_set(prompts, batch, epochs):
+    config = TrainConfig(name="x", data=[Source(path="x")])
+    sized = config.sized(prompts)
+    assert (sized.batch_size, sized.epochs) == (batch, epochs)
+    steps = epochs * max(prompts // min(batch, prompts), 1)
+    assert steps >= 118 or epochs == 5
+    kept = TrainConfig(name="x", data=[Source(path="x")], epochs=0.5, batch_size=7).sized(prompts)
+    assert (kept.batch_size, kept.epochs) == (7, 0.5)
+    shared = TrainConfig(name="x", data=[Source(path="x")], gradient_accumulation=3).sized(prompts, processes=2)
+    assert shared.batch_size % 6 == 0
+    assert batch <= shared.batch_size < batch + 6
