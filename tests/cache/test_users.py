@@ -21,11 +21,13 @@ from p2l_plugins.leaderboards.user_store import (
     decode_board,
     encode_board,
     forget,
+    kept_s,
     read_board,
     user_key,
 )
 from p2l_plugins.scoring.bundle import Bundle, find_bundle
 
+DAY_S = 24 * 3600
 FINGERPRINT, SECRET = "f" * 32, derive_secret("s3cret")
 KEY = user_key("ada@example.org", SECRET)
 BOARD = [sys.executable, "-m", "p2l_plugins.cli", "leaderboard", "starter", "--user", "ada@example.org"]
@@ -64,6 +66,14 @@ def test_a_value_comes_back_and_anything_else_is_unreadable():
         decode_board(user_key("bob", SECRET), value, 3)
 
 
+@pytest.mark.parametrize(
+    ("prompts", "votes", "days"), [(0, 0, 7), (0, 1, 7), (1, 1, 14), (10, 0.5, 73.5), (300, 9, 180)]
+)
+def test_a_thin_board_is_kept_for_less_time(prompts, votes, days):
+    board = UserBoard(np.zeros(3), 0.0, float(prompts), np.zeros(3), float(votes), 0.0)
+    assert kept_s(board) == days * DAY_S
+
+
 async def test_services_share_a_board_and_forget_it(valkey):
     clients = Clients(valkey.url)
     one, other = (UserBoards(clients, FINGERPRINT, "grk", 3, deadline_s=5) for _ in range(2))
@@ -76,7 +86,7 @@ async def test_services_share_a_board_and_forget_it(valkey):
     assert board.prompts == pytest.approx(2.0)
     assert (await read_board(clients(), KEY, FINGERPRINT, 3)).prompts == pytest.approx(2.0)
     assert await UserBoards(clients, "e" * 32, "grk", 3, deadline_s=5).get(KEY) is None  # another bundle, another board
-    assert 0 < await clients().ttl(KEY) <= 180 * 24 * 3600
+    assert 13 * DAY_S < await clients().ttl(KEY) <= 14 * DAY_S  # of two prompts
     assert await forget(clients(), KEY) is True
     assert await forget(clients(), KEY) is False
     assert await UserBoards(clients, FINGERPRINT, "grk", 3, deadline_s=5).get(KEY) is None
