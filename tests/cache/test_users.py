@@ -21,11 +21,13 @@ from p2l_plugins.leaderboards.user_store import (
     decode_board,
     encode_board,
     forget,
+    kept_s,
     read_board,
     user_key,
 )
 from p2l_plugins.scoring.bundle import Bundle, find_bundle
 
+DAY_S = 24 * 3600
 FINGERPRINT, SECRET = "f" * 32, derive_secret("s3cret")
 KEY = user_key("ada@example.org", SECRET)
 BOARD = ("leaderboard", "starter", "--user", "ada@example.org")
@@ -103,6 +105,14 @@ async def test_a_board_with_a_checksum_that_anybody_can_make_is_none(valkey):
     await clients.aclose()
 
 
+@pytest.mark.parametrize(
+    ("prompts", "votes", "days"), [(0, 0, 7), (0, 1, 7), (1, 1, 14), (10, 0.5, 73.5), (300, 9, 180)]
+)
+def test_a_thin_board_is_kept_for_less_time(prompts, votes, days):
+    board = UserBoard(np.zeros(3), 0.0, float(prompts), np.zeros(3), float(votes), 0.0)
+    assert kept_s(board) == days * DAY_S
+
+
 async def test_services_share_a_board_and_forget_it(valkey):
     clients = Clients(valkey.url)
     one, other = (UserBoards(clients, FINGERPRINT, "grk", 3, SECRET, deadline_s=5) for _ in range(2))
@@ -117,7 +127,7 @@ async def test_services_share_a_board_and_forget_it(valkey):
     assert (
         await UserBoards(clients, "e" * 32, "grk", 3, SECRET, deadline_s=5).get(KEY) is None
     )  # another bundle, another board
-    assert 0 < await clients().ttl(KEY) <= 180 * 24 * 3600
+    assert 13 * DAY_S < await clients().ttl(KEY) <= 14 * DAY_S  # of two prompts
     assert await forget(clients(), KEY) is True
     assert await forget(clients(), KEY) is False
     assert await UserBoards(clients, FINGERPRINT, "grk", 3, SECRET, deadline_s=5).get(KEY) is None

@@ -5,11 +5,14 @@ import asyncio
 import httpx
 import pytest
 from helpers.servers import server
-from helpers.serving import served, until
+from helpers.serving import in_thread, served, until
 
 from p2l_plugins.cache.address import Clients
 from p2l_plugins.cache.settings import derive_secret
 from p2l_plugins.leaderboards.user_store import read_board, user_key
+from p2l_plugins.service.app import create_app
+from p2l_plugins.service.settings import ServiceSettings
+from p2l_plugins.service.users import Allowance
 
 SECRET = derive_secret("s3cret")
 KEY = user_key("ada@example.org", SECRET)
@@ -23,9 +26,11 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(store, tmp_path_factory):
-    options = ("starter", "--cache-url", store.url, "--access-log")
-    with served(tmp_path_factory.mktemp("feedback"), *options, environment={"P2L_CACHE_SECRET": "s3cret"}) as running:
-        with httpx.Client(base_url=running.url, timeout=60) as client:
+    options = ("starter", "--cache-url", store.url, "--access-log", "--feedback-key-env", "FEEDBACK_KEY")
+    options += ("--feedback-votes", "8", "--feedback-new-users", "5")
+    environment = {"P2L_CACHE_SECRET": "s3cret", "FEEDBACK_KEY": "may-speak"}
+    with served(tmp_path_factory.mktemp("feedback"), *options, environment=environment) as running:
+        with httpx.Client(base_url=running.url, timeout=60, headers={"api-key": "may-speak"}) as client:
             yield client
         assert "ada@example" not in running.text()
         assert "purple" not in running.text()
@@ -96,8 +101,45 @@ def test_wrong_feedback_is_a_sentence(client, change, word):
     assert word in answer.json()["detail"]
 
 
-def test_without_a_store_it_is_refused(service):
-    asked = {"user": "ada", "model": "gpt-4o-2024-08-06", "liked": True}
-    answer = httpx.post(f"{service.url}/v1/feedback", json=asked, timeout=60)
+def keys_of_users(store):
+    async def keys(store_client):
+        return [key async for key in store_client.scan_iter(match="p2l:user:*")]
+
+    return in_store(store, keys)
+
+
+def test_votes_of_one_user_and_new_users_are_bounded(client, store):
+    """Ada has voted twice, in the first test."""
+    thumb = {"model": "gpt-4o-2024-08-06", "liked": True}
+    ada = [client.post("/v1/feedback", json={"user": "ada@example.org", **thumb}) for _ in range(8)]
+    assert [answer.status_code for answer in ada] == [202] * 6 + [429] * 2
+    assert "votes of this user" in ada[-1].json()["detail"]
+    assert int(ada[-1].headers["retry-after"]) > 1
+    invented = [client.post("/v1/feedback", json={"user": f"user {i}", **thumb}) for i in range(30)]
+    statuses = [answer.status_code for answer in invented]
+    assert statuses == [202] * 4 + [429] * 26  # and ada was the first of the five
+    assert "new users" in invented[-1].json()["detail"]
+    until(lambda: len(keys_of_users(store)) == 5)
+    assert client.post("/v1/feedback", json={"user": "user 1", **thumb}).status_code == 202
+
+
+def test_without_a_key_for_it_or_without_a_store_it_is_refused(service):
+    thumb = {"user": "ada", "model": "gpt-4o-2024-08-06", "liked": True}
+    answer = httpx.post(f"{service.url}/v1/feedback", json=thumb, timeout=60)
     assert answer.status_code == 409
-    assert "shared cache" in answer.json()["detail"]
+    assert "--feedback-key-env" in answer.json()["detail"]
+    settings = ServiceSettings(feedback_keys=("may-speak",))
+    with in_thread(create_app(settings)) as url:
+        answer = httpx.post(f"{url}/v1/feedback", json=thumb, timeout=60, headers={"api-key": "may-speak"})
+        assert answer.status_code == 409
+        assert "shared cache" in answer.json()["detail"]
+
+
+def test_an_allowance_comes_back_with_time_and_no_further():
+    now = [0.0]
+    allowance = Allowance(4, lambda: now[0])
+    assert [allowance.take() for _ in range(6)] == [True] * 4 + [False] * 2
+    now[0] += 900  # a quarter of an hour
+    assert [allowance.take() for _ in range(2)] == [True, False]
+    now[0] += 10**6
+    assert [allowance.take() for _ in range(6)] == [True] * 4 + [False] * 2
