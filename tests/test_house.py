@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,29 +45,32 @@ MODULES = modules()
 
 def imported(path: Path, *, lazily: bool) -> Iterator[str]:
     """Modules of ours that one imports; `lazily` counts what functions import when they are called."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    typing = {
-        id(n)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-        for n in ast.walk(node)
-    }
-    inside = {
-        id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) for n in ast.walk(f)
-    }
-    for node in ast.walk(tree):
-        if id(node) in typing or (id(node) in inside and not lazily):
-            continue
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in names:
+    for names, inside in imports(path):
+        for name in names if lazily or not inside else ():
             known = next((n for n in (name, name.rpartition(".")[0]) if n in MODULES), None)
             if known is not None:
                 yield known
+
+
+@functools.cache
+def imports(path: Path) -> list[tuple[list[str], bool]]:
+    """The names of each import statement, but for those of types alone, and whether it is inside a function."""
+    found: list[tuple[list[str], bool]] = []
+
+    def visit(node: ast.AST, inside: bool) -> None:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            return
+        if isinstance(node, ast.Import):
+            found.append(([alias.name for alias in node.names], inside))
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.append(([f"{node.module}.{alias.name}" for alias in node.names], inside))
+        elif isinstance(node, ast.stmt | ast.ExceptHandler | ast.match_case | ast.Module):
+            inside |= isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            for child in ast.iter_child_nodes(node):
+                visit(child, inside)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")), inside=False)
+    return found
 
 
 def room(module: str) -> str:

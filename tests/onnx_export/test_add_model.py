@@ -134,10 +134,8 @@ def test_an_int8_bundle_takes_a_model_too(tiny_checkpoint, votes_file, tmp_path)
     assert np.corrcoef(after.coefs[:, 2], before.coefs[:, before.index("counter")])[0, 1] > 0.99
 
 
-def test_a_plain_bundle_takes_a_model_too(tiny_checkpoint, votes_file, tmp_path):
-    from onnx_export.export import export
-
-    bundle = export(tiny_checkpoint, tmp_path / "plain", route="plain")
+def test_a_plain_bundle_takes_a_model_too(plain_bundle, votes_file, tmp_path):
+    bundle = Bundle.open(plain_bundle)
     less = remove_models(bundle, ["counter"], tmp_path / "less")
     more, _ = add_model(less, read_votes(votes_file), "counter", tmp_path / "more")
     before, after = P2L(bundle).score_turns(PROMPTS), P2L(more).score_turns(PROMPTS)

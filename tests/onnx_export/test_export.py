@@ -155,13 +155,13 @@ def test_a_failed_gate_writes_nothing_but_with_force_a_warning(short_checkpoint,
     assert any(line.startswith("warning: ") for line in lines)
 
 
-def test_the_plain_route_on_request(tiny_checkpoint, tiny_bundle, tmp_path):
-    plain = P2L(export(tiny_checkpoint, tmp_path / "plain", route="plain"))
+def test_the_plain_route_on_request(plain_bundle, tiny_bundle):
+    plain = P2L.load(plain_bundle)
     assert plain.bundle.manifest.route == "plain"
     prompts = ["sum fig", "loop code sum", "x"]
     fused = P2L.load(tiny_bundle)
     np.testing.assert_allclose(plain.score(prompts).coefs, fused.score(prompts).coefs, atol=1e-5)
-    session = ort.InferenceSession(str(tmp_path / "plain" / "model.onnx"), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(str(plain_bundle / "model.onnx"), providers=["CPUExecutionProvider"])
     left = session.run(None, {"input_ids": np.full((2, 3), 5), "attention_mask": np.array([[1, 1, 0], [0, 1, 1]])})
     assert np.isnan(left[0]).any(axis=1).tolist() == [False, True]
 
