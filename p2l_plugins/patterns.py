@@ -55,7 +55,8 @@ def try_patterns(tokenizer: Tokenizer) -> None:
     Raises:
         BundleError: one takes more than `MOST_S`, or the tokenizer gives up on it.
     """
-    patterns = list(_patterns(json.loads(tokenizer.to_str())))
+    parts = (tokenizer.normalizer, tokenizer.pre_tokenizer)  # the model has no patterns, and is large
+    patterns = [pattern for part in parts if part is not None for pattern in _patterns(json.loads(part.__getstate__()))]
     if not patterns:
         return
     needed = "!" + " ".join([*patterns, *(pattern.replace("\\", "") for pattern in patterns)])

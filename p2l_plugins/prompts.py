@@ -247,7 +247,7 @@ class TextEncoder:
         self._kept = form.max_length - len(self._before) - len(self._after)
         if self._kept < 1:
             raise BundleError(f"max_length is {form.max_length}, which leaves no room for a prompt's tokens")
-        self._unknown = _unknown_id(json.loads(tokenizer.to_str())["model"], tokenizer)
+        self._unknown = _unknown_id(tokenizer)
 
     def _added(self) -> tuple[list[int], list[int]]:
         """The special tokens that the tokenizer puts before and after a text."""
@@ -350,11 +350,14 @@ def _start(text: str, size: int) -> str:
     return text[: found.start() if found else size]
 
 
-def _unknown_id(model: Mapping[str, Any], tokenizer: Tokenizer) -> int | None:
+def _unknown_id(tokenizer: Tokenizer) -> int | None:
     """Id of the token for what a tokenizer does not know; None where it has none."""
-    if (number := model.get("unk_id")) is not None:
-        return int(number)
-    return None if model.get("unk_token") is None else tokenizer.token_to_id(model["unk_token"])
+    token = getattr(tokenizer.model, "unk_token", None)
+    if token is not None:
+        return tokenizer.token_to_id(token)
+    # a unigram model tells its number only where it is written out; parsing the whole would take longer than loading
+    number = re.search(r'"unk_id":\s*(\d+)', tokenizer.to_str())
+    return None if number is None else int(number[1])
 
 
 def pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

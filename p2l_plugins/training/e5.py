@@ -22,7 +22,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 from transformers import BertConfig, BertModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -176,11 +176,11 @@ def _tokenizer(file: E5File) -> PreTrainedTokenizerBase:
             normalizers.Nmt(),
             normalizers.NFKC(),
             normalizers.Replace(_STAND_IN, _TILDE),
-            normalizers.Replace(Regex(" {2,}"), " "),
-            normalizers.Strip(),
         ]
     )
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
+    )
     around = [(special[role][0], number) for role, number in (("bos", file.bos), ("eos", file.eos))]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{around[0][0]} $A {around[1][0]}", special_tokens=around
