@@ -111,7 +111,8 @@ def refit_head(
         weight, bias, losses = fit_head(task, head.weight, head.bias, epochs, batch_size, learning_rate)
         shrunk = config.shrink if shrink is None else shrink
         if shrunk:
-            weight, bias = known_by.shrunk(manifest.models, weight, bias)
+            moved = known_by.shrunk(manifest.models, weight.astype(float), bias.astype(float))
+            weight, bias = moved[0].astype(np.float32), moved[1].astype(np.float32)
         replace_head(graph, head, weight, bias)
         change: dict[str, Any] = {
             "change": "refit-head",

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from litellm_router.arena.door import Door, Rate, client_of
 from litellm_router.arena.state import Arena, Battle, Refused
 from p2l_plugins.service.guard import Guard
+from p2l_plugins.service.hosts import ANY, Hosts
 
 PAGE = Path(str(files("litellm_router.arena"))) / "page"
 
@@ -92,7 +93,10 @@ def create_app(arena: Arena, keys: Iterable[str], hosts: Iterable[str], per_minu
     app.exception_handler(Refused)(_refused)
     app.exception_handler(RequestValidationError)(_wrong_request)
     opened = frozenset({"/", "/healthz", *(f"/page/{path.name}" for path in PAGE.iterdir())})
-    app.add_middleware(Guard, keys=secrets, open_paths=opened, max_body_bytes=MOST_BYTES)
+    any_name = Hosts("", [ANY])  # the door asks for names
+    app.add_middleware(
+        Guard, hosts=any_name, keys=secrets, feedback_keys=(), open_paths=opened, max_body_bytes=MOST_BYTES
+    )
     app.add_middleware(Door, hosts=list(hosts))  # added last, so outermost
     return app
 
