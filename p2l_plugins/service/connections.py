@@ -122,9 +122,9 @@ class Connection(H11Protocol):
         why = self._connections.enter(self)
         if why:
             metrics.REFUSED.labels(why).inc()
-            self.app = _Refusing(self.app, why)  # type: ignore[assignment]
+            self.app = _Refusing(self.app, why)
         elif self.for_probes:
-            self.app = _ProbesOnly(self.app)  # type: ignore[assignment]
+            self.app = _ProbesOnly(self.app)
         self._wait(self._connections.head_s, "head")
         self._waits_for_head = True
 
