@@ -43,21 +43,21 @@ class Guard:
 
     Args:
         app: what the request goes on to.
-        hosts: the service's names.
         keys: any one of them opens; none: everything is open but the feedback.
-        feedback_keys: any one of them opens the feedback; none: the interface says that there is none.
         open_paths: need no key.
         max_body_bytes: most bytes of a body.
+        hosts: the service's names; None where something before this looks at Host and Origin.
+        feedback_keys: any one of them opens the feedback; none: the interface says that there is none.
     """
 
     def __init__(
         self,
         app: ASGIApp,
-        hosts: Hosts,
         keys: Iterable[str],
-        feedback_keys: Iterable[str],
         open_paths: frozenset[str],
         max_body_bytes: int,
+        hosts: Hosts | None = None,
+        feedback_keys: Iterable[str] = (),
     ) -> None:
         self._app = app
         self._hosts = hosts
@@ -92,13 +92,8 @@ class Guard:
 
     def _refusal(self, method: str, path: str, headers: Headers) -> JSONResponse | None:
         """The answer to a request whose head says enough."""
-        host, origin = headers.get("host", ""), headers.get("origin")
-        if path not in NAMELESS and not self._hosts.serve(host):
-            detail = "the request's Host is none of the service's names; start it with --allowed-host NAME"
-            return _refuse(421, detail, {"Connection": "close"})
-        if method not in SAFE and origin is not None and not self._hosts.trust(origin, host):
-            return _refuse(403, "pages of other sites may not send requests; --allowed-host NAME allows one", {})
-        return self._key_refusal(path, headers) or self._kind_refusal(method, path, headers)
+        site = None if self._hosts is None else _site_refusal(self._hosts, method, path, headers)
+        return site or self._key_refusal(path, headers) or self._kind_refusal(method, path, headers)
 
     def _key_refusal(self, path: str, headers: Headers) -> JSONResponse | None:
         given = given_key(headers)
@@ -136,6 +131,16 @@ class Guard:
                 if too_large:
                     raise _TooLarge
                 return b"".join(parts)
+
+
+def _site_refusal(hosts: Hosts, method: str, path: str, headers: Headers) -> JSONResponse | None:
+    host, origin = headers.get("host", ""), headers.get("origin")
+    if path not in NAMELESS and not hosts.serve(host):
+        detail = "the request's Host is none of the service's names; start it with --allowed-host NAME"
+        return _refuse(421, detail, {"Connection": "close"})
+    if method not in SAFE and origin is not None and not hosts.trust(origin, host):
+        return _refuse(403, "pages of other sites may not send requests; --allowed-host NAME allows one", {})
+    return None
 
 
 def given_key(headers: Headers) -> str:
