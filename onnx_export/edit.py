@@ -268,7 +268,7 @@ def write_changed(
     return Bundle.open(folder)
 
 
-def _tried() -> list[Turns]:
+def _tried() -> Sequence[Turns]:
     return [turns for turns in SAMPLE if len(turns) == 1][:24]
 
 
