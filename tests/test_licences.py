@@ -83,12 +83,16 @@ def refused(name):
     """What a package says that is not allowed; empty where all is."""
     data = distribution(name).metadata
     if expression := data.get("License-Expression"):
-        return set(re.split(r"\s+(?:AND|OR|WITH)\s+", re.sub(r"[()]", "", expression))) - ALLOWED
+        return parts_of(expression) - ALLOWED
     classifiers = {
         line.rpartition("::")[2].strip() for line in data.get_all("Classifier") or [] if line.startswith("License ::")
-    } - {"OSI Approved"}
+    } - {"OSI Approved", "DFSG approved"}
     said = classifiers or {(data.get("License") or "nothing").strip().partition("\n")[0].strip()}
-    return said - ALLOWED_NAMES - ALLOWED
+    return {one for one in said - ALLOWED_NAMES if parts_of(one) - ALLOWED}
+
+
+def parts_of(expression):
+    return set(re.split(r"\s+(?:AND|OR|WITH)\s+", re.sub(r"[()]", "", expression)))
 
 
 EXTRAS = sorted(PROJECT["optional-dependencies"])

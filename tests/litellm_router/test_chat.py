@@ -176,7 +176,7 @@ async def test_who_has_a_conversation_can_not_be_made_or_moved_without_the_secre
         )
     await asyncio.gather(*one._writes)
     x, y = ([f"test:turn:1:{key.hex()}" for key in conversation_of(two, chat).keys] for chat in chats)
-    of_x, of_y = ([value for value in await client.mget(keys) if value] for keys in (x, y))
+    of_x, of_y = [list(filter(None, await client.mget(keys))) for keys in (x, y)]
     old = b"0.25 " + two._hash("model", "b").hex().encode()  # as values were
     flips = [bytes([*of_x[0][:i], of_x[0][i] ^ 1, *of_x[0][i + 1 :]]) for i in range(len(of_x[0]))]
     for wrong in (*of_y, of_x[0].replace(b"0.25", b"0.75"), old, b"0.25 b", b"\xff 1", b"0.25 \xc3\xa9", b"", *flips):

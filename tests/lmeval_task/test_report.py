@@ -122,7 +122,7 @@ def test_names_are_escaped_in_the_page_and_in_markdown(results, tmp_path):
     assert call("report", path, "--html", page, "--markdown", text).exit_code == 0
     assert "<b>" not in page.read_text()
     assert "&lt;b&gt;sums|x&lt;/b&gt;" in page.read_text()
-    assert "## <b>sums\\|x</b> (7 prompts)" in text.read_text()
+    assert "## &lt;b>sums\\|x&lt;/b> (7 prompts)" in text.read_text()
 
 
 def test_the_same_report_gives_the_same_files(results, tmp_path):
