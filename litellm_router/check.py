@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from litellm_router.called import GIVEN, called
 from litellm_router.deployments import column_of, is_little_known
-from litellm_router.matching import GIVEN, called, match, why_not
+from litellm_router.matching import match, why_not
 from litellm_router.names import SEES_WILDCARDS, NamedGroup, Names, p2l_model
 from litellm_router.prices import INPUT, OUTPUT, Price, listed, price_of
 from litellm_router.settings import ENVIRON, KEY, Collect, P2LSettings

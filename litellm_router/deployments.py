@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from litellm_router.abilities import can_read, lacks, window_of
+from litellm_router.called import GIVEN, setting_of
 from litellm_router.chat import SUPPORTS
-from litellm_router.matching import GIVEN, match, names_of, setting_of
+from litellm_router.matching import match, names_of
 from litellm_router.prices import CACHED, INPUT, OUTPUT, price_of
 from p2l_plugins.errors import BundleError
 from p2l_plugins.outcomes import Array

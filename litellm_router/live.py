@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 
+from litellm_router.called import takes_part
 from litellm_router.names import Names, p2l_model
 from p2l_plugins.cache.address import Malformed, split
 from p2l_plugins.errors import ConfigError, DataError
@@ -63,16 +64,14 @@ def groups_of(client: httpx.Client) -> list[str]:
         )
     content = answer.json()
     listed = content.get("data") or [] if isinstance(content, dict) else []
-    several = [
-        group
-        for group in Names(one for one in listed if isinstance(one, dict)).groups
-        if len({p2l_model(one) for one in group.deployments} - {None}) > 1
-    ]
+    every = Names(one for one in listed if isinstance(one, dict)).groups
+    named = [group for group in every if len({p2l_model(one) for one in group.deployments} - {None}) > 1]
+    several = named or [group for group in every if takes_part(group.deployments)]
     groups = [group.name for group in several if group.team is None and not group.wildcard]
     if not groups:
         of_others = f"; name a model of {several[0].title} with --group" if several else ""
         raise DataError(
-            f"{client.base_url}: no model group has deployments that name two models in p2l_model{of_others}"
+            f"{client.base_url}: no model group has deployments of two models, by p2l_model or by name{of_others}"
         )
     return groups
 

@@ -19,6 +19,7 @@ from litellm.integrations.custom_logger import CustomLogger
 from litellm_router import metrics
 from litellm_router.asking import ASKED
 from litellm_router.attempts import TOKEN, Attempts, Requests
+from litellm_router.called import takes_part
 from litellm_router.calls import is_chat
 from litellm_router.chat import chat_of, deployment_in
 from litellm_router.check import group_problems
@@ -27,7 +28,6 @@ from litellm_router.decision import Case, Decision
 from litellm_router.deployments import Deployment, Group, column_of, id_of
 from litellm_router.failover import Failover
 from litellm_router.health import Health
-from litellm_router.matching import takes_part
 from litellm_router.names import p2l_model
 from litellm_router.narrowing import Ranked
 from litellm_router.prices import price_of

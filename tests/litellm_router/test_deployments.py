@@ -4,8 +4,8 @@ import litellm
 import numpy as np
 
 from litellm_router.abilities import lacks
+from litellm_router.called import takes_part
 from litellm_router.deployments import Group, Groups
-from litellm_router.matching import takes_part
 from p2l_plugins.scoring.bundle import resolve_model
 
 

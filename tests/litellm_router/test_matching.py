@@ -6,10 +6,11 @@ import litellm
 import pytest
 
 from litellm_router import P2LRouter, P2LSettings
+from litellm_router.called import called, setting_of, takes_part
 from litellm_router.check import candidates, problems, routed_groups, unmatched
 from litellm_router.deployments import Group, Groups
 from litellm_router.failover import Failover
-from litellm_router.matching import called, match, setting_of, takes_part
+from litellm_router.matching import match
 from p2l_plugins.naming import Match, ModelNames, key_of, plain_name
 from p2l_plugins.scoring.scorer import P2L
 from p2l_plugins.support import Support
@@ -186,3 +187,13 @@ def test_groups_matched_by_name_get_a_retry_policy_once_the_bundle_is_known(tiny
     assert failover.set_up(made, P2LSettings()) == []
     failover.models_of = Groups(tiny).models_of
     assert failover.set_up(made, P2LSettings()) == ["auto"]
+
+
+async def test_litellms_own_router_answers_with_the_matched_model(tiny, monkeypatch):
+    monkeypatch.setattr(litellm, "callbacks", [P2LRouter(P2LSettings(timeout_ms=5000), lambda _: tiny)])
+    names = ("openai/alpha", "together_ai/org/Beta", "openai/Gamma")
+    deployments = [bare(name, mock_response=f"answer of {name}", api_key="k") for name in names]
+    router = litellm.Router(model_list=deployments)
+    for text, name in (("math", names[0]), ("chat", names[2])):
+        answer = await router.acompletion(model="auto", messages=say(text))
+        assert answer.choices[0].message.content == f"answer of {name}"

@@ -48,6 +48,7 @@ def test_the_bundle_says_what_a_client_needs(client, p2l):
         "models": list(p2l.models),
         "aliases": manifest.aliases,
         "ungrounded": list(manifest.ungrounded),
+        "support": {name: one.record() for name, one in p2l.support.items()},
         "max_length": 512,
         "overall": {"coefs": p2l.overall.coefs.tolist(), "raw_eta": p2l.overall.raw_eta},
         "bounds": {"coefs": p2l.bounds.coefs, "raw_eta": p2l.bounds.raw_eta},
