@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from litellm_router.ask.run import Compared, Run
+from p2l_plugins.leaderboards.tables import escaped
 from p2l_plugins.outcomes import BAD, OUTCOMES, TIE, A, Array, B, Ids, sigmoid
 from p2l_plugins.prompts import Turns
 from p2l_plugins.votes.report import wilson
@@ -244,8 +245,8 @@ def to_markdown(made: Mapping[str, Any]) -> str:
     for model, one in made["models"].items():
         length = "" if one["mean_characters"] is None else f"{one['mean_characters']:.0f}"
         lines.append(
-            f"| {model} | {one['answers']} | {sum(one['failures'].values())} | {one['refusals']} | {one['empty']} | "
-            f"{length} | {one['cost_usd']:.4f} |"
+            f"| {escaped(model)} | {one['answers']} | {sum(one['failures'].values())} | {one['refusals']} | "
+            f"{one['empty']} | {length} | {one['cost_usd']:.4f} |"
         )
     lines += [
         f"\n{model} failed: {', '.join(f'{reason} ({count})' for reason, count in one['failures'].items())}"
@@ -274,7 +275,12 @@ def _last_line(made: Mapping[str, Any]) -> str:
 
 def _scored(made: Mapping[str, Any]) -> list[str]:
     ranked = sorted(made["mean_scores"].items(), key=lambda one: -one[1])
-    return ["", "| model | mean score |", "|:---|---:|", *(f"| {model} | {score:.3f} |" for model, score in ranked)]
+    return [
+        "",
+        "| model | mean score |",
+        "|:---|---:|",
+        *(f"| {escaped(model)} | {score:.3f} |" for model, score in ranked),
+    ]
 
 
 def _judged(made: Mapping[str, Any]) -> list[str]:
@@ -286,7 +292,7 @@ def _judged(made: Mapping[str, Any]) -> list[str]:
         if own is not None and own["own_wins_by_others"] is not None:
             shown += f" (others: {_percent(own['own_wins_by_others'])})"
         lines.append(
-            f"| {judge} | {one['pairs']} | {one['unreadable']} | {made['judge_failures'][judge]} | "
+            f"| {escaped(judge)} | {one['pairs']} | {one['unreadable']} | {made['judge_failures'][judge]} | "
             f"{_percent(one['order_agreement'])} | {_percent(one['position_bias'])} | {_percent(one['longer_wins'])} | "
             f"{shown} |"
         )
@@ -294,14 +300,17 @@ def _judged(made: Mapping[str, Any]) -> list[str]:
         return lines
     lines += ["", "| model | coefficient | ± | at equal length |", "|:---|---:|---:|---:|"]
     lines += [
-        f"| {one['model']} | {one['coef']:+.2f} | {one['stderr']:.2f} | {one['length_controlled']:+.2f} |"
+        f"| {escaped(one['model'])} | {one['coef']:+.2f} | {one['stderr']:.2f} | {one['length_controlled']:+.2f} |"
         for one in made["board"]
     ]
     length = made["length"]
-    lines.append(
-        f"\nthe longer answer won {_percent(length['longer_wins'])} of the decisive votes; effect of length "
-        f"{length['effect']:+.2f} ± {length['effect_stderr']:.2f}"
-    )
+    if length["longer_wins"] is None:
+        lines.append("\nno vote is decisive, so that nothing is said of the length of answers")
+    else:
+        lines.append(
+            f"\nthe longer answer won {_percent(length['longer_wins'])} of the decisive votes; effect of length "
+            f"{length['effect']:+.2f} ± {length['effect_stderr']:.2f}"
+        )
     lines.append(", ".join(f"{name} {count}" for name, count in made["outcomes"].items()))
     if "human" in made:
         human = made["human"]
