@@ -9,7 +9,7 @@ import numpy as np
 from onnx_export.new_votes import moved, places, ties_in
 from p2l_plugins.errors import DataError
 from p2l_plugins.scoring.bundle import Manifest
-from p2l_plugins.similar import some
+from p2l_plugins.similar import ADD, hint, some
 from p2l_plugins.votes.votes import Votes
 
 #: Fewest prompts that cross-validation can judge by.
@@ -52,7 +52,9 @@ def news_of(votes: Votes, manifest: Manifest, until: float) -> News:
     news = News(used, int((~known).sum()), strangers, int(old.sum()), int(ties.sum()))
     if len(used.prompts) < FEWEST:
         why = [f"{news.old} are no newer than those that the bundle keeps (--again uses them)"] if news.old else []
-        why += [f"{news.unknown} are with models that it does not have ({some(strangers)})"] if news.unknown else []
+        if news.unknown:
+            names = hint(strangers[0], manifest.models, "it has", ADD)
+            why += [f"{news.unknown} are with models that it does not have ({some(strangers)}); {names}"]
         why += [f"{news.ties} are ties, which the family 'bt' does not allow"] if news.ties else []
         raise DataError(
             f"{len(used)} of {len(votes)} votes can be used, on {len(used.prompts)} prompts, but {FEWEST} prompts are "

@@ -260,7 +260,7 @@ def _begin(run: Run, output: Path, keep_answers: bool, budget: float | None, max
         about = f"about USD {cost:.2f}" + (f", without {', '.join(unpriced)}: no known price" if unpriced else "")
         limits = [f"USD {budget:g}"] if budget is not None else []
         limits += [f"{max_calls} calls"] if max_calls is not None else []
-        lines.append(about + (f"; never more than {' or '.join(limits)} over all runs" if limits else ""))
+        lines.append(about + (f"; limited to {' or '.join(limits)} over all runs" if limits else ""))
         lines += [f"prompts go to {name} at {', '.join(run.models.places(name))}" for name in task.models]
         lines += [
             f"prompts and answers go to the judge {one} at {', '.join(run.models.places(one))}" for one in task.judges

@@ -301,10 +301,13 @@ def _judged(made: Mapping[str, Any]) -> list[str]:
     ]
     lines += ["", pipe_table(["model", "coefficient", "±", "at equal length"], rows)]
     length = made["length"]
-    lines.append(
-        f"\nthe longer answer won {_percent(length['longer_wins'])} of the decisive votes; effect of length "
-        f"{length['effect']:+.2f} ± {length['effect_stderr']:.2f}"
-    )
+    if length["longer_wins"] is None:
+        lines.append("\nno vote is decisive, so that nothing is said of the length of answers")
+    else:
+        lines.append(
+            f"\nthe longer answer won {_percent(length['longer_wins'])} of the decisive votes; effect of length "
+            f"{length['effect']:+.2f} ± {length['effect_stderr']:.2f}"
+        )
     lines.append(", ".join(f"{name} {count}" for name, count in made["outcomes"].items()))
     if "human" in made:
         human = made["human"]

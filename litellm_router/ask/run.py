@@ -18,7 +18,7 @@ import numpy as np
 from litellm_router.ask.calls import CallFailed, Models, Reply
 from litellm_router.ask.checks import Check
 from litellm_router.ask.journal import Entry, Journal
-from litellm_router.ask.judge import grade_messages, pair_messages, read_grade, read_verdict
+from litellm_router.ask.judge import UNREADABLE, grade_messages, pair_messages, read_grade, read_verdict
 from litellm_router.ask.known import Known, Missing
 from litellm_router.ask.plan import Costs, Purse, Task
 from litellm_router.ask.questions import Question
@@ -28,6 +28,9 @@ from p2l_plugins.votes.votes import outcome_of_scores
 
 #: A model that fails its first calls, so many, is asked no more in this run.
 FAILURES = 10
+
+#: A judge none of whose first replies, so many, can be read ends the run.
+UNREADABLE_REPLIES = 20
 
 #: Seconds that calls in flight have left after SIGTERM.
 GRACE_S = 8.0
@@ -90,6 +93,8 @@ class Run:
         self._calls_flying = 0
         self._tries: Counter[str] = Counter()
         self._answered: set[str] = set()
+        self._unread: Counter[str] = Counter()
+        self._read: set[str] = set()
         self._changed = asyncio.Event()
         self._read_journal()
 
@@ -330,12 +335,28 @@ class Run:
         def entry(reply: Reply) -> Entry:
             if len(shown) == 2:
                 said = read_verdict(reply.text)
+                self._was_read(judge, said != UNREADABLE)
                 return Entry(key, "verdict", judge, value=said, tokens=reply.tokens, cost=reply.cost)
-            return Entry(key, "score", judge, score=read_grade(reply.text), tokens=reply.tokens, cost=reply.cost)
+            grade = read_grade(reply.text)
+            self._was_read(judge, grade is not None)
+            return Entry(key, "score", judge, score=grade, tokens=reply.tokens, cost=reply.cost)
 
         await self._call(key, judge, messages, entry)
         if self._unable(judge):
             raise self._failing("the judge fails")
+        if judge not in self._read and self._unread[judge] >= UNREADABLE_REPLIES:
+            line = "Verdict: A" if len(shown) == 2 else "Grade: 7"
+            raise DataError(
+                f"none of the first {self._unread[judge]} replies of the judge {judge} can be read: each must end with "
+                f"a line such as {line!r}; name another judge, or a --rubric that it follows; what was paid for is in "
+                f"{self.journal.path}"
+            )
+
+    def _was_read(self, judge: str, readable: bool) -> None:
+        if readable:
+            self._read.add(judge)
+        else:
+            self._unread[judge] += 1
 
     def _score(self, question: int, model: str) -> None:
         """Checks an answer by rule; it costs nothing, but its text will be forgotten."""

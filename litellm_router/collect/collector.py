@@ -139,17 +139,18 @@ class Collector:
         design.begin([first, second])
         calls = _Calls(sample.router, expected / 3)
         row: dict[str, Any] = {"timestamp": now, "judge": self.settings.judge}
+        became = None
         try:
             outcome = await self._outcome(calls, sample, text, id_of(deployment))
             if outcome is None:
-                self._count("unreadable")
+                became = "unreadable"
             else:
                 design.add(first, second, outcome)
                 row |= {"prompt": list(sample.turns), "model_a": answered, "model_b": models[second]}
                 row["winner"] = OUTCOMES[outcome]
-                self._count("vote")
+                became = "vote"
         except Exception as error:  # of a provider, of any kind
-            self._count("failed")
+            became = "failed"
             self._say(f"call {type(error).__name__}", f"a call failed ({type(error).__name__})")
         finally:
             design.end([first, second])
@@ -158,6 +159,8 @@ class Collector:
                     await self._store.add(row | {"cost": calls.cost})
             finally:
                 self._reserved -= expected
+        if became is not None:  # and what was paid for is kept
+            self._count(became)
 
     async def _outcome(self, calls: _Calls, sample: Sample, text: str, deployment: str) -> int | None:
         """Index into `OUTCOMES` with the answer as model a; None where the judge can't be read."""

@@ -295,6 +295,27 @@ def test_a_judge_that_fails_ends_the_run_and_the_answers_are_kept_for_the_next(w
         assert server.calls() == 12 * 9 > asked > 0
 
 
+def test_a_judge_that_talks_nonsense_ends_the_run_before_it_is_paid_for_all(work):
+    def nonsense(model, messages):
+        return "as I said, 🙂 it depends" if model.startswith("judge") else answers(model, messages)
+
+    with provider(nonsense) as server:
+        done = ask(work(server, prompts=24), "--judge", "judge", "--yes", "--concurrency", "2", status=1)
+        assert "none of the first 20 replies of the judge judge can be read" in done.stderr
+        assert server.calls("judge") <= 20 + 2 * 6
+
+
+def test_a_report_of_odd_names_is_a_table_and_nothing_decisive_says_nothing_of_length(work):
+    with provider(lambda model, messages: "Verdict: A" if model == "judge" else "same") as server:
+        folder = work(server, prompts=2)
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        config["model_list"][0]["model_info"] = {"p2l_model": "名前 x|y"}
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        done = ask(folder, "--judge", "judge", "--yes")
+        assert "| 名前 x\\|y | 2 |" in done.stdout
+        assert "no vote is decisive" in done.stdout
+
+
 def test_answers_are_kept_where_that_is_asked_for(work):
     with provider(answers) as server:
         folder = work(server, prompts=4)

@@ -204,6 +204,21 @@ async def test_what_a_day_cost_outlives_midnight_odd_lines_a_line_cut_short_and_
     assert await store.spent(day_of(day + 1)) == pytest.approx(0.95)
 
 
+async def test_a_vote_that_cannot_be_kept_is_no_vote_and_costs_no_request(collecting, monkeypatch, caplog):
+    def full(descriptor, line):
+        raise OSError(28, "No space left on device")
+
+    router, callback, rows = collecting()
+    callback.state()
+    monkeypatch.setattr("litellm_router.collect.store.os.write", full)
+    response = await router.acompletion(model="auto", messages=[USER])
+    assert response.choices[0].message.content == "answer of beta"
+    assert await counted(callback) == {"store": 1}
+    assert "the store fails (OSError)" in caplog.text
+    assert callback.state().collector._reserved == 0
+    assert not rows()
+
+
 async def test_a_judge_that_hangs_costs_what_a_call_is_expected_to_cost(collecting, monkeypatch):
     monkeypatch.setattr("litellm_router.collect.collector.CALL_S", 0.2)
     router, callback, rows = collecting()

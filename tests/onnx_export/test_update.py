@@ -316,7 +316,7 @@ def test_too_few_votes_that_can_be_used_are_counted(tiny_bundle):
     for i in range(30):
         builder.add((f"p{i}",), ("coder", "counter" if i < 9 else "who"), 0, timestamp=float(i))
     with pytest.raises(
-        DataError, match=r"9 of 30 votes can be used, on 9 prompts, but 10 .*21 are with models .*\(who\)"
+        DataError, match=r"9 of 30 votes can be used, on 9 prompts, but 10 .*21 are with models .*\(who\); it has coder"
     ):
         news_of(builder.votes(), manifest, float("nan"))
     with pytest.raises(DataError, match=r"4 of 30 votes .*: 5 are no newer"):
