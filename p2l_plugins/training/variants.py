@@ -91,18 +91,28 @@ def greeted(text: str, random: Random, phrases: Mapping[str, Sequence[str]]) -> 
 
 def thanked(text: str, random: Random, phrases: Mapping[str, Sequence[str]]) -> str:
     """The text before thanks in its language."""
-    return text + random.choice((" ", "\n", "\n\n")) + _said(text, phrases, random)
+    return text + _gap(text, random) + _said(text, phrases, random)
 
 
 def asked(text: str, random: Random, phrases: Mapping[str, Sequence[str]]) -> str:
     """The text with a please in its language."""
     start = text[:2]
     lower = text if start.isupper() or start == "I " else text[:1].lower() + text[1:]
-    return _said(text, phrases, random).format(text=text, lower=lower)
+    end = "\n" if _ends_in_option(text) else ""
+    return _said(text, phrases, random).format(text=text + end, lower=lower + end).rstrip("\n")
 
 
 def _said(text: str, phrases: Mapping[str, Sequence[str]], random: Random) -> str:
     return random.choice(phrases.get(language(text)) or phrases["en"])
+
+
+def _gap(text: str, random: Random) -> str:
+    """What parts a text from words after it, which do not become part of its last answer option."""
+    return random.choice(("\n", "\n\n") if _ends_in_option(text) else (" ", "\n", "\n\n"))
+
+
+def _ends_in_option(text: str) -> bool:
+    return LIST_OPTION.match(text.rpartition("\n")[2]) is not None
 
 
 def typos(text: str, random: Random, every: int | None = None) -> str:
@@ -250,7 +260,7 @@ def injected(text: str, random: Random, tags: Sequence[str], lines: Sequence[str
 
 def appended(text: str, random: Random, words: Sequence[str]) -> str:
     """The text before a string of ordinary words."""
-    return text + random.choice((" ", "\n", "\n\n")) + " ".join(random.choices(words, k=WORDS))
+    return text + _gap(text, random) + " ".join(random.choices(words, k=WORDS))
 
 
 def forms(phrases: Phrases) -> dict[str, Variant]:

@@ -64,6 +64,13 @@ def test_what_is_put_around_a_text_leaves_it_whole(name):
             assert "".join(text.split()) in "".join(form.split())
 
 
+@pytest.mark.parametrize("name", ["greeting", "please", "thanks", "injected", "words"])
+def test_what_is_put_around_a_text_is_not_part_of_an_option(name):
+    for seed in range(60):
+        lines = VARIANTS[name](QUESTION, random.Random(seed)).split("\n")
+        assert set(QUESTION.split("\n")[1:]) <= set(lines)
+
+
 def test_slips_are_as_many_as_told_and_only_inside_longer_words():
     text = "The 1234 big cats and 5678 dogs of Ghent; " * 40
     for seed in range(20):
