@@ -85,6 +85,7 @@ def create_app(
         feedback_keys=[key.get_secret_value() for key in settings.feedback_keys],
         open_paths=frozenset(OPEN) | assets,
         max_body_bytes=settings.max_body_bytes,
+        posts=frozenset(path for path, methods in app.openapi()["paths"].items() if "post" in methods),
     )
     app.add_middleware(Watch, paths=paths | assets, access_log=settings.access_log)  # added last, so outermost
     return app

@@ -48,6 +48,7 @@ class Guard:
         max_body_bytes: most bytes of a body.
         hosts: the service's names; None where something before this looks at Host and Origin.
         feedback_keys: any one of them opens the feedback; none: the interface says that there is none.
+        posts: paths that take JSON; None: all but the open ones.
     """
 
     def __init__(
@@ -58,9 +59,11 @@ class Guard:
         max_body_bytes: int,
         hosts: Hosts | None = None,
         feedback_keys: Iterable[str] = (),
+        posts: frozenset[str] | None = None,
     ) -> None:
         self._app = app
         self._hosts = hosts
+        self._posts = posts
         self._keys = [_digest(key.encode()) for key in keys]
         self._feedback_keys = [_digest(key.encode()) for key in feedback_keys]
         self._open_paths = open_paths
@@ -107,7 +110,8 @@ class Guard:
 
     def _kind_refusal(self, method: str, path: str, headers: Headers) -> JSONResponse | None:
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if method in SAFE or path in self._open_paths or kind == "application/json":
+        takes_json = path not in self._open_paths if self._posts is None else path in self._posts
+        if method != "POST" or not takes_json or kind == "application/json":
             return None
         return _refuse(415, "the body must be JSON, with Content-Type: application/json", {})
 
