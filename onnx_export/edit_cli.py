@@ -150,6 +150,9 @@ def refit_head(
             help="Move rows of little-known models towards those of their peers. Default: as in CONFIG.",
         ),
     ] = None,
+    refit_ties: Annotated[
+        bool, typer.Option("--refit-ties", help="Fit raw_eta too; it changes the ties of all models.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Fit the head of a bundle anew to votes, on frozen states of its backbone."""
@@ -159,7 +162,7 @@ def refit_head(
 
     source = open_bundle(bundle)
     settings = read_config(config)
-    choices = (category_prior, unseen_prior, shrink)
+    choices = (category_prior, unseen_prior, shrink, refit_ties)
     with steps() as (step, advance):
         folder = data or config.parent
         new = run(source, settings, folder, output, epochs, batch_size, learning_rate, *choices, step, advance)

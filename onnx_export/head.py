@@ -139,6 +139,25 @@ def scale_eta(model: onnx.ModelProto, slope: float, shift: float) -> None:
     model.graph.initializer.extend(numpy_helper.from_array(dtype.type(x), name) for name, x in names.items())
 
 
+def move_eta(model: onnx.ModelProto, head: Head, weight: NDArray[Any], bias: float) -> None:
+    """Adds `state · weight + bias` to `raw_eta`, in place, with weight (H,): its own linear layer takes it.
+
+    Raises:
+        BundleError: `raw_eta` does not come from a linear layer of the head's state with tensors of its own.
+    """
+    producer = {name: node for node in model.graph.node for name in node.output}
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    node = producer.get("raw_eta")
+    while node is not None and node.op_type != "Gemm":
+        node = producer.get(node.input[0])
+    if node is None or node.input[0] != head.state or not {*node.input[1:]} <= set(tensors):
+        raise BundleError("raw_eta does not come from a linear layer of its own, so its ties can't be fitted anew")
+    slope = numpy_helper.to_array(tensors["raw_eta_slope"]) if "raw_eta_slope" in tensors else 1.0
+    for name, more in zip(node.input[1:], (weight / slope, np.array(bias) / slope), strict=True):
+        old = numpy_helper.to_array(tensors[name])
+        tensors[name].CopyFrom(numpy_helper.from_array((old + more.reshape(old.shape)).astype(old.dtype), name))
+
+
 def read_states(
     bundle: Bundle, prompts: Sequence[Turns], progress: Callable[[int], None] | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]:

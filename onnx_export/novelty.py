@@ -290,8 +290,8 @@ class _Fitted:
         task.votes.weight[:] *= len(task.votes.prompts) / task.votes.weight.sum()
         marginal, _ = fit_marginal(task.votes, task.family)
         nothing = np.zeros((len(models), self.states.shape[1]), np.float32)
-        weight, bias, _ = fit_head(task, nothing, marginal, self.epochs, BATCH, LEARNING_RATE)
-        coefs = self.states @ weight.T.astype(float) + bias
+        fitted = fit_head(task, nothing, marginal, self.epochs, BATCH, LEARNING_RATE)
+        coefs = self.states @ fitted.weight.T.astype(float) + fitted.bias
         known = np.zeros(len(models), np.bool_)
         known[np.unique(np.concatenate([task.votes.a, task.votes.b]))] = True
         distance = Map.of(self.states[rows]).distance(self.states)

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from onnx_export.edit import write_changed
-from onnx_export.head import find_head, load_graph, read_states, replace_head
+from onnx_export.head import find_head, load_graph, move_eta, read_states, replace_head
 from p2l_plugins.errors import ConfigError, DataError
 from p2l_plugins.files.tables import replaced_folder
-from p2l_plugins.outcomes import Family
+from p2l_plugins.outcomes import Family, has_eta
 from p2l_plugins.scoring.bundle import Bundle
 from p2l_plugins.training.batches import PromptDataset, PromptSampler, VoteCollator
 from p2l_plugins.training.categories import find_categories
@@ -34,15 +34,21 @@ from p2l_plugins.votes.votes import Votes
 
 
 class _Frozen(nn.Module):
-    """In place of the model: the pooled state is looked up, raw_eta stays that of the bundle, the head is fitted.
+    """In place of the model: the pooled state is looked up, and the head is fitted.
 
     Args:
-        states: (P, H); raw_eta: (P,) or None.
+        states: (P, H).
+        raw_eta: (P,) of the bundle, or None; ties: whether a linear map of the state is fitted beside it.
     """
 
-    def __init__(self, family: str, states: Tensor, raw_eta: Tensor | None, weight: Tensor, bias: Tensor) -> None:
+    def __init__(
+        self, family: str, states: Tensor, raw_eta: Tensor | None, weight: Tensor, bias: Tensor, ties: bool
+    ) -> None:
         super().__init__()
         self.family = family
+        self.eta_weight, self.eta_bias = (
+            nn.Parameter(torch.zeros(size), requires_grad=ties) for size in ((states.shape[1],), ())
+        )
         self._states, self._raw_eta = states, raw_eta
         self.weight, self.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
         self._rows = torch.zeros(0, dtype=torch.int64)
@@ -54,7 +60,10 @@ class _Frozen(nn.Module):
 
     def head(self, state: Tensor) -> tuple[Tensor, Tensor | None]:
         """Coefficients (N, M) and raw_eta (N,) or None."""
-        return state @ self.weight.T + self.bias, None if self._raw_eta is None else self._raw_eta[self._rows]
+        coefs = state @ self.weight.T + self.bias
+        if self._raw_eta is None:
+            return coefs, None
+        return coefs, self._raw_eta[self._rows] + state @ self.eta_weight + self.eta_bias
 
 
 def refit_head(
@@ -68,6 +77,7 @@ def refit_head(
     category_prior: float | None = None,
     unseen_prior: float | None = None,
     shrink: bool | None = None,
+    ties: bool = False,
     step: Callable[[str], None] = lambda message: None,
     progress: Callable[[int], None] | None = None,
 ) -> Bundle:
@@ -80,17 +90,20 @@ def refit_head(
         category_prior: least κ of every file, in place of the configuration's `category_prior`; None: as it is.
         unseen_prior: in place of the configuration's; None: as it is.
         shrink: whether rows are moved towards their peers' (`training.evidence`); None: as the configuration has it.
+        ties: fit `raw_eta` as well, which changes the ties of all models.
         step: called with a line at the start of each step.
         progress: called with the number of prompts that each run finished.
 
     Raises:
-        ConfigError: the configuration is of another family.
+        ConfigError: the configuration is of another family, or `ties` of one without `raw_eta`.
         DataError: a model of the data that the bundle does not have, or the output folder holds something.
         BundleError: the bundle's head can't be changed.
     """
     manifest = bundle.manifest
     if config.family != manifest.family:
         raise ConfigError(f"family is {config.family!r}, but the bundle is of the family {manifest.family!r}")
+    if ties and not has_eta(manifest.family):
+        raise ConfigError(f"the family {manifest.family!r} has no raw_eta; leave --refit-ties out")
     parts = split(config, load_sources(config, data_dir))
     known = set(manifest.models)
     unknown = [name for name in parts.training.models if name not in known]
@@ -108,11 +121,14 @@ def refit_head(
         kappa = config.unseen_prior if unseen_prior is None else unseen_prior
         step(f"fitting {head.weight.size + head.bias.size} numbers to {len(votes)} votes")
         task = HeadTask(votes, parts.sources, priors, kappa, states, raw_eta, config.family, config.seed)
-        weight, bias, losses = fit_head(task, head.weight, head.bias, epochs, batch_size, learning_rate)
+        fitted = fit_head(task, head.weight, head.bias, epochs, batch_size, learning_rate, ties)
+        weight, bias = fitted.weight, fitted.bias
         shrunk = config.shrink if shrink is None else shrink
         if shrunk:
             moved = known_by.shrunk(manifest.models, weight.astype(float), bias.astype(float))
             weight, bias = moved[0].astype(np.float32), moved[1].astype(np.float32)
+        if ties:
+            move_eta(graph, head, fitted.eta_weight, fitted.eta_bias)
         replace_head(graph, head, weight, bias)
         change: dict[str, Any] = {
             "change": "refit-head",
@@ -124,7 +140,8 @@ def refit_head(
             "category_prior": category_prior,
             "unseen_prior": kappa,
             "shrink": shrunk,
-            "loss": [round(loss, 6) for loss in losses],
+            "ties": ties,
+            "loss": [round(loss, 6) for loss in fitted.losses],
         }
         record = known_by.record(shrunk)
         write_changed(bundle, folder, {"quality": {}}, change, graph, parts.seen_prompts(), training=record)
@@ -152,6 +169,23 @@ class HeadTask:
     seed: int
 
 
+@dataclass(frozen=True)
+class FittedHead:
+    """A head that was fitted.
+
+    Attributes:
+        weight: (M, H); bias: (M,).
+        eta_weight: (H,), and eta_bias: what `raw_eta` got beside its own; zeros where it stays.
+        losses: mean of each epoch.
+    """
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    eta_weight: NDArray[np.float32]
+    eta_bias: float
+    losses: list[float]
+
+
 def fit_head(
     task: HeadTask,
     weight: NDArray[Any],
@@ -159,8 +193,9 @@ def fit_head(
     epochs: int,
     batch_size: int,
     learning_rate: float,
-) -> tuple[NDArray[np.float32], NDArray[np.float32], list[float]]:
-    """Weight (M, H) and bias (M,) fitted from those given, and the mean loss of each epoch.
+    ties: bool = False,
+) -> FittedHead:
+    """A head fitted from the weight (M, H) and bias (M,) given; with `ties`, `raw_eta` too.
 
     Raises:
         DataError: the fit does not end in finite numbers.
@@ -173,16 +208,17 @@ def fit_head(
         None if task.raw_eta is None else torch.from_numpy(task.raw_eta),
         torch.from_numpy(weight.astype(np.float32)),
         torch.from_numpy(bias.astype(np.float32)),
+        ties,
     )
     learner = Learner(cast(P2LNetwork, frozen), categories, unseen_prior=task.unseen_prior).train()
     dataset = PromptDataset(votes, [[i] for i in range(len(votes.prompts))], categories.of_prompt)
     sampler = PromptSampler([1] * len(votes.prompts), batch_size, task.seed)
     with _one_thread():
         losses = _fit(learner, dataset, sampler, VoteCollator(votes, 0), epochs, learning_rate)
-    found = frozen.weight.detach().numpy(), frozen.bias.detach().numpy()
+    found = [one.detach().numpy() for one in (frozen.weight, frozen.bias, frozen.eta_weight, frozen.eta_bias)]
     if not all(np.isfinite(part).all() for part in found):
         raise DataError("the fitted head is not of finite numbers; lower --learning-rate")
-    return *found, losses
+    return FittedHead(found[0], found[1], found[2], float(found[3]), losses)
 
 
 @contextmanager
@@ -202,7 +238,7 @@ def _fit(
     """Mean training loss of each epoch."""
     size = min(sampler.batch_size, len(dataset))
     steps = epochs * (len(sampler) // size)
-    optimizer = torch.optim.Adam(learner.parameters(), lr=rate)
+    optimizer = torch.optim.Adam([one for one in learner.parameters() if one.requires_grad], lr=rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: max(0.0, 1 - i / steps))
     means = []
     for epoch in range(epochs):

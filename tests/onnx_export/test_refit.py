@@ -80,3 +80,22 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(tiny_bundle, config
     with pytest.raises(DataError, match="'someone-else' of the data is not in the bundle"):
         refit_head(bundle, renamed, train_config.parent, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_ties_are_fitted_where_they_are_asked_for(tiny_bundle, config, train_config, tmp_path):
+    before = Bundle.open(tiny_bundle)
+    fit = {"epochs": 20, "batch_size": 8, "learning_rate": 0.01}
+    as_they_are = refit_head(before, config, train_config.parent, tmp_path / "as", **fit)
+    fitted = refit_head(before, config, train_config.parent, tmp_path / "fitted", **fit, ties=True)
+    assert loss(fitted, config, train_config.parent) < loss(as_they_are, config, train_config.parent)
+    prompts = [("sum apple fig",), ("code loop",)]
+    assert np.abs(P2L(fitted).score_turns(prompts).raw_eta - P2L(before).score_turns(prompts).raw_eta).max() > 0.01
+    again = refit_head(fitted, config, train_config.parent, tmp_path / "again", **fit, ties=True)
+    assert loss(again, config, train_config.parent) <= loss(fitted, config, train_config.parent) + 1e-3
+
+
+def test_a_family_without_ties_has_none_to_fit(tiny_bundle, config, train_config, tmp_path):
+    tiny = Bundle.open(tiny_bundle)
+    bt = Bundle(tiny.folder, tiny.manifest.model_copy(update={"family": "bt"}))
+    with pytest.raises(ConfigError, match="the family 'bt' has no raw_eta; leave --refit-ties out"):
+        refit_head(bt, config.model_copy(update={"family": "bt"}), train_config.parent, tmp_path / "out", ties=True)
