@@ -61,13 +61,15 @@ def read_votes(
 
 def _between(rows: list[Row], path: Path, models: ModelColumns) -> list[Row]:
     """The votes whose two models the user wants."""
-    found = {row[side] for row in rows for side in ("model_a", "model_b")}
-    need_models(models.named, sorted(name for name in found if isinstance(name, str)))
+    if not models.named:
+        return rows
+    found = {name for row in rows for side in ("model_a", "model_b") if isinstance(name := row.get(side), str)}
+    need_models(models.named, sorted(found))
 
     def wanted(name: object) -> bool:
         return name not in models.not_models and (not models.models or name in models.models)
 
-    return [row for row in rows if wanted(row["model_a"]) and wanted(row["model_b"])] if models.named else rows
+    return [row for row in rows if wanted(row.get("model_a")) and wanted(row.get("model_b"))]
 
 
 def _chosen(rows: list[Row], columns: list[str], path: Path, where: Mapping[str, str]) -> list[Row]:

@@ -265,7 +265,9 @@ def test_too_much_is_refused(running):
         answer = httpx.post(f"{arena.url}/api/battle", json=body, timeout=20)
         assert answer.status_code == status, body.keys()
         assert secret not in answer.text
-    assert httpx.post(f"{arena.url}/api/vote", content=b"{" * MOST_BYTES).status_code == 422
+    kind = {"content-type": "application/json"}
+    assert httpx.post(f"{arena.url}/api/vote", content=b"{" * MOST_BYTES, headers=kind).status_code == 422
+    assert httpx.post(f"{arena.url}/api/vote", content=b"{}").status_code == 415
     assert arena.server.calls() == 0
     made_up = [{"api-key": str(i)} for i in range(3)]  # makes nobody another one
     statuses = [

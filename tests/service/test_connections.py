@@ -147,6 +147,7 @@ def test_those_that_are_told_so_do_not_pile_up():
     with in_thread(app, False, **options) as url, ThreadPoolExecutor(2) as pool:
         try:
             asked = [pool.submit(httpx.get, f"{url}/slow", timeout=60) for _ in range(2)]
+            until(lambda: len(bounds.inside) == 2)  # else what asks next may take the place of one of them
             until(lambda: client(url).get("/v1/bundle").status_code == 503)
             with connected(url, 30, HEAD, 30):
                 until(lambda: len(bounds.inside) <= 4, 20)
