@@ -71,10 +71,15 @@ _LIST_LINE = re.compile(r"\s*(?:[-*•>|#]|\(?\w{1,2}[.):])")
 _FORMAL = re.compile(r"[()\[\]{}$\\`=<>]")
 
 
+def script_of(letter: str) -> str:
+    """The script of a letter: the first word of its Unicode name; empty for one without a name."""
+    return unicodedata.name(letter, "").partition(" ")[0]
+
+
 def language(text: str) -> str:
     """The code of a text's language, from its script and for Latin letters from its frequent words; `en` in doubt."""
     letters = [c for c in text[:LOOKED_AT] if c.isalpha()]
-    scripts = Counter(_SCRIPTS.get(unicodedata.name(c, "").split(maxsplit=1)[0], "") for c in letters if c > "\u024f")
+    scripts = Counter(_SCRIPTS.get(script_of(c), "") for c in letters if c > "\u024f")
     if scripts["ja"] and 10 * scripts["ja"] >= len(letters):
         return "ja"
     script, count = scripts.most_common(1)[0] if scripts else ("", 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any, cast
@@ -14,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from p2l_plugins.errors import ConfigError
+from p2l_plugins.training.variants import script_of
 
 
 def cut_vocabulary(
@@ -96,8 +96,5 @@ def _kept(pieces: list[list[Any]], counts: Counter[int], size: int, special: set
 
 
 def _script(piece: str) -> str:
-    """The script of a piece's first letter, by the first word of its Unicode name; empty without a letter."""
-    for sign in piece:
-        if sign.isalpha():
-            return unicodedata.name(sign, "").partition(" ")[0]
-    return ""
+    """The script of a piece's first letter; empty without a letter."""
+    return next((script_of(sign) for sign in piece if sign.isalpha()), "")

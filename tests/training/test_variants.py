@@ -8,7 +8,7 @@ import pytest
 
 from p2l_plugins.prompts import as_turns
 from p2l_plugins.training.options import LIST_OPTION
-from p2l_plugins.training.variants import SLIPS, VARIANTS, language, rotated, typos, varied
+from p2l_plugins.training.variants import SLIPS, VARIANTS, language, rotated, script_of, typos, varied
 
 QUESTION = (
     "A cart of 4.5 kg rolls down a hill. It starts at rest, the friction is small. How fast is it after 10 seconds?\n"
@@ -159,3 +159,12 @@ def test_varied_turns_differ_in_one_turn_by_one_or_two_forms():
 
 def test_a_form_that_changes_nothing_gives_way_to_another():
     assert all(varied(("x",), random.Random(seed)) != ("x",) for seed in range(100))
+
+
+@pytest.mark.parametrize("text", ["\U00017000\U00017001", "\U00018b00 abc", "\U0001b170"])
+def test_letters_that_python_has_no_name_for_have_no_script(text):
+    """Tangut, Khitan and Nüshu: CPython 3.11 names none of them."""
+    assert script_of(text[0]) in ("", "TANGUT", "KHITAN", "NUSHU")
+    for name in VARIANTS:
+        assert VARIANTS[name](text, random.Random(0))
+    assert language(text) == "en"
