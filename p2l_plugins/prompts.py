@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 from tokenizers import Tokenizer
+from tokenizers.models import Unigram
 
 from p2l_plugins.errors import BundleError, EmptyPrompt, PromptError
 from p2l_plugins.patterns import text_ids, try_patterns
@@ -352,10 +353,10 @@ def _start(text: str, size: int) -> str:
 
 def _unknown_id(tokenizer: Tokenizer) -> int | None:
     """Id of the token for what a tokenizer does not know; None where it has none."""
-    token = getattr(tokenizer.model, "unk_token", None)
-    if token is not None:
-        return tokenizer.token_to_id(token)
-    # a unigram model tells its number only where it is written out; parsing the whole would take longer than loading
+    if not isinstance(tokenizer.model, Unigram):
+        token = tokenizer.model.unk_token
+        return None if token is None else tokenizer.token_to_id(token)
+    # its number stands only where the model is written out, and parsing the whole would take longer than loading it
     number = re.search(r'"unk_id":\s*(\d+)', tokenizer.to_str())
     return None if number is None else int(number[1])
 

@@ -455,3 +455,19 @@ def test_a_panic_of_the_tokenizer_is_an_error_of_the_prompt():
     with pytest.raises(PromptError, match="the tokenizer can't read the prompt"):
         encoder.tokens([("xy" * 60 + "!",)])
     assert encoder.tokens([("a b",)])[0].ids
+
+
+def test_a_token_that_is_called_like_a_setting_is_a_token():
+    """Byte-level tokenizers know everything, also where a token of theirs is named as a unigram model's setting."""
+    tokenizer = Tokenizer(models.BPE(vocab={"a": 0, "b": 1, "unk_id": 2, '"unk_id":7': 3}, merges=[]))
+    encoder = TextEncoder(tokenizer, TextForm(form="plain", max_length=8, pad_id=0))
+    assert [tokens.unknown for tokens in encoder.tokens([("aba",)])] == [0]
+    assert encoder._unknown is None
+
+
+def test_a_unigram_model_may_have_no_piece_for_what_it_does_not_know():
+    pieces = [("\u2581", -2.0), ("a", -1.0), ('"unk_id":1', -3.0)]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=None))
+    assert TextEncoder(tokenizer, TextForm(form="plain", max_length=8, pad_id=0))._unknown is None
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2))
+    assert TextEncoder(tokenizer, TextForm(form="plain", max_length=8, pad_id=0))._unknown == 2
