@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -88,9 +89,9 @@ class VoteCollator:
         }
 
     def _varied(self, items: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """The varied forms of every so many items, and the rows of these."""
-        every = round(1 / self.varied_share)
-        rows = [n for n, item in enumerate(items) if n % every == 0 and item["varied"]]
+        """The varied forms of a share of the items, spread evenly, and the rows of these."""
+        share = self.varied_share
+        rows = [n for n, item in enumerate(items) if ceil((n + 1) * share) > ceil(n * share) and item["varied"]]
         if not rows:
             return {}
         ids, mask = pad([items[n]["varied"] for n in rows], self.pad_id)

@@ -49,3 +49,12 @@ def test_prompts_without_a_form_have_no_such_term(votes):
     batch = VoteCollator(votes, 0)([dataset[i] for i in range(4)])
     assert not {"varied_ids", "varied_mask", "varied_rows"} & set(batch)
     assert np.isfinite(batch["vote_weight"].numpy()).all()
+
+
+@pytest.mark.parametrize(
+    ("share", "rows"), [(0.25, [0, 4]), (0.4, [0, 2, 5, 7]), (0.75, [0, 1, 2, 4, 5, 6]), (1.0, None)]
+)
+def test_as_many_prompts_are_looked_at_as_the_share_says(votes, share, rows):
+    dataset = PromptDataset(votes, [[1, 2]] * 8, varied=[[3]] * 8)
+    batch = VoteCollator(votes, 0, varied_share=share)([dataset[i] for i in range(8)])
+    assert batch["varied_rows"].tolist() == (list(range(8)) if rows is None else rows)
