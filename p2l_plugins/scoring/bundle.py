@@ -24,7 +24,7 @@ from p2l_plugins.cache.entry import WIDEST, Bounds
 from p2l_plugins.errors import BundleError
 from p2l_plugins.outcomes import Family, Numbers
 from p2l_plugins.prompts import CHAT_TEMPLATE, TextForm
-from p2l_plugins.scoring.graph_file import read_graph_file
+from p2l_plugins.scoring.graph_file import GraphFile, read_graph_file
 from p2l_plugins.scoring.training_prompts import TRAINING_PROMPTS, TrainingPrompts, read_training_prompts
 from p2l_plugins.similar import ADD, hint
 from p2l_plugins.support import Support
@@ -178,7 +178,12 @@ class Bundle:
 
         The graph says so as well, because the manifest's `precision` is not in the fingerprint.
         """
-        return self.manifest.precision == "int8" or _SCALE_OF_RUN in read_graph_file(self.folder / GRAPH).operators
+        return self.manifest.precision == "int8" or _SCALE_OF_RUN in self.graph_file.operators
+
+    @cached_property
+    def graph_file(self) -> GraphFile:
+        """What the graph's file says."""
+        return read_graph_file(self.folder / GRAPH)
 
     @classmethod
     def open(cls, folder: Path) -> Bundle:
@@ -207,25 +212,25 @@ class Bundle:
                 raise BundleError(
                     f"{file}: the content does not match its sha256 in {MANIFEST}; export or copy it again"
                 )
-        _refuse_unlisted(folder, manifest)
+        bundle = cls(folder, manifest)
+        bundle._refuse_unlisted()
         if manifest.fingerprint != manifest.expected_fingerprint():
             raise BundleError(f"{path}: fingerprint does not match the bundle's content; export it again")
         if len(set(manifest.models)) != len(manifest.models) or not manifest.models:
             raise BundleError(f"{path}: models must be a list of different names")
-        return cls(folder, manifest)
+        return bundle
 
-
-def _refuse_unlisted(folder: Path, manifest: Manifest) -> None:
-    """Raises a BundleError where scoring would read a file that the manifest does not list."""
-    would_be_read = set(read_graph_file(folder / GRAPH).locations)
-    if (folder / CHAT_TEMPLATE).exists():
-        would_be_read.add(CHAT_TEMPLATE)
-    for name in sorted(would_be_read - set(manifest.files)):
-        what = "is there" if name == CHAT_TEMPLATE else f"is where {GRAPH} has weights"
-        raise BundleError(
-            f"{folder}: {name!r} {what}, but {MANIFEST} does not list it, so nobody can tell whether it was changed; "
-            "export the bundle again"
-        )
+    def _refuse_unlisted(self) -> None:
+        """Raises a BundleError where scoring would read a file that the manifest does not list."""
+        would_be_read = set(self.graph_file.locations)
+        if (self.folder / CHAT_TEMPLATE).exists():
+            would_be_read.add(CHAT_TEMPLATE)
+        for name in sorted(would_be_read - set(self.manifest.files)):
+            what = "is there" if name == CHAT_TEMPLATE else f"is where {GRAPH} has weights"
+            raise BundleError(
+                f"{self.folder}: {name!r} {what}, but {MANIFEST} does not list it, so nobody can tell whether it was "
+                "changed; export the bundle again"
+            )
 
 
 def find_bundle(source: str | Path) -> Path:
