@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,15 @@ from onnx import helper, numpy_helper
 
 from onnx_export.edit import write_changed
 from onnx_export.head import Head, find_head, load_graph, read_states, replace_head
-from onnx_export.refit import HeadTask, fit_head
-from p2l_plugins.errors import BundleError, ConfigError, DataError
+from onnx_export.refit import HeadTask, check_same_family, fit_head, parts_of
+from p2l_plugins.errors import BundleError, DataError
 from p2l_plugins.files.tables import replaced_folder
 from p2l_plugins.outcomes import Array, Family, negative_log_likelihood
 from p2l_plugins.scoring.bundle import Bundle
 from p2l_plugins.scoring.scorer import P2L
 from p2l_plugins.training.config import TrainConfig
 from p2l_plugins.training.marginal import fit_marginal
-from p2l_plugins.training.split import Split, load_sources, split
+from p2l_plugins.training.split import Split
 from p2l_plugins.votes.votes import Votes, merge
 
 DIRECTIONS = 32
@@ -196,12 +197,8 @@ def fit_novelty(
         BundleError: the bundle's head can't be changed, or has the shrinkage already.
     """
     manifest = bundle.manifest
-    if config.family != manifest.family:
-        raise ConfigError(f"family is {config.family!r}, but the bundle is of the family {manifest.family!r}")
-    parts = split(config, load_sources(config, data_dir))
-    unknown = [name for name in parts.training.models if name not in manifest.models]
-    if unknown:
-        raise DataError(f"model {unknown[0]!r} of the data is not in the bundle; add it with p2l add-model first")
+    check_same_family(manifest, config)
+    parts = parts_of(manifest, config, data_dir)
     kinds = groups(parts, [source.label for source in config.data])
     if len(kinds) < 3:
         raise DataError(f"the data has {len(kinds)} kinds of prompts, but a novelty is fitted to three at least")
@@ -217,8 +214,11 @@ def fit_novelty(
         for name in kinds:
             step(f"fitting the head without {name}")
             folds.append(fitted.without(name))
+        folds = [
+            fold for fold in folds if len(fold.votes)
+        ]  # of a kind whose models no other file has, nothing is known
         level, slope, figures = choose(folds)
-        board, found = folds[0].board, Map.of(states.astype(float))
+        board, found = folds[0].board, fitted.map
         add_to_graph(graph, head, found, board, level, slope)
         change: dict[str, Any] = {
             "change": "fit-novelty",
@@ -248,6 +248,16 @@ class _Fitted:
     raw_eta: Any
     epochs: int
 
+    @cached_property
+    def map(self) -> Map:
+        """Of all training states."""
+        return Map.of(self.states)
+
+    @cached_property
+    def votes(self) -> Votes:
+        """All training votes, over the bundle's models."""
+        return self.parts.training.renamed(self.bundle.manifest.models)
+
     def _rows(self, numbers: Sequence[int]) -> Any:
         sizes = [len(source.prompts) for source in self.parts.sources]
         starts = np.cumsum([0, *sizes])
@@ -266,7 +276,7 @@ class _Fitted:
             [rng.permutation(self._rows(numbers))[: MOST_PROMPTS // 4] for numbers in self.kinds.values()]
         )
         known = np.ones(len(self.bundle.manifest.models), np.bool_)
-        distance = Map.of(self.states).distance(self.states)
+        distance = self.map.distance(self.states)
         return self._fold("all of them seen", np.sort(rows), coefs, self._board(coefs), distance, known)
 
     def without(self, name: str) -> Fold:
@@ -275,12 +285,10 @@ class _Fitted:
         others = [n for kind, numbers in self.kinds.items() if kind != name for n in numbers]
         rows = self._rows(others)
         sources = [self.parts.sources[n] for n in others]
-        settings = [self.config.data[n] for n in others]
-        own = self.config.category_prior
         task = HeadTask(
-            votes=merge(sources, [one.prompt_weight for one in settings]).renamed(models),
+            votes=merge(sources, [self.config.data[n].prompt_weight for n in others]).renamed(models),
             sources=sources,
-            priors=[own if one.category_prior is None else one.category_prior for one in settings],
+            priors=[self.config.category_priors[n] for n in others],
             unseen_prior=self.config.unseen_prior,
             states=self.states[rows].astype(np.float32),
             raw_eta=None if self.raw_eta is None else self.raw_eta[rows],
@@ -299,10 +307,9 @@ class _Fitted:
         return self._fold(name, np.sort(sample), coefs, self._board(coefs, name), distance, known)
 
     def _fold(self, name: str, rows: Any, coefs: Array, board: Array, distance: Array, known: Any) -> Fold:
-        everything = self.parts.training.renamed(self.bundle.manifest.models)
-        keep = np.zeros(len(everything.prompts), np.bool_)
+        keep = np.zeros(len(self.votes.prompts), np.bool_)
         keep[rows] = True
-        votes = everything.select(keep)
+        votes = self.votes.select(keep)
         votes = votes.take(known[votes.a] & known[votes.b])
         eta = None if self.raw_eta is None else np.asarray(self.raw_eta, float)[rows]
         return Fold(name, self.bundle.manifest.family, votes, distance[rows], coefs[rows], board, eta)

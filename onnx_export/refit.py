@@ -22,14 +22,14 @@ from onnx_export.head import find_head, load_graph, move_eta, read_states, repla
 from p2l_plugins.errors import ConfigError, DataError
 from p2l_plugins.files.tables import replaced_folder
 from p2l_plugins.outcomes import Family, has_eta
-from p2l_plugins.scoring.bundle import Bundle
+from p2l_plugins.scoring.bundle import Bundle, Manifest
 from p2l_plugins.training.batches import PromptDataset, PromptSampler, VoteCollator
 from p2l_plugins.training.categories import find_categories
 from p2l_plugins.training.config import TrainConfig
 from p2l_plugins.training.evidence import evidence
 from p2l_plugins.training.learner import Learner
 from p2l_plugins.training.model import P2LNetwork
-from p2l_plugins.training.split import load_sources, split
+from p2l_plugins.training.split import Split, load_sources, split
 from p2l_plugins.votes.votes import Votes
 
 
@@ -100,15 +100,10 @@ def refit_head(
         BundleError: the bundle's head can't be changed.
     """
     manifest = bundle.manifest
-    if config.family != manifest.family:
-        raise ConfigError(f"family is {config.family!r}, but the bundle is of the family {manifest.family!r}")
+    check_same_family(manifest, config)
     if ties and not has_eta(manifest.family):
         raise ConfigError(f"the family {manifest.family!r} has no raw_eta; leave --refit-ties out")
-    parts = split(config, load_sources(config, data_dir))
-    known = set(manifest.models)
-    unknown = [name for name in parts.training.models if name not in known]
-    if unknown:
-        raise DataError(f"model {unknown[0]!r} of the data is not in the bundle; add it with p2l add-model first")
+    parts = parts_of(manifest, config, data_dir)
     votes = parts.training.renamed(manifest.models)
     with replaced_folder(output) as folder:
         graph = load_graph(bundle.folder)
@@ -116,7 +111,7 @@ def refit_head(
         known_by = evidence(parts.sources, config.family)
         step(f"scoring {len(votes.prompts)} prompts")
         states, _, raw_eta = read_states(bundle, votes.prompts, progress)
-        own = [config.category_prior if s.category_prior is None else s.category_prior for s in config.data]
+        own = config.category_priors
         priors = own if category_prior is None else [max(kappa, category_prior) for kappa in own]
         kappa = config.unseen_prior if unseen_prior is None else unseen_prior
         step(f"fitting {head.weight.size + head.bias.size} numbers to {len(votes)} votes")
@@ -146,6 +141,26 @@ def refit_head(
         record = known_by.record(shrunk)
         write_changed(bundle, folder, {"quality": {}}, change, graph, parts.seen_prompts(), training=record)
     return Bundle.open(output)
+
+
+def check_same_family(manifest: Manifest, config: TrainConfig) -> None:
+    """Raises a ConfigError where a bundle and a configuration are of different families."""
+    if config.family != manifest.family:
+        raise ConfigError(f"family is {config.family!r}, but the bundle is of the family {manifest.family!r}")
+
+
+def parts_of(manifest: Manifest, config: TrainConfig, data_dir: Path) -> Split:
+    """The votes of a configuration, split as in training.
+
+    Raises:
+        DataError: a model that the bundle does not have, or what is wrong with a file.
+    """
+    parts = split(config, load_sources(config, data_dir))
+    known = set(manifest.models)
+    unknown = [name for name in parts.training.models if name not in known]
+    if unknown:
+        raise DataError(f"model {unknown[0]!r} of the data is not in the bundle; add it with p2l add-model first")
+    return parts
 
 
 @dataclass(frozen=True)

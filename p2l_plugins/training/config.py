@@ -113,6 +113,11 @@ class TrainConfig(BaseModel):
             raise ValueError("early_stopping needs prompts that are not trained on: set held_out or validation")
         return self
 
+    @property
+    def category_priors(self) -> list[float]:
+        """κ of the categories of each file."""
+        return [self.category_prior if one.category_prior is None else one.category_prior for one in self.data]
+
     def sized(self, prompts: int, processes: int = 1) -> SizedConfig:
         """With the epochs and the batch size that suit a number of training prompts, where they are not set.
 

@@ -122,8 +122,7 @@ def _trained(
         cast(Any, start.model).get_input_embeddings().requires_grad_(False)
     model, models = start_head(start, votes.sources, votes.training.models, config)
     training = votes.training.renamed(models)
-    priors = [config.category_prior if s.category_prior is None else s.category_prior for s in config.data]
-    categories = find_categories(votes.sources, priors, models, config.family)
+    categories = find_categories(votes.sources, config.category_priors, models, config.family)
     _claim(partial, config, training, state)
 
     datasets = _datasets(config, votes, models, categories, text_encoder(start.tokenizer, start.form))
