@@ -13,6 +13,10 @@ from p2l_plugins.votes.litellm_config import CHAT_MODES
 GIVEN = "p2l_model"
 
 
+#: Parameters that ask for a setting of reasoning.
+_ASKING = ("reasoning_effort", "thinking", "chat_template_kwargs", "extra_body")
+
+
 class Called(NamedTuple):
     """What a configuration says of a deployment's model.
 
@@ -43,7 +47,12 @@ def called(deployment: Mapping[str, Any]) -> Called | None:
 
 
 def setting_of(params: Mapping[str, Any]) -> str | None:
-    """The setting of reasoning that a deployment's `litellm_params` ask for."""
+    """The setting of reasoning that a deployment's `litellm_params` ask for.
+
+    Asked for each deployment at each request, and nearly always there is none.
+    """
+    if params.keys().isdisjoint(_ASKING):
+        return None
     effort = params.get("reasoning_effort")
     if isinstance(effort, Mapping):
         effort = effort.get("effort")

@@ -179,11 +179,11 @@ class P2LRouter(CustomLogger):
         """Whether there is a choice, or one is usual here and LiteLLM has left a single model."""
         if not deployments:
             return False
-        return takes_part(deployments) or (attempts is None and _choice(name, deployments) in self._ranked)
+        return (attempts is None and _choice(name, deployments) in self._ranked) or takes_part(deployments)
 
     async def _matched(self, state: State, name: str, deployments: list[Deployment], started: float) -> bool:
         """Whether the bundle has two of the models, of deployments that name none: else they are none of P2L's."""
-        if _names_two(deployments) or _choice(name, deployments) in self._ranked:
+        if _choice(name, deployments) in self._ranked or _names_two(deployments):
             return True
         try:
             loaded = await state.scoring.loaded(started + state.settings.timeout_ms / 1e3)

@@ -193,7 +193,7 @@ class P2L:
         """Padded tokens of one run; 1 where each prompt runs alone."""
         return 1 if self.bundle.runs_alone else BATCH_TOKENS
 
-    @property
+    @cached_property
     def bounds(self) -> Bounds:
         """How far from 0 the scores can be."""
         return self.bundle.manifest.bounds
