@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable, Sequence
 #: What moves a terminal's cursor, colours it or turns the direction of writing; line breaks and tabs are none of it.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]|\r(?!\n)")
 
-#: What a spreadsheet takes for the beginning of a formula, in both widths.
-_FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]")
+#: What a spreadsheet takes for the beginning of a formula, in both widths, also behind signs that nobody sees.
+_FORMULA = re.compile(r"[\s\u00ad\u180e\u200b-\u200f\u2060-\u2064\ufeff]*[=+\-@＝＋－＠]")
 
 #: What begins a tag, a link, an image or a new cell in Markdown, or takes the sense from the backslash before it.
 _MARKDOWN = {"\\": "\\\\", "|": "\\|", "<": "&lt;", "[": "\\["}

@@ -102,6 +102,13 @@ def test_a_message_on_standard_error_moves_no_cursor(text):
     assert not ACTS_IN_A_TERMINAL.search(stream.getvalue().replace("\n", ""))
 
 
+@pytest.mark.parametrize("sign", ["\ufeff", "\u200b", "\u2060", "\u00ad", "\u200e \ufeff", "\t\u200d"])
+@pytest.mark.parametrize("formula", ["=1+1", "@SUM(A1)", "-2+cmd", "＝1"])
+def test_a_formula_behind_signs_that_nobody_sees_is_text(sign, formula):
+    assert csv_cell(sign + formula) == "'" + sign + formula
+    assert csv_cell(sign + "model") == sign + "model"
+
+
 # ---- the reports
 
 
