@@ -6,13 +6,13 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from p2l_plugins.service.guard import given_key
+from p2l_plugins.service.hosts import name_and_port
 from p2l_plugins.service.watch import STRICT_POLICY
 
 _CLIENTS = 10_000  # that are remembered; who comes back later begins anew
@@ -51,10 +51,11 @@ class Door:
 
         headers = Headers(scope=scope)
         host, origin = headers.get("host", "").lower(), headers.get("origin")
-        if _parts("//" + host)[0] not in self._hosts:
+        called = name_and_port(f"//{host}")
+        if called is None or called[0] not in self._hosts:
             refusal = JSONResponse({"detail": "this is not a name of the arena: --name adds one"}, 421)
             await refusal(scope, receive, with_headers)
-        elif origin is not None and _parts(origin.lower())[1] != host:
+        elif origin is not None and origin.lower().partition("//")[2] != host:
             await JSONResponse({"detail": "requests of other sites are refused"}, 403)(scope, receive, with_headers)
         else:
             await self._app(scope, receive, with_headers)
@@ -92,12 +93,3 @@ def client_of(scope: Scope, keyed: bool) -> str:
     address = (scope.get("client") or ("",))[0]
     key = given_key(Headers(scope=scope)) if keyed else ""
     return hashlib.blake2b(f"{key}\0{address}".encode(), digest_size=16).hexdigest()
-
-
-def _parts(address: str) -> tuple[str, str]:
-    """Host of an address, and host with port; empty where it has none."""
-    try:
-        parts = urlsplit(address)
-        return parts.hostname or "", parts.netloc
-    except ValueError:
-        return "", ""

@@ -8,6 +8,7 @@ elsewhere, so any of these will do.
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import Iterable
 from urllib.parse import urlsplit
@@ -30,7 +31,7 @@ class Hosts:
 
     def serve(self, host: str) -> bool:
         """Whether a `Host` is one of them; what is no browser may leave it out."""
-        found = _parts(f"//{host}")
+        found = name_and_port(f"//{host}")
         if found is None:
             return False
         name, _ = found
@@ -38,20 +39,24 @@ class Hosts:
 
     def trust(self, origin: str, host: str) -> bool:
         """Whether a page of this `Origin` may send to this `Host`: it is the same site, or one that is allowed."""
-        page, here = _parts(origin), _parts(f"//{host}")
+        page, here = name_and_port(origin), name_and_port(f"//{host}")
         if page is None or here is None or not page[0]:
             return False
         return page == here or page[0] in self._allowed
 
 
-def _parts(address: str) -> tuple[str, int | None] | None:
+#: Name or address, and a port: what else `urlsplit` would make something of is none.
+_HOST_AND_PORT = re.compile(r"([a-z][a-z0-9+.-]*:)?//(\[[^\[\]]*\]|[^\[\]/?#@\s]*)(:[0-9]*)?", re.IGNORECASE)
+
+
+def name_and_port(address: str) -> tuple[str, int | None] | None:
     """Name and port of an address, the usual ports as none; None where it has no such form."""
+    if not _HOST_AND_PORT.fullmatch(address):
+        return None
     try:
         parts = urlsplit(address)
         port = parts.port
     except ValueError:
-        return None
-    if parts.username is not None or parts.path or parts.query or parts.fragment:
         return None
     return _name(parts.hostname or ""), None if port in (80, 443) else port
 

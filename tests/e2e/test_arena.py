@@ -240,6 +240,8 @@ def test_other_sites_are_refused(running):
         ({"Origin": "http://[bad"}, 403),
         ({"Host": "evil.example"}, 421),
         ({"Host": "127.0.0.1.evil.example"}, 421),
+        ({"Host": "[::1]evil.example"}, 421),
+        ({"Host": "localhost#evil.example"}, 421),
         ({"Host": "evil.example", "Origin": "http://evil.example"}, 421),
     ):
         before = arena.server.calls()

@@ -142,3 +142,18 @@ def test_the_names_of_a_service_that_listens_everywhere():
     assert not hosts.serve("other")
     assert not hosts.trust("http://other", "p2l")
     assert hosts.trust("http://p2l:3000", "10.0.0.1")
+
+
+@pytest.mark.parametrize(
+    "host", ["[::1]evil", "[::1]:80:80", "localhost#", "localhost?", "localhost/", "a@localhost", "localhost x"]
+)
+def test_what_is_no_host_is_none_of_ours(host):
+    assert not Hosts("127.0.0.1").serve(host)
+    assert not Hosts("127.0.0.1").trust(f"http://{host}", "localhost")
+
+
+@pytest.mark.parametrize(
+    "host", ["[::1]", "[::1]:8080", "[fe80::1%25eth0]:80", "LOCALHOST.:8080", "localhost:", "127.0.0.1:1"]
+)
+def test_every_form_of_a_host_of_ours_is_one(host):
+    assert Hosts("127.0.0.1").serve(host)
