@@ -73,7 +73,7 @@ def test_what_is_wrong_with_the_deployments_was_said_before_the_first_request(pr
     log = proxy.log.read_text()
     assert log.count("model_info.p2l_model = 'gpt-40' is not in the bundle; ") == 1
     assert log.count("litellm_params.input_cost_per_token = -1e-06 is not a price; valid: USD per token") == 1
-    said = [line for line in log.splitlines() if "p2l: " in line]
+    said = [line for line in log.splitlines() if "p2l: model_list: " in line]
     assert metrics_of(proxy)["p2l_config_problems_total"] == len(said) == 2, said
     assert KEY not in log
 
