@@ -65,7 +65,7 @@ class Backbone:
         config.num_hidden_layers = layers
         return self
 
-    def with_vocabulary(self, size: int | None, prompts: Iterable[Turns]) -> Backbone:
+    def with_vocabulary(self, size: int | None, prompts: Iterable[Turns], lowercase: bool = False) -> Backbone:
         """This, with the pieces of the vocabulary that `cut_vocabulary` keeps.
 
         Raises:
@@ -77,7 +77,7 @@ class Backbone:
             raise ConfigError("vocabulary: a checkpoint keeps its own; leave the key out")
         encoder = text_encoder(self.tokenizer, self.form)
         texts = (encoder.text(turns) for turns in prompts)
-        tokenizer = cut_vocabulary(self.model, self.tokenizer, texts, size)
+        tokenizer = cut_vocabulary(self.model, self.tokenizer, texts, size, lowercase)
         form = self.form.model_copy(update={"pad_id": tokenizer.pad_token_id})
         return replace(self, tokenizer=tokenizer, form=form)
 

@@ -67,6 +67,7 @@ class TrainConfig(BaseModel):
     backbone: str = "minilm"
     layers: int | None = Field(default=None, ge=1)
     vocabulary: int | None = Field(default=None, ge=1000)
+    lowercase: bool = False
     frozen_embeddings: bool = False
     family: Family = "grk"
     pooling: Literal["cls", "mean"] | None = None
@@ -104,6 +105,8 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
+        if self.lowercase and self.vocabulary is None:
+            raise ValueError("lowercase: needs vocabulary, since pieces with capitals go")
         if self.batch_size is not None and self.batch_size % self.gradient_accumulation:
             raise ValueError(
                 f"batch_size {self.batch_size} can't be split into gradient_accumulation {self.gradient_accumulation} "

@@ -117,7 +117,8 @@ def _trained(
     started: float,
 ) -> dict[str, Any]:
     start = load_backbone(config.backbone, config.max_length, config.dropout, config.pooling, config.cut)
-    start = start.shortened(config.layers).with_vocabulary(config.vocabulary, votes.training.prompts)
+    start = start.shortened(config.layers)
+    start = start.with_vocabulary(config.vocabulary, votes.training.prompts, config.lowercase)
     if config.frozen_embeddings:
         cast(Any, start.model).get_input_embeddings().requires_grad_(False)
     model, models = start_head(start, votes.sources, votes.training.models, config)

@@ -17,18 +17,20 @@ from p2l_plugins.training.variants import script_of
 
 
 def cut_vocabulary(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], size: int
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], size: int, lowercase: bool = False
 ) -> PreTrainedTokenizerBase:
     """Keeps `size` pieces of a tokenizer, and their rows of the model's embedding table, in place.
 
     Every single character stays, so that nothing becomes unknown. Of the rest, half are the pieces that occur most
     often in `texts`; half are taken script by script in turns, the most probable piece of each first, so that a script
-    that the texts lack keeps its common words.
+    that the texts lack keeps its common words. With `lowercase` texts are read in small letters, and pieces with
+    capitals go.
 
     Args:
         model: a transformers model; tokenizer: its own, of the kind Unigram.
         texts: of the training.
         size: pieces to keep.
+        lowercase: whether capitals are to make no difference.
 
     Returns:
         The smaller tokenizer; the pieces that stay keep their order.
@@ -41,9 +43,14 @@ def cut_vocabulary(
     if content["model"]["type"] != "Unigram":
         raise ConfigError(f"vocabulary: the tokenizer is of the kind {content['model']['type']!r}; valid: Unigram")
     pieces = content["model"]["vocab"]
-    if size >= len(pieces):
-        return tokenizer
-    kept = _kept(pieces, _counts(backend, texts), size, set(cast(Any, tokenizer).all_special_ids))
+    special = set(cast(Any, tokenizer).all_special_ids)
+    valid = set(range(len(pieces)))
+    if lowercase:
+        content["normalizer"] = _then_lowercase(content["normalizer"])
+        backend = Tokenizer.from_str(json.dumps(content))
+        valid = {i for i, (text, _) in enumerate(pieces) if i in special or text == text.lower()}
+    size = min(len(valid), size)
+    kept = _kept(pieces, valid, _counts(backend, texts), size, special)
     number = {old: new for new, old in enumerate(kept)}
     content["model"]["vocab"] = [pieces[i] for i in kept]
     content["model"]["unk_id"] = number[content["model"]["unk_id"]]
@@ -64,6 +71,11 @@ def cut_vocabulary(
     return PreTrainedTokenizerFast(tokenizer_object=smaller_tokenizer, **names)  # type: ignore[no-untyped-call]
 
 
+def _then_lowercase(normalizer: dict[str, Any] | None) -> dict[str, Any]:
+    """A tokenizer's normalizer, as its file has it, with small letters as the last step."""
+    return {"type": "Sequence", "normalizers": [*([normalizer] if normalizer else []), {"type": "Lowercase"}]}
+
+
 def _counts(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[int]:
     counts: Counter[int] = Counter()
     for text in texts:
@@ -71,20 +83,20 @@ def _counts(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[int]:
     return counts
 
 
-def _kept(pieces: list[list[Any]], counts: Counter[int], size: int, special: set[int]) -> list[int]:
-    """Numbers of the pieces that stay, in order."""
-    kept = {i for i, (text, _) in enumerate(pieces) if i in special or len(text.lstrip("▁")) <= 1}
+def _kept(pieces: list[list[Any]], valid: set[int], counts: Counter[int], size: int, special: set[int]) -> list[int]:
+    """Numbers of the pieces that stay, of those that are valid, in order."""
+    kept = {i for i in valid if i in special or len(pieces[i][0].lstrip("▁")) <= 1}
     if len(kept) >= size:
         raise ConfigError(f"vocabulary: is {size}, but {len(kept)} pieces are single characters, which all stay")
     half = len(kept) + (size - len(kept)) // 2
     for i, _ in counts.most_common():
         if len(kept) >= half:
             break
-        kept.add(i)
+        if i in valid:
+            kept.add(i)
     scripts: dict[str, list[int]] = {}
-    for i in sorted(range(len(pieces)), key=lambda i: -pieces[i][1]):
-        if i not in kept:
-            scripts.setdefault(_script(pieces[i][0]), []).append(i)
+    for i in sorted(valid - kept, key=lambda i: (-pieces[i][1], i)):
+        scripts.setdefault(_script(pieces[i][0]), []).append(i)
     queues = list(scripts.values())
     depth = 0
     while len(kept) < size:

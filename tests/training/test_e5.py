@@ -83,6 +83,22 @@ def test_a_smaller_vocabulary_reads_every_script_and_the_rest_as_before():
     assert small.form.pad_id == small.tokenizer.pad_token_id == small.model.config.pad_token_id
 
 
+def test_in_small_letters_case_makes_no_difference_and_the_room_of_capitals_goes_to_other_pieces():
+    whole = load_backbone("e5-small", 512)
+    texts = [(TEXTS["en"],), (TEXTS["ru"],)]
+    before = text_encoder(whole.tokenizer, whole.form).encode([(text.lower(),) for (text,) in texts])
+    rows = whole.model.get_input_embeddings().weight.detach().clone()
+    small = whole.with_vocabulary(60_000, texts, lowercase=True)
+    encoder = text_encoder(small.tokenizer, small.form)
+    plain = encoder.encode(texts)
+    assert plain == encoder.encode([(text.upper(),) for (text,) in texts])
+    assert torch.equal(small.model.get_input_embeddings().weight.detach()[plain[0]], rows[before[0]])
+    special = set(small.tokenizer.all_special_ids)
+    pieces = [piece for piece, number in small.tokenizer.get_vocab().items() if number not in special]
+    assert [piece for piece in pieces if piece != piece.lower()] == []
+    assert [tokens.unknown for tokens in encoder.tokens([(text,) for text in TEXTS.values()])] == [0.0] * len(TEXTS)
+
+
 def test_a_vocabulary_can_be_too_small(e5):
     with pytest.raises(ConfigError, match=r"vocabulary: is 2000, but [0-9]+ pieces are single characters"):
         load_backbone("e5-small", 512).with_vocabulary(2000, [("a",)])
