@@ -154,7 +154,7 @@ def warm_up(client: httpx.Client, proxy: Proxy, group: str) -> None:
 
 
 def p2l_group(config: Mapping[str, Any]) -> str:
-    """The first model group with two or more deployments that name a `p2l_model`.
+    """The first model group with two or more deployments that take part in the ranking.
 
     Raises:
         DemoError: there is none.
@@ -162,12 +162,12 @@ def p2l_group(config: Mapping[str, Any]) -> str:
     counts = Counter(
         deployment["model_name"]
         for deployment in config.get("model_list") or []
-        if (deployment.get("model_info") or {}).get("p2l_model")
+        if (deployment.get("model_info") or {}).get("p2l_model") is not False
     )
     for group, count in counts.items():
         if count > 1:
             return str(group)
-    raise DemoError("The config has no model group with two deployments that name a model_info.p2l_model.")
+    raise DemoError("The config has no model group with two deployments to choose from.")
 
 
 def literal(text: str) -> Text:
