@@ -49,6 +49,12 @@ READABLE = ("a", "A", "1", ".", "the", "語", " a")
 Cut = Literal["left", "middle"]
 
 #: Every tokenizer that splits text into words first ends a word before a single space.
+#: What unigram models put before a word.
+WORD_MARK = "▁"
+
+#: A code point that will never be a character (Unicode 23.7), so that no vocabulary has it.
+NO_CHARACTER = "\U0010ffff"
+
 _WORD_START = re.compile(r"(?<=\S) (?=\S)")
 
 
@@ -196,8 +202,9 @@ class Tokens(NamedTuple):
     Attributes:
         ids: at most the form's `max_length`.
         truncated: whether the prompt had more.
-        unknown: share, 0 to 1, of the text's tokens in `ids` that stand for what the tokenizer does not know; 1 where
-            nothing of the text is left. Always 0 for byte-level tokenizers.
+        unknown: share, 0 to 1, of the text's tokens in `ids` that stand for what the tokenizer does not know; bare
+            marks of a word's beginning do not count. 1 where nothing of the text is left. Always 0 for byte-level
+            tokenizers.
     """
 
     ids: list[int]
@@ -249,6 +256,7 @@ class TextEncoder:
         if self._kept < 1:
             raise BundleError(f"max_length is {form.max_length}, which leaves no room for a prompt's tokens")
         self._unknown = _unknown_id(tokenizer)
+        self._mark = tokenizer.token_to_id(WORD_MARK)
 
     def _added(self) -> tuple[list[int], list[int]]:
         """The special tokens that the tokenizer puts before and after a text."""
@@ -329,9 +337,11 @@ class TextEncoder:
         return part
 
     def _share_unknown(self, ids: list[int]) -> float:
+        """A word that is unknown whole is its mark and the unknown token: the mark says nothing of it."""
         if not ids:
             return 1.0
-        return 0.0 if self._unknown is None else ids.count(self._unknown) / len(ids)
+        unknown = 0 if self._unknown is None else ids.count(self._unknown)
+        return unknown and unknown / (len(ids) - ids.count(self._mark))
 
 
 def _end(text: str, size: int) -> str:
@@ -356,9 +366,11 @@ def _unknown_id(tokenizer: Tokenizer) -> int | None:
     if not isinstance(tokenizer.model, Unigram):
         token = tokenizer.model.unk_token
         return None if token is None else tokenizer.token_to_id(token)
-    # its number stands only where the model is written out, and parsing the whole would take longer than loading it
-    number = re.search(r'"unk_id":\s*(\d+)', tokenizer.to_str())
-    return None if number is None else int(number[1])
+    try:  # only the model's text has the number, and writing that takes as long as loading it
+        found = tokenizer.model.tokenize(NO_CHARACTER)
+    except Exception:  # it has none and can't read this
+        return None
+    return found[0].id if len(found) == 1 else None  # several are its bytes
 
 
 def pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -124,7 +124,7 @@ def test_errors_are_one_line(tmp_path, monkeypatch, arguments, status, message):
     ("content", "message"),
     [
         ("{}", "the file names no models"),
-        ('{"gpt-99": 1}', "model 'gpt-99' is not in the bundle; none of the 106 names is near; p2l add-model adds"),
+        ('{"gpt-99": 1}', "model 'gpt-99' is not in the bundle; none of the 344 names is near; p2l add-model adds"),
         ('{"o1-mini-2024-09-12": -1}', "o1-mini-2024-09-12: -1 is not a cost; valid: a number (USD per request)"),
         ("[]", "expected a JSON object, found list"),
         ("{", "not valid JSON"),

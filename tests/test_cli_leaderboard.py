@@ -104,7 +104,7 @@ def test_score_resumes(p2l, few, tmp_path):
     rows = [json.loads(line) for line in p2l("score", "starter", few).splitlines()]
     output = tmp_path / "s.jsonl"
     summary = json.loads(p2l("score", "starter", few, "-o", output, "--resume", "--json"))
-    assert summary == {"prompts": 12, "models": 106, "output": str(output)}
+    assert summary == {"prompts": 12, "models": 344, "output": str(output)}
     assert [json.loads(line) for line in output.read_text().splitlines()] == rows
 
 

@@ -28,13 +28,13 @@ def test_the_nearest_name_is_first(models, name, first):
     assert len(found) <= 3
 
 
-@pytest.mark.parametrize("name", ["gpt-5", "claude-sonnet-4-5", "gemini-2.5-pro", "llama-4-maverick", "xyz", "", "???"])
+@pytest.mark.parametrize("name", ["gpt-7", "claude-sonnet-6-5", "gemini-9.5-pro", "llama-7-maverick", "xyz", "", "???"])
 def test_another_version_is_no_hint(models, name):
     assert similar(name, models) == []
 
 
 def test_a_hint_is_short(models):
-    assert hint("gpt-5", models, then=ADD) == f"none of the {len(models)} names is near; {ADD}"
+    assert hint("gpt-7", models, then=ADD) == f"none of the {len(models)} names is near; {ADD}"
     for name in ("gpt-4o", "x" * 100, "llama"):
         assert len(hint(name, models, then=ADD)) < 300
     assert hint("c", ["a", "b"]) == "valid: a, b"

@@ -349,7 +349,7 @@ def test_a_client_leaves_no_deployment_out(ask):
 
 def test_text_that_the_bundle_cannot_read_is_decided_by_the_overall_scores_and_says_so(ask, record_of):
     rankings = set()
-    for text in ("សួស្តីពិភពលោក តើអ្នកសុខសប្បាយទេ", "អធិប្បាយទ្រឹស្តីបទពីតាករ ដោយលម្អិត", "🦊🐙🦉🦕🦖🐳 🦔🦦🦥🦨"):
+    for text in ("𓀀𓁐𓃰 𓄿𓅓", "𓅓𓄿𓂀 𓆣𓋹 𓊽", "𒀀𒁀𒂀 𒃀𒄀"):
         _, headers = ask("ok", [say(text)])
         assert headers["x-p2l-reason"] == "unknown_text"
         assert float(headers["x-p2l-unknown"]) > 0.5

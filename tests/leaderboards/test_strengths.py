@@ -126,7 +126,7 @@ def test_the_reports_quote_the_prompts_and_escape_them(p2l, scored):
 
 
 def test_unknown_models_and_no_prompts_are_a_sentence(p2l):
-    with pytest.raises(BundleError, match="model 'gpt-99' is not in the bundle; none of the 106 names is near"):
+    with pytest.raises(BundleError, match="model 'gpt-99' is not in the bundle; none of the 344 names is near"):
         strengths_of(p2l, "gpt-99")
     with pytest.raises(P2LError, match="at least one prompt"):
         strengths_of(p2l, MODEL).report()

@@ -55,8 +55,8 @@ def test_type_slide_and_read_the_result(open_page, service, tmp_path):
     rows = page.locator("#board .row")
     assert rows.locator(".name").all_inner_texts() == [row["model"] for row in board[:25]]
     assert rows.first.locator(".value").inner_text().startswith(f"{board[0]['win_rate']:.1%}")
-    page.get_by_role("button", name="Show all 106 models").click()
-    assert rows.count() == 106
+    page.get_by_role("button", name="Show all 344 models").click()
+    assert rows.count() == 344
     for position, expected in ((0, "llama-3.1-8b-instruct"), (1000, None)):
         slide(page, position)
         costs = [row["cost"] for row in decide(service, PROMPT)["models"]]
@@ -208,7 +208,7 @@ def test_it_asks_for_a_key_where_the_service_has_one(open_page):
         page.get_by_text("This key does not open the service.").wait_for()
         page.get_by_label("This service needs a key").fill("right")
         page.get_by_role("button", name="Use key").click()
-        page.get_by_text("starter · 106 models").wait_for()
+        page.get_by_text("starter · 344 models").wait_for()
         assert page.locator("#key-form").is_hidden()
         ask(page)
         assert page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
