@@ -87,7 +87,8 @@ def create_app(
         max_body_bytes=settings.max_body_bytes,
         posts=frozenset(path for path, methods in app.openapi()["paths"].items() if "post" in methods),
     )
-    app.add_middleware(Watch, paths=paths | assets, access_log=settings.access_log)  # added last, so outermost
+    # added last, so outermost
+    app.add_middleware(Watch, paths=paths | assets, access_log=settings.access_log, ending=lambda: service.ending)
     return app
 
 
