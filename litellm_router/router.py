@@ -38,6 +38,7 @@ from litellm_router.routers import deployment_of, is_anothers, proxy_router, rou
 from litellm_router.scoring import Loaded, load_scorer
 from litellm_router.settings import KEY, P2LSettings
 from litellm_router.state import State
+from litellm_router.tracing import trace_decision
 from litellm_router.traffic import Traffic
 from p2l_plugins.errors import ConfigError
 from p2l_plugins.routing.pacing import Pacer
@@ -115,7 +116,7 @@ class P2LRouter(CustomLogger):
             return [one for one in healthy_deployments if id_of(one) in asked]
         if self._is_anothers(healthy_deployments):
             return healthy_deployments
-        ranked = await self.ranked(model, healthy_deployments, messages, request_kwargs)
+        ranked = await self.ranked(model, healthy_deployments, messages, request_kwargs, parent_otel_span)
         if ranked is None:
             return healthy_deployments
         try:
@@ -137,12 +138,18 @@ class P2LRouter(CustomLogger):
             return False
 
     async def ranked(
-        self, model: str, deployments: list[Any], messages: object, request_kwargs: dict[str, Any] | None
+        self,
+        model: str,
+        deployments: list[Any],
+        messages: object,
+        request_kwargs: dict[str, Any] | None,
+        span: Any = None,
     ) -> Ranked | None:
         """The ranking of a request, made at its first attempt; None where P2L does not decide. Never raises.
 
         Args:
             model: name of the group; deployments: that are healthy; messages, request_kwargs: as LiteLLM has them.
+            span: of the request, where LiteLLM traces.
         """
         started = time.monotonic()
         request: dict[str, Any] = request_kwargs if isinstance(request_kwargs, dict) else {}
@@ -163,7 +170,7 @@ class P2LRouter(CustomLogger):
             attempts = attempts or self.requests.begin(request)
             if not again:
                 await self._decide(state, model, deployments, chat, request, attempts, started)
-                self._note(state, model, request, attempts, started)
+                self._note(state, model, request, attempts, started, span)
             self.health.routed()
             if not attempts.ranking or attempts.groups is None:
                 return None
@@ -172,7 +179,7 @@ class P2LRouter(CustomLogger):
         except Exception as error:
             attempts = attempts or self.requests.begin(request)
             attempts.decided(model, [], self._failed(error))
-            self._note(self._state, model, request, attempts, started)
+            self._note(self._state, model, request, attempts, started, span)
             return None
 
     def _takes_part(self, name: str, deployments: list[Deployment], attempts: Attempts | None) -> bool:
@@ -260,14 +267,15 @@ class P2LRouter(CustomLogger):
         attempts.decided(case.name, [] if shadow else record["ranking"], record)
 
     def _note(
-        self, state: State | None, model: str, request: dict[str, Any], attempts: Attempts, started: float
+        self, state: State | None, model: str, request: dict[str, Any], attempts: Attempts, started: float, span: Any
     ) -> None:
-        """Tells headers, loggers and metrics what was decided."""
+        """Tells headers, loggers, metrics and the trace what was decided."""
         try:
             seconds = time.monotonic() - started
             attempts.record["ms"] = round(1e3 * seconds, 3)
             note(request, attempts.record, {TOKEN: attempts.token})
             metrics.observe(model, attempts.record, seconds)
+            trace_decision(span, model, attempts.record, seconds)
             if state is not None:
                 self._cache_counters.carry(state.scoring.cache)
         except Exception as error:  # metadata of an unknown form costs the headers, not the request

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -20,7 +21,7 @@ from p2l_plugins.errors import P2LError
 from p2l_plugins.scoring.engine import Busy
 from p2l_plugins.scoring.flights import ScoringFailed
 from p2l_plugins.scoring.scorer import P2L
-from p2l_plugins.service import metrics, models, routes
+from p2l_plugins.service import metrics, models, routes, tracing
 from p2l_plugins.service.guard import Guard
 from p2l_plugins.service.hosts import Hosts
 from p2l_plugins.service.service import NotReady, Service, load_bundle
@@ -32,6 +33,10 @@ PAGE = Path(str(files("p2l_plugins.service"))) / "page"
 
 #: What needs no key: the page asks its reader for one; whether a process lives is no secret; the rest describes.
 OPEN = ("/", "/healthz", "/readyz", "/docs", "/redoc", "/openapi.json")
+
+#: FastAPI's own spans and log records hold paths, queries and errors' messages as clients sent them; `Traced` has ours.
+#: A FastAPI that has none takes this for a key of an extension.
+NO_TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False}
 
 DESCRIPTION = """Scores, leaderboards and routing of a Prompt-to-Leaderboard bundle.
 
@@ -61,7 +66,13 @@ def create_app(
         yield
         await service.aclose()
 
-    app = FastAPI(title="P2L scorer", version=version("p2l-plugins"), description=DESCRIPTION, lifespan=lifespan)
+    app = FastAPI(
+        title="P2L scorer",
+        version=version("p2l-plugins"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        telemetry=NO_TELEMETRY,
+    )
     app.state.service = service
     app.include_router(routes.api)
     app.include_router(routes.probes)
@@ -87,7 +98,10 @@ def create_app(
         max_body_bytes=settings.max_body_bytes,
         posts=frozenset(path for path, methods in app.openapi()["paths"].items() if "post" in methods),
     )
-    app.add_middleware(Watch, paths=paths | assets, access_log=settings.access_log)  # added last, so outermost
+    if tracing.is_configured():
+        app.add_middleware(tracing.Traced, paths=paths | assets)
+    # added last, so outermost
+    app.add_middleware(Watch, paths=paths | assets, access_log=settings.access_log, ending=lambda: service.ending)
     return app
 
 

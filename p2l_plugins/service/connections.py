@@ -4,6 +4,8 @@ A connection costs memory and a file, and whoever opens many and says nothing mu
 must come in time, an idle connection ends, and so does one whose client does not read. Where all places are taken, a
 new connection takes that of the one that has waited longest without having asked anything, then of an idle one, then of
 one whose body still comes. Only where every other one has asked something is it told 503, and the probes never are.
+
+At the end a connection that is idle is kept for a moment: its client may have sent a request that is still on its way.
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ PROBES = frozenset(["/healthz", "/readyz", "/metrics"])
 #: In so many seconds a client must have read so many bytes of what it asked for; an ended connection may take as long.
 UNREAD_S, UNREAD_BYTES = 30.0, 32 * 2**10
 
+#: Seconds at the end in which an idle connection may bring one more request. Its answer says that it is the last.
+LAST_S = 1.0
+
 #: Connections of the listener for probes.
 MOST_PROBES = 64
 
@@ -42,6 +47,7 @@ class Connections:
         head_s: seconds in which the head of a request must have come.
         probe_port: of the listener for probes; None where there is none.
         inside: the connections, in the order in which each began to wait for what it waits for.
+        ending: whether the process takes no new ones.
     """
 
     most: int
@@ -51,6 +57,7 @@ class Connections:
     inside: dict[Connection, None] = field(default_factory=dict)
     of_address: Counter[str] = field(default_factory=Counter)
     for_probes: int = 0
+    ending: bool = False
 
     def protocol(self) -> Callable[..., Connection]:
         """What uvicorn makes a connection with."""
@@ -143,8 +150,27 @@ class Connection(H11Protocol):
         """The answer is handed over, though perhaps not read."""
         super().on_response_complete()
         self._connections.moved(self)
-        if not self._asked():  # else the next request was there already
+        if self._asked():  # the next request was there already
+            return
+        if self._connections.ending:
+            self._last_request()
+        else:
             self._wait((0.0 if self.transport.is_closing() else self.timeout_keep_alive) + UNREAD_S, "idle")
+
+    def shutdown(self) -> None:
+        """The process ends: what was asked is answered, and so is what comes at once."""
+        self._connections.ending = True
+        if not self._asked():
+            self._last_request()
+
+    def _last_request(self) -> None:
+        if not self.conn.trailing_data[0]:  # else a head has begun, and has its own time
+            self._stop_waiting()
+            self._timer = self.loop.call_later(LAST_S, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
+        if not self._asked() and not self.transport.is_closing():
+            self.transport.close()
 
     def pause_writing(self) -> None:
         """The client does not read as fast as we write."""

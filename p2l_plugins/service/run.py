@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import logging
@@ -12,7 +13,7 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -148,12 +149,52 @@ def _one(settings: ServiceSettings, sockets: list[socket.socket]) -> None:
 
     _one_blas_thread()
     app = create_app(settings, failed=lambda: setattr(server, "should_exit", True))
-    server = uvicorn.Server(_config(lambda: app, settings, sockets))
+    server = _Server(_config(lambda: app, settings, sockets))
     server.run(sockets)
     failure = app.state.service.failure
     if failure is not None:
         known = isinstance(failure, P2LError | OSError)
         raise P2LError(str(failure) if known else f"{type(failure).__name__}: {failure}") from failure
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, which answers connections, too, that wait to be accepted when it stops to listen."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Ends when all that was accepted is answered."""
+        loop = asyncio.get_running_loop()
+        # no step of the event loop between the last one and the close of the sockets, which resets what waits there
+        waiting = [one for listening in sockets or [] for one in _waiting(listening)]
+        for listening in [*self.servers, *(sockets or [])]:
+            listening.close()
+        for one in waiting:
+            await loop.connect_accepted_socket(self._connection, one)
+        await super().shutdown(sockets)
+
+    def _connection(self) -> asyncio.Protocol:
+        make: Callable[..., asyncio.Protocol] = self.config.http_protocol_class  # type: ignore[assignment]
+        return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+
+def _waiting(listening: socket.socket) -> Iterator[socket.socket]:
+    """Connections that a socket has and that nobody has accepted."""
+    listening.setblocking(False)
+    with contextlib.suppress(OSError):  # there is none
+        while True:
+            connection, _ = listening.accept()
+            connection.setblocking(False)
+            yield connection
+
+
+class _Process(Process):
+    """uvicorn's, with a `_Server`."""
+
+    @property
+    def server(self) -> uvicorn.Server:
+        """Of the process, made in it."""
+        if self._server is None:
+            self._server = _Server(self.config)
+        return self._server
 
 
 class _Supervisor(Multiprocess):
@@ -167,7 +208,13 @@ class _Supervisor(Multiprocess):
 
     def init_processes(self) -> None:
         with _hangups_later():
-            super().init_processes()
+            for _ in range(self.processes_num):
+                self._add()
+
+    def _add(self) -> None:
+        process = _Process(self.config, self.sockets)
+        process.start()
+        self.processes.append(process)
 
     def handle_hup(self) -> None:
         for process in self.processes:
@@ -175,8 +222,9 @@ class _Supervisor(Multiprocess):
                 os.kill(process.pid, signal.SIGHUP)
 
     def handle_ttin(self) -> None:
+        self.processes_num += 1
         with _hangups_later():
-            super().handle_ttin()
+            self._add()
 
     def keep_subprocess_alive(self) -> None:
         for i, process in enumerate(self.processes):
@@ -187,7 +235,7 @@ class _Supervisor(Multiprocess):
                 self.should_exit.set()
                 return
             log.warning("process %s ended with status %d; another one takes its place", process.pid, status)
-            self.processes[i] = Process(self.config, self.sockets)
+            self.processes[i] = _Process(self.config, self.sockets)
             with _hangups_later():
                 self.processes[i].start()
 

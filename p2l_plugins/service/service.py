@@ -57,6 +57,7 @@ class Service:
     Attributes:
         settings: of the operator.
         failure: why the bundle can't be served.
+        ending: whether the server is about to take no more connections, so that clients should open none but elsewhere.
 
     Args:
         load: gives the bundle; called in a thread.
@@ -71,6 +72,7 @@ class Service:
     ) -> None:
         self.settings = settings
         self.failure: Exception | None = None
+        self.ending = False
         self._load, self._failed = load, failed
         self._new_users = Allowance(settings.feedback_new_users)  # of all bundles that come after each other
         self._now: InUse | None = None
@@ -220,11 +222,16 @@ class Service:
             previous = signal.getsignal(number)
 
             def stop(number: int, frame: FrameType | None, previous: Any = previous) -> None:
+                def end() -> None:
+                    self.ending = True
+                    if callable(previous):
+                        previous(number, frame)
+
                 first, self._stopping = not self._stopping, True
                 if first and self.settings.drain_s:
-                    loop.call_soon_threadsafe(loop.call_later, self.settings.drain_s, previous, number, None)
-                elif callable(previous):
-                    previous(number, frame)
+                    loop.call_soon_threadsafe(loop.call_later, self.settings.drain_s, end)
+                else:
+                    end()
 
             signal.signal(number, stop)
         if hasattr(signal, "SIGHUP"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
+from collections.abc import Callable
 
 from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse
@@ -31,10 +32,18 @@ class Watch:
         app: what the request goes on to.
         paths: of the interface; others are counted as `other`.
         access_log: whether to log a line per request.
+        ending: whether answers say that they are the last of their connections.
     """
 
-    def __init__(self, app: ASGIApp, paths: frozenset[str], access_log: bool = False) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        paths: frozenset[str],
+        access_log: bool = False,
+        ending: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._app = app
+        self._ending = ending
         self._paths = paths
         self._access_log = access_log
 
@@ -50,7 +59,9 @@ class Watch:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                _add_headers(MutableHeaders(raw=message["headers"]), path)
+                _add_headers(headers := MutableHeaders(raw=message["headers"]), path)
+                if self._ending():
+                    headers["Connection"] = "close"
             await send(message)
 
         started = time.perf_counter()
