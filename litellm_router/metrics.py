@@ -5,6 +5,8 @@ Without the package prometheus-client there are none.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import threading
 import time
 from collections import Counter as Counts
@@ -38,7 +40,7 @@ else:
         "unknown": Counter("p2l_unknown_text", "Prompts decided by the overall scores: their text is unknown"),
         "cost": Counter("p2l_expected_cost_usd", "Expected cost of the models ranked first", ["group"]),
         "hits": Counter("p2l_cache_hits", "Scores that a tier of the cache had", ["tier"]),
-        "misses": Counter("p2l_cache_misses", "Scores that no tier had"),
+        "misses": Counter("p2l_cache_misses", "Scores that no tier had, or none that could be read in time"),
         "skipped": Counter("p2l_cache_skipped", "Looks into Redis that were left out or given up at the deadline"),
         "unreadable": Counter("p2l_cache_unreadable", "Values in Redis that are no scores, by kind", ["kind"]),
         "errors": Counter("p2l_cache_errors", "Failures of Redis, by kind", ["kind"]),
@@ -121,15 +123,20 @@ class CacheCounters:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._next = 0.0
+        self._next = self._due = 0.0
         self._cache: Counted | None = None
         self._seen: Counts[tuple[str, str]] = Counts()
         self._lock = threading.Lock()
 
     def carry(self, cache: Counted) -> None:
-        """Adds what the cache counted since the last time, at most once a second."""
+        """Adds what the cache counted since the last time, at most once a second, and a second later what came then."""
         now = self._clock()
-        if now < self._next or not _ALL or not self._lock.acquire(blocking=False):
+        if not _ALL:
+            return
+        if now < self._next:
+            self._carry_later(cache, now)
+            return
+        if not self._lock.acquire(blocking=False):
             return
         try:
             self._next = now + EVERY_S
@@ -146,6 +153,14 @@ class CacheCounters:
                 _ALL["breaker"].labels(direction).set(_BREAKER[state])
         finally:
             self._lock.release()
+
+    def _carry_later(self, cache: Counted, now: float) -> None:
+        """Has the running event loop carry at the end of this second, where that is not due already."""
+        if now < self._due:
+            return
+        self._due = self._next
+        with contextlib.suppress(RuntimeError):  # without a loop, the next request does it
+            asyncio.get_running_loop().call_later(self._next - now, self.carry, cache)
 
 
 def _flat(snapshot: Mapping[str, Any]) -> Counts[tuple[str, str]]:

@@ -90,16 +90,15 @@ class RedisCache:
             return []
         if not self.reads.allows():
             self.stats.count("skipped", n=len(keys))
+            self.stats.count("misses", n=len(keys))
             return [None] * len(keys)
         values = await self._on_loop().gathering.ask(keys, timeout_s)
         return [self._entry(key, value, models) for key, value in zip(keys, values, strict=True)]
 
     def _entry(self, key: str, value: object, models: int | None) -> Entry | None:
-        if value is None:
-            self.stats.count("misses")
-        elif value is GIVEN_UP:
+        if value is GIVEN_UP:
             self.stats.count("skipped")
-        else:
+        elif value is not None:
             try:
                 entry = decode(key, value, models, self._secret)
             except Unreadable as why:
@@ -107,6 +106,7 @@ class RedisCache:
             else:
                 self.stats.count("hits", "redis")
                 return entry
+        self.stats.count("misses")
         return None
 
     async def set_many(self, entries: Mapping[str, Entry]) -> None:

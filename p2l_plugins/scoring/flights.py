@@ -139,9 +139,16 @@ class Flights:
         models = len(self.scorer.models)
         found = self._usable(unique, self.cache.in_memory(unique, models))
         asked = [key for key in unique if key not in found and key not in self._flights]
+        joined = len(unique) - len(found) - len(asked)
+        if joined:
+            self.cache.stats.count("misses", n=joined)
         if not asked:
             return found
-        found |= self._usable(asked, await self.cache.get_many(asked, models, _left(deadline)))
+        got = await self.cache.get_many(asked, models, _left(deadline))
+        found |= self._usable(asked, got)
+        useless = sum(entry is not None and key not in found for key, entry in zip(asked, got, strict=True))
+        if useless:  # a hit of the cache, but not of whoever asked for it
+            self.cache.stats.count("misses", n=useless)
         leases = self._leases
         if leases is None:
             return found

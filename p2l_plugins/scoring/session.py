@@ -189,9 +189,13 @@ def require_device(device: str) -> None:
         raise ConfigError(f"device {device!r} is not known; valid: {', '.join(DEVICES)}")
     try:
         import onnxruntime as ort
-    except ImportError:
+    except ModuleNotFoundError:
         raise ConfigError(
             "scoring needs ONNX Runtime: pip install 'p2l-plugins[cpu]' (or 'p2l-plugins[gpu]' with CUDA)"
+        ) from None
+    except ImportError as error:  # it is there
+        raise ConfigError(
+            f"ONNX Runtime can't be loaded ({error}); give the process more memory, or install it anew"
         ) from None
     if DEVICES[device] not in ort.get_available_providers():
         raise ConfigError(

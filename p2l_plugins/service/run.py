@@ -25,6 +25,7 @@ from uvicorn.supervisors.multiprocess import Process
 
 from p2l_plugins.errors import ConfigError, P2LError
 from p2l_plugins.service.connections import Connections
+from p2l_plugins.service.memory import check_memory
 from p2l_plugins.service.settings import ServiceSettings
 
 try:
@@ -63,10 +64,13 @@ def serve(settings: ServiceSettings, host: str, port: int, probe_port: int | Non
         probe_port: of another listener, which has the probes and the metrics only.
 
     Raises:
-        ConfigError: the address can't be listened on.
+        ConfigError: the address can't be listened on, a limit on memory is too small, or several processes have no
+            folder for temporary files.
         P2LError: the bundle can't be served.
     """
     settings = settings.model_copy(update={"host": host})
+    check_memory(settings)
+    metrics_folder = _metrics_folder(settings.workers)
     listening = listen(host, port)
     probes = None if probe_port is None else listen(host, probe_port)
     # before uvicorn has its handlers, and after it has restored these: the end is no failure
@@ -79,14 +83,31 @@ def serve(settings: ServiceSettings, host: str, port: int, probe_port: int | Non
     if probes is not None:
         print(f"p2l serve: probes at http://{shown}:{probes.getsockname()[1]}", file=sys.stderr, flush=True)
     sockets = [listening] if probes is None else [listening, probes]
-    with tempfile.TemporaryDirectory(prefix="p2l-metrics-") as folder, contextlib.ExitStack() as open_sockets:
+    with metrics_folder as folder, contextlib.ExitStack() as open_sockets:
         for one in sockets:
             open_sockets.enter_context(one)
-        if settings.workers > 1:
+        if folder is None:
+            _one(settings, sockets)
+        else:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
             _several(settings, sockets)
-        else:
-            _one(settings, sockets)
+
+
+def _metrics_folder(workers: int) -> contextlib.AbstractContextManager[str | None]:
+    """Where several processes add up their metrics, removed at the end; one process needs none.
+
+    Raises:
+        ConfigError: nothing can be written.
+    """
+    if workers == 1:
+        return contextlib.nullcontext()
+    try:
+        return tempfile.TemporaryDirectory(prefix="p2l-metrics-")
+    except OSError as error:
+        raise ConfigError(
+            f"--workers {workers}: the metrics of several processes need a folder for temporary files "
+            f"({error.strerror or error}); set TMPDIR to one that can be written to, or take --workers 1"
+        ) from None
 
 
 def listen(host: str, port: int) -> socket.socket:
