@@ -120,13 +120,14 @@ release: $(VENV)/.dev
 	$(BIN)/python -m build
 	P2L_WHEEL="$$(echo dist/*.whl)" $(BIN)/python -m pytest tests/test_wheel.py
 	$(PYTHON) -m venv build/alone
-	build/alone/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt "$$(echo dist/*.whl)[cpu,litellm,serve,cache]"
+	build/alone/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt \
+	  "$$(echo dist/*.whl)[cpu,litellm,serve,cache]"
 	$(call group,release)
-	build/release/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o build/sbom.json build/alone
+	build/release/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type library --output-reproducible -o build/sbom.json build/alone
 
 docs:
 	$(call group,docs)
-	NO_MKDOCS_2_WARNING=1 build/docs/bin/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 build/docs/bin/mkdocs build
 
 # an environment of a group of pyproject.toml, in build/
 define group

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -20,8 +21,11 @@ def as_page(name: str) -> str:
 
 
 def content(name: str) -> str:
-    """The file as Markdown. Raises FileNotFoundError where a page names a file that is not there."""
-    text = (ROOT / name).read_text(encoding="utf-8")
+    """The file as Markdown. Raises PluginError, which ends the build, where it is not there."""
+    try:
+        text = (ROOT / name).read_text(encoding="utf-8")
+    except OSError as error:
+        raise PluginError(f"a page of docs/ links to {name}: {error.strerror}") from None
     if name.endswith(".md"):
         return re.sub(r"(?<=\]\()docs/", "../", text)
     return f"# {name}\n\n```{Path(name).suffix.lstrip('.')}\n{text}```\n"

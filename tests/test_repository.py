@@ -128,6 +128,11 @@ def test_the_notes_of_a_release_are_its_entry_of_the_changelog():
     assert version in other.stderr
 
 
+def test_the_site_lists_every_page():
+    pages = re.findall(r"^ +- [^:\n]+: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(pages) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+
+
 def taken(names):
     """Who else brings a module of these names: other packages, and Python itself."""
     others = packages_distributions()
