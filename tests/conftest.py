@@ -54,6 +54,7 @@ SLOW = (
     "test_cli_leaderboard.py",
     "test_docs.py",
     "test_files.py",
+    "test_repository.py",
     "test_wheel.py",
     "training",
     "votes/test_collected.py",

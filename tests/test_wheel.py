@@ -1,4 +1,4 @@
-"""The wheel, built and installed alone in a fresh environment."""
+"""The wheel, built here or named by P2L_WHEEL, and installed alone in a fresh environment."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+REPOSITORY = os.environ.get("REPOSITORY_URL", "https://example.org/them/p2l-plugins")
 HEAVY = ("torch", "litellm", "lm_eval", "transformers")
 
 
@@ -24,9 +25,12 @@ def run(*command, **options):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
+    if named := os.environ.get("P2L_WHEEL"):
+        return Path(named).resolve()
     pytest.importorskip("build")
     folder = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-m", "build", "--wheel", "--outdir", folder, ROOT)
+    environment = {**os.environ, "REPOSITORY_URL": REPOSITORY}
+    run(sys.executable, "-m", "build", "--wheel", "--outdir", folder, ROOT, env=environment)
     return next(folder.glob("*.whl"))
 
 
@@ -43,6 +47,15 @@ def test_the_wheel_holds_the_packages_the_starter_and_nothing_else(wheel):
     assert "p2l_plugins/starter/model.onnx" in names
     assert any(name.startswith("lmeval_task/tasks/") and name.endswith(".yaml") for name in names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+@pytest.mark.skipif("P2L_WHEEL" in os.environ and "REPOSITORY_URL" not in os.environ, reason="built without an address")
+def test_its_addresses_are_those_of_the_repository_that_built_it(wheel):
+    with zipfile.ZipFile(wheel) as file:
+        (metadata,) = (name for name in file.namelist() if name.endswith(".dist-info/METADATA"))
+        lines = file.read(metadata).decode().splitlines()
+    assert f"Project-URL: Source, {REPOSITORY}" in lines
+    assert f"Project-URL: Issues, {REPOSITORY}/issues" in lines
 
 
 def test_it_works_alone(wheel, tmp_path):

@@ -153,9 +153,11 @@ class MatrixBuilder:
         shape = (len(self._prompts), len(self._models))
         cell = np.array(self._row, np.int64) * shape[1] + np.array(self._column, np.int64)
         count = np.bincount(cell, minlength=shape[0] * shape[1])
-        # divided first, so that the sum of the largest numbers is finite
+        # divided first, so that the sum of the largest numbers is finite, but for its last bit
         parts = np.array(self._score, np.float64) / count[cell]
+        most = np.finfo(np.float64).max
         scores = np.bincount(cell, parts, minlength=shape[0] * shape[1]).astype(np.float64).reshape(shape)
+        scores = scores.clip(-most, most)
         scores[count.reshape(shape) == 0] = np.nan
         count = count.reshape(shape)
         columns = [i for name, i in self._models.items() if name not in set(without) and count[:, i].any()]

@@ -3,8 +3,9 @@
 import itertools
 import json
 import math
+import sys
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from p2l_plugins.errors import P2LError
@@ -69,6 +70,7 @@ def test_every_arena_row_is_a_vote_or_counted(tmp_path_factory, rows):
 
 @some
 @given(rows=rows_of(prompt=prompts, model=names, score=numbers))
+@example(rows=[{"model": "y", "prompt": "0", "score": sys.float_info.max}] * 3)
 def test_every_long_row_of_scores_is_part_of_votes_or_counted(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("l")
     path = written(folder, [{"prompt": "first", "model": "x", "score": 1}, *rows])
