@@ -108,7 +108,7 @@ def _of_all(p2l: P2L, chunks: Iterator[_Chunk], opponents: dict[str, float] | No
     means, blocks = PairMeans(p2l.family, len(p2l.models), BLOCKS), Blocks(BLOCKS, seed)
     for chunk in chunks:
         means.add(chunk.scores.coefs, chunk.scores.raw_eta, blocks.deal(len(chunk.scores), chunk.groups))
-    board = Leaderboard.from_means(p2l.models, means, p2l.ungrounded, opponents, seed=seed)
+    board = Leaderboard.from_means(p2l.models, means, p2l.ungrounded, opponents)
     if board.intervals is None:
         stderr.print("no intervals: the prompts are a single unit", style="yellow")
     return replace(board, support=p2l.support)

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from html import escape
 
 from p2l_plugins.leaderboards.tables import (
-    DIFFERENCES,
+    INTERACTION,
+    INTERACTION_NOTE,
     Record,
     Row,
     by_category,
-    difference,
-    difference_span,
+    interaction,
+    interaction_span,
     notes,
-    points,
     table_columns,
 )
 
@@ -66,8 +66,8 @@ def category_page(boards: Record, title: str, top: int | None) -> str:
     """The page of all prompts' leaderboard, the heat map and a leaderboard per category."""
     parts = [
         _about(boards),
-        "<h2>Win rate: difference from all prompts</h2>",
-        f'<p class="soft">{escape(DIFFERENCES)}</p>',
+        f"<h2>{INTERACTION}</h2>",
+        f'<p class="soft">{escape(INTERACTION_NOTE)}</p>',
         _heat(boards, top),
     ]
     if "parents" in boards:
@@ -142,7 +142,7 @@ def _drawn(row: Row, low: float, high: float) -> str:
 
 def _heat(boards: Record, top: int | None) -> str:
     shown = by_category(boards, top)
-    limit = max((abs(row["difference"] or 0.0) for _, rows in shown for row in rows), default=0.0)
+    limit = max((abs(row["interaction"] or 0.0) for _, rows in shown for row in rows), default=0.0)
     names = list(boards["categories"])
     table = []
     for model, rows in shown:
@@ -152,11 +152,11 @@ def _heat(boards: Record, top: int | None) -> str:
 
 
 def _heat_cell(row: Row, limit: float, what: str) -> str:
-    value = row["difference"]
+    value = row["interaction"]
     if value is None:
         return "<td>–</td>"
-    title = escape(f"{what}: {points(value)}{difference_span(row)} points", quote=True)
-    return heat_cell(difference(row, interval=False), value / max(limit, 1e-9), bool(row.get("holds")), title)
+    title = escape(f"{what}: {value:+.2f}{interaction_span(row)}", quote=True)
+    return heat_cell(interaction(row, interval=False), value / max(limit, 1e-9), bool(row.get("holds")), title)
 
 
 def heat_cell(text: str, strength: float, holds: bool, title: str = "") -> str:
