@@ -19,7 +19,6 @@ from p2l_plugins.errors import DataError
 from p2l_plugins.leaderboards.figures import heat_map
 from p2l_plugins.leaderboards.html import category_page
 from p2l_plugins.leaderboards.interaction import marked, with_error
-from p2l_plugins.leaderboards.jackknife import Moves
 from p2l_plugins.leaderboards.leaderboard import Leaderboard
 from p2l_plugins.leaderboards.pair_means import Blocks, PairMeans
 from p2l_plugins.leaderboards.tables import category_tables
@@ -104,7 +103,7 @@ class CategoryMeans:
             P2LError: no prompts.
         """
         parts = self.means.values() or [PairMeans(self.family, len(self.models))]
-        return Leaderboard.from_means(self.models, PairMeans.merged(parts), self.ungrounded, opponents)
+        return self._board(PairMeans.merged(parts), opponents)
 
     def boards(
         self,
@@ -127,17 +126,17 @@ class CategoryMeans:
         parents = parents or {}
         unions = {name: PairMeans.merged(named[leaf] for leaf in leaves) for name, leaves in parents.items()}
         named = {**unions, **dict(sorted(named.items()))}
-        overall, wide = self._board(PairMeans.merged(self.means.values()), opponents)
+        overall = self._board(PairMeans.merged(self.means.values()), opponents)
         boards, found, wins = {}, {}, {}
         for name, means in named.items():
-            boards[name], moves = self._board(means, opponents)
-            found[name] = with_error(ALL, (boards[name].coefs, moves), (overall.coefs, wide), overall.apart)
+            board = boards[name] = self._board(means, opponents)
+            found[name] = with_error(ALL, (board.coefs, board.moves), (overall.coefs, overall.moves), overall.apart)
             wins[name] = means.win
         boards = {name: replace(boards[name], interaction=one) for name, one in marked(found).items()}
         return CategoryBoards(overall, boards, {name: tuple(leaves) for name, leaves in parents.items()}, wins)
 
-    def _board(self, means: PairMeans, opponents: Mapping[str, float] | None) -> tuple[Leaderboard, Moves | None]:
-        return Leaderboard.with_moves(self.models, means, self.ungrounded, opponents)
+    def _board(self, means: PairMeans, opponents: Mapping[str, float] | None) -> Leaderboard:
+        return Leaderboard.from_means(self.models, means, self.ungrounded, opponents)
 
 
 @dataclass(frozen=True)

@@ -213,8 +213,8 @@ def _rk_terms(x: Array, win: Array, tie: Array, bad: Array) -> tuple[float, Arra
 def _grk_terms(x: Array, win: Array, tie: Array, bad: Array) -> tuple[float, Array, Array]:
     """As `_bt_terms` for grounded Rao-Kupper; the last variable is raw_eta.
 
-    Per ordered pair, the denominators n_a = φ_a + θ φ_b + 1 (of P(a)) and n_bad = φ_a + φ_b + 1 are sums of exponentials,
-    so the Hessians of their logarithms are covariances of the terms' shares. n_b is n_a transposed.
+    Per ordered pair, the denominators n_a = φ_a + θ φ_b + 1 (of P(a)) and n_bad = φ_a + φ_b + 1 are sums of
+    exponentials, so the Hessians of their logarithms are covariances of the terms' shares. n_b is n_a transposed.
     """
     m = len(win)
     beta, raw = np.clip(x[:m], -_LIMIT, _LIMIT), float(x[m])

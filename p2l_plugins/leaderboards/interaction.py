@@ -1,4 +1,4 @@
-"""Who is better on some prompts than their peers: what is left of a board once levels and the board's own scale are out."""
+"""Who is better on some prompts than their peers: what is left of a board without levels and its own scale."""
 
 from __future__ import annotations
 
@@ -55,6 +55,16 @@ def with_error(
     wide = 0.0 if overall[1] is None else overall[1].coefs
     moved = interaction(coefs[0] + coefs[1].coefs, overall[0] + wide, apart)
     return difference(reference, value, root_sum(moved - value), coefs[1].units)
+
+
+def of_other_units(one: Moves | None, other: Moves | None) -> tuple[Moves | None, Moves | None]:
+    """The moves of two leaderboards without a common unit, in rows of their own: where one moves, the other stays."""
+    if one is None or other is None:
+        return one, None
+    still = np.zeros_like(one.coefs), np.zeros_like(other.coefs)
+    first = replace(one, coefs=np.vstack([one.coefs, still[1]]), win_rate=np.vstack([one.win_rate, still[1]]))
+    second = replace(other, coefs=np.vstack([still[0], other.coefs]), win_rate=np.vstack([still[0], other.win_rate]))
+    return first, second
 
 
 def marked(found: dict[str, Difference]) -> dict[str, Difference]:

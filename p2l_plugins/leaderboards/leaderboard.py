@@ -22,6 +22,7 @@ from p2l_plugins.errors import P2LError
 from p2l_plugins.leaderboards.figures import leaderboard_figure
 from p2l_plugins.leaderboards.fit import fit
 from p2l_plugins.leaderboards.html import leaderboard_page
+from p2l_plugins.leaderboards.interaction import marked, of_other_units, with_error
 from p2l_plugins.leaderboards.intervals import (
     Difference,
     Intervals,
@@ -59,6 +60,7 @@ class Leaderboard:
         interaction: of a category: who is better there than the overall leaderboard and the category predict.
         opponents: weight of each opponent in the win rate; None: all other comparable models alike.
         support: how much is known of each model; one that is not in it counts as well known.
+        moves: of the coefficients and win rates, as its units are left out; None where there are no intervals.
     """
 
     models: tuple[str, ...]
@@ -73,6 +75,7 @@ class Leaderboard:
     interaction: Difference | None = None
     opponents: Mapping[str, float] | None = None
     support: Mapping[str, Support] = field(default_factory=dict)
+    moves: Moves | None = field(default=None, repr=False)
 
     @classmethod
     def from_means(
@@ -93,17 +96,6 @@ class Leaderboard:
         Raises:
             P2LError: no prompts.
         """
-        return cls.with_moves(models, means, ungrounded, opponents)[0]
-
-    @classmethod
-    def with_moves(
-        cls,
-        models: tuple[str, ...],
-        means: PairMeans,
-        ungrounded: frozenset[str] = frozenset(),
-        opponents: Mapping[str, float] | None = None,
-    ) -> tuple[Leaderboard, Moves | None]:
-        """As `from_means`; and how it moves when each block is left out."""
         if not means.n:
             raise P2LError("a leaderboard needs at least one prompt")
         win = means.win
@@ -112,9 +104,9 @@ class Leaderboard:
         win_rate = (win * q).sum(axis=1)
         board = cls(models, means.family, coefs, raw_eta, win_rate, means.n, ungrounded, opponents=opponents)
         moves = left_out(means, coefs, raw_eta, q)
-        if moves is not None:
-            board = replace(board, intervals=moves.intervals(coefs, win_rate, board.apart))
-        return board, moves
+        if moves is None:
+            return board
+        return replace(board, moves=moves, intervals=moves.intervals(coefs, win_rate, board.apart))
 
     @property
     def apart(self) -> Mask:
@@ -152,6 +144,17 @@ class Leaderboard:
         own = self.intervals
         together = None if own is None else np.sqrt(own.win_stderr**2 + stderr**2)
         return replace(self, difference=difference(name, gap, together, own.units if own else 0))
+
+    def among_peers(self, overall: Leaderboard, name: str) -> Leaderboard:
+        """This leaderboard with the interaction: who is better on its prompts than their peers.
+
+        Args:
+            overall: the leaderboard of other prompts, of the same models.
+            name: of the other.
+        """
+        own, wide = of_other_units(self.moves, overall.moves)
+        found = with_error(name, (self.coefs, own), (overall.coefs, wide), self.apart)
+        return replace(self, interaction=marked({name: found})[name])
 
     def rows(self) -> list[dict[str, Any]]:
         """One record per model, best first.

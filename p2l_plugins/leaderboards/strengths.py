@@ -206,8 +206,8 @@ class Strengths:
     @cached_property
     def _opponents(self) -> Array:
         """(M,) weights of the model's opponents."""
-        weights: Array = opponent_weights(self.overall.models, self.overall.ungrounded, self.overall.opponents)
-        return weights[self.index]
+        own: Array = opponent_weights(self.overall.models, self.overall.ungrounded, self.overall.opponents)[self.index]
+        return own
 
     @property
     def _comparable(self) -> Mask:

@@ -20,8 +20,9 @@ from p2l_plugins.leaderboards.tables import (
 
 _NOTE = (
     f"Of a category, {INTERACTION.lower()}: {INTERACTION_NOTE[0].lower()}{INTERACTION_NOTE[1:-1]} of all models and "
-    "categories. Of a prompt: points of the win rate, less the mean of the comparable models, from that of all prompts; "
-    "ties on hard prompts make no model look weak. A single prompt's figures are predictions and have no interval."
+    "categories. Of a prompt: points of the win rate, less the mean of the comparable models, from that of all "
+    "prompts; ties on hard prompts make no model look weak. A single prompt's figures are predictions without an "
+    "interval."
 )
 _MARKDOWN_CHARACTERS, _HTML_CHARACTERS = 300, 2000
 

@@ -25,7 +25,7 @@ def with_a_specialist(seed=0, n=400):
     """Model a, of a middling level, is better by 1 on mathematics, which is a quarter of the prompts."""
     rng = np.random.default_rng(seed)
     labels = [("maths", "law", "code", "chat")[i % 4] for i in range(n)]
-    coefs = rng.normal(size=(n, 6)) + [0.0, -2.0, -1.0, 0.2, 1.0, 2.0]
+    coefs = rng.normal([0.0, -2.0, -1.0, 0.2, 1.0, 2.0], size=(n, 6))
     coefs[::4, 0] += 1.0
     return coefs, labels
 

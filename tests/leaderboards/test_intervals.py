@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from p2l_plugins.errors import BundleError, P2LError
-from p2l_plugins.leaderboards.fit import cholesky_solve, fit, gradients, targets
+from p2l_plugins.leaderboards.fit import cholesky_solve, gradients, targets
 from p2l_plugins.leaderboards.intervals import (
     false_discovery,
     opponent_weights,
