@@ -18,7 +18,7 @@ from p2l_plugins.leaderboards.categories import MAX_CATEGORIES, CategoryBoards, 
 from p2l_plugins.leaderboards.html import board_table, html_table, page
 from p2l_plugins.leaderboards.leaderboard import Leaderboard, aggregate
 from p2l_plugins.leaderboards.pair_means import BLOCKS
-from p2l_plugins.leaderboards.tables import by_category, difference, markdown_table
+from p2l_plugins.leaderboards.tables import INTERACTION, by_category, interaction, markdown_table
 from p2l_plugins.outcomes import Family
 
 Table = tuple[str, list[str], list[list[str]]]
@@ -160,8 +160,8 @@ def write_report(found: Adoption, family: Family, folder: Path, labels: Sequence
     if parts is not None:
         boards = parts.to_dict()
         heads = ["model", *boards["categories"]]
-        rows = [[name, *(difference(row, interval=False) for row in own)] for name, own in by_category(boards, None)]
-        listed.insert(0, ("Strengths: win rate, points from all prompts (* holds at FDR 5 %)", heads, rows))
+        rows = [[name, *(interaction(row, interval=False) for row in own)] for name, own in by_category(boards, None)]
+        listed.insert(0, (f"{INTERACTION}, log-odds (* holds at FDR 5 %)", heads, rows))
     for name, heads, rows in listed:
         markdown += [f"## {escaped(name)}", pipe_table(heads, rows)]
         body += [f"<h2>{escape(name)}</h2>", html_table(heads, [[escape(cell) for cell in row] for row in rows])]

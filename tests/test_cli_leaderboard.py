@@ -83,6 +83,25 @@ def test_by_category_everything_is_written(p2l, few, tmp_path):
     assert sum(board["n_prompts"] for board in boards["categories"].values()) == 11
 
 
+def test_the_prompt_may_stand_in_another_column(p2l, few, tmp_path):
+    """The other one named prompt is then a column like others."""
+    rows = [json.loads(line) for line in few.read_text().splitlines()]
+    moved = [{"question": row["prompt"], "prompt": row["category"]} for row in rows]
+    path = tmp_path / "questions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in moved))
+    here = ("--prompt-field", "question")
+    plain = p2l("leaderboard", "starter", few, "--by", "category", "--json")
+    assert p2l("leaderboard", "starter", path, *here, "--by", "prompt", "--json") == plain
+    assert p2l("score", "starter", path, *here) == p2l("score", "starter", few)
+    report = json.loads(p2l("strengths", "starter", path, *here, "--model", MODEL, "--json"))
+    assert report["prompts"]["gains"][0]["prompt"] in [row["prompt"] for row in rows]
+    wrong = p2l("leaderboard", "starter", path, "--prompt-field", "text", status=1)
+    assert "column 'text' is missing; the file has 'question', 'prompt'" in wrong
+    lines = tmp_path / "lines.txt"
+    lines.write_text("hi\n")
+    assert "has no columns: each line is a prompt" in p2l("leaderboard", "starter", lines, *here, status=2)
+
+
 def test_discovered_topics(p2l):
     boards = json.loads(p2l("leaderboard", "starter", PROMPTS, "--discover", 3, "--json"))
     assert 2 <= len([name for name in boards["categories"] if name not in boards.get("parents", {})]) <= 3

@@ -24,6 +24,9 @@ ByOption = Annotated[str | None, typer.Option("--by", help="Column with a catego
 DiscoverOption = Annotated[
     int | None, typer.Option("--discover", help="Find so many topics in the prompts' words, in place of --by.", min=2)
 ]
+FieldOption = Annotated[
+    str, typer.Option("--prompt-field", help="Column that holds the prompt: text or a conversation.", metavar="COLUMN")
+]
 ClustersOption = Annotated[
     str | None,
     typer.Option("--clusters", help="Column that says which prompts belong together (a user, a conversation)."),
@@ -53,6 +56,7 @@ def leaderboard(
     by: ByOption = None,
     discover: DiscoverOption = None,
     clusters: ClustersOption = None,
+    prompt_field: FieldOption = "prompt",
     opponents: OpponentsOption = None,
     against: Annotated[
         Path | None, typer.Option(help="Show the win rates' difference from this leaderboard, printed by --json.")
@@ -73,8 +77,10 @@ def leaderboard(
         raise ConfigError("give the prompts of the leaderboard, or --user for the own board of a user")
     if against is not None and (by or discover):
         raise ConfigError("--against compares one leaderboard; by category the reference is that of all prompts")
-    if user is not None and (by or discover or clusters or opponents):
-        raise ConfigError("--user shows one board as it is kept: no --by, --discover, --clusters or --opponents")
+    if user is not None and (by or discover or clusters or opponents or prompt_field != "prompt"):
+        raise ConfigError(
+            "--user shows one board as it is kept: no --by, --discover, --clusters, --prompt-field or --opponents"
+        )
     if plot is not None:
         check_figure(plot)
     check_paths(html, plot, output)
@@ -85,7 +91,7 @@ def leaderboard(
         board = _of_user(bundle, user or "", namespace)
         title, note = "Leaderboard of a user", f"\n\n{board.n_prompts} prompts, recent ones counting more"
     else:
-        with _scored(bundle, prompts, by, discover, clusters, seed) as (p2l, parents, chunks):
+        with _scored(bundle, prompts, by, discover, clusters, seed, prompt_field) as (p2l, parents, chunks):
             q = _opponents(p2l, opponents)
             board = _by_category(p2l, parents, chunks, q, seed) if by or discover else _of_all(p2l, chunks, q, seed)
         kind = f" by {by}" if by else " by topic" if discover else ""
@@ -108,7 +114,7 @@ def _of_all(p2l: P2L, chunks: Iterator[_Chunk], opponents: dict[str, float] | No
     means, blocks = PairMeans(p2l.family, len(p2l.models), BLOCKS), Blocks(BLOCKS, seed)
     for chunk in chunks:
         means.add(chunk.scores.coefs, chunk.scores.raw_eta, blocks.deal(len(chunk.scores), chunk.groups))
-    board = Leaderboard.from_means(p2l.models, means, p2l.ungrounded, opponents, seed=seed)
+    board = Leaderboard.from_means(p2l.models, means, p2l.ungrounded, opponents)
     if board.intervals is None:
         stderr.print("no intervals: the prompts are a single unit", style="yellow")
     return replace(board, support=p2l.support)
@@ -136,6 +142,7 @@ def strengths(
     by: ByOption = None,
     discover: DiscoverOption = None,
     clusters: ClustersOption = None,
+    prompt_field: FieldOption = "prompt",
     opponents: OpponentsOption = None,
     examples: Annotated[int, typer.Option(help="Prompts at either end.", min=1, max=100)] = 5,
     html: HtmlOption = None,
@@ -151,7 +158,7 @@ def strengths(
     from p2l_plugins.leaderboards.strengths import StrengthsOf
 
     check_paths(html, output)
-    with _scored(bundle, prompts, by, discover, clusters, seed) as (p2l, parents, chunks):
+    with _scored(bundle, prompts, by, discover, clusters, seed, prompt_field) as (p2l, parents, chunks):
         means = CategoryMeans(p2l.models, p2l.family, p2l.ungrounded, seed)
         found = StrengthsOf(means, p2l.index(model), examples, _opponents(p2l, opponents))
         for chunk in chunks:
@@ -171,7 +178,7 @@ class _Chunk(NamedTuple):
 
 @contextmanager
 def _scored(
-    bundle: str, prompts: Path, by: str | None, discover: int | None, clusters: str | None, seed: int
+    bundle: str, prompts: Path, by: str | None, discover: int | None, clusters: str | None, seed: int, field: str
 ) -> Iterator[tuple[P2L, dict[str, tuple[str, ...]], Iterator[_Chunk]]]:
     """The bundle, the tree of discovered topics, and the scored prompts chunk by chunk, with a progress bar."""
     from p2l_plugins.files.prompts import PromptFile, label, local_file
@@ -181,7 +188,7 @@ def _scored(
     if by and discover:
         raise ConfigError("--by takes categories from a column, --discover finds them: choose one")
     with local_file(prompts) as path, progress() as bar:
-        file = PromptFile(path, [column for column in (by, clusters) if column], str(prompts))
+        file = PromptFile(path, [column for column in (by, clusters) if column], str(prompts), field)
         found = file.scan(file.columns[1:], MAX_CATEGORIES)
         if by:
             values = list(found.values[by])
@@ -195,14 +202,14 @@ def _scored(
             from p2l_plugins.leaderboards.topics import SAMPLE, Topics
 
             stride = -(-found.prompts // SAMPLE)
-            everyone = (prompt for chunk in file.chunks() for prompt in chunk["prompt"])
+            everyone = (prompt for chunk in file.chunks() for prompt in chunk[field])
             topics = Topics(list(itertools.islice(everyone, 0, None, stride)), discover, seed)
         p2l = P2L.load(bundle)
         task = bar.add_task("scoring", total=found.prompts)
 
         def chunks() -> Iterator[_Chunk]:
             for chunk in file.chunks():
-                texts = chunk["prompt"]
+                texts = chunk[field]
                 categories = topics.of(texts) if topics else map(label, chunk[by] if by else [None] * len(texts))
                 groups = list(map(label, chunk[clusters])) if clusters else None
                 scores = p2l.score(texts, progress=lambda n: bar.advance(task, n))

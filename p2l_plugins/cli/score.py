@@ -26,6 +26,10 @@ def score(
     engine: Annotated[
         str, typer.Option(help="local, or ray: on the cluster that RAY_ADDRESS names, else on this machine's cores.")
     ] = "local",
+    prompt_field: Annotated[
+        str,
+        typer.Option("--prompt-field", help="Column that holds the prompt: text or a conversation.", metavar="COLUMN"),
+    ] = "prompt",
     workers: Annotated[int | None, typer.Option(help="Of --engine ray; default: one per core.", min=1)] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -42,7 +46,7 @@ def score(
     elif resume or engine == "ray":
         raise ConfigError(f"{'--resume' if resume else '--engine ray'} needs --output")
     with local_file(prompts) as path:
-        file = PromptFile(path, name=str(prompts))
+        file = PromptFile(path, name=str(prompts), field=prompt_field)
         found = file.scan()
         p2l = P2L.load(bundle)
         with progress() as bar:
@@ -53,8 +57,9 @@ def score(
                     score_to_file(p2l, file, found, output, resume, lambda n: bar.advance(task, n), engine=on_ray)
             else:
                 for chunk in file.chunks():
-                    scores = p2l.score(chunk["prompt"], progress=lambda n: bar.advance(task, n))
-                    for line in json_lines(chunk["prompt"], scores):
+                    texts = chunk[prompt_field]
+                    scores = p2l.score(texts, progress=lambda n: bar.advance(task, n))
+                    for line in json_lines(texts, scores):
                         typer.echo(line)
     if output is not None:
         summary = {"prompts": found.prompts, "models": len(p2l.models), "output": str(output)}

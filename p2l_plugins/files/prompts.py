@@ -17,13 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from p2l_plugins.errors import DataError, PromptError
+from p2l_plugins.errors import ConfigError, DataError, PromptError
 from p2l_plugins.files.rows import STDIN, Row, byte_lines, ending, opened, read_rows
 from p2l_plugins.files.tables import need_file
 from p2l_plugins.prompts import Prompt, as_turns, prompt_in
 
 Column = list[Any]
 _LINE_END = re.compile(r"\r\n|\r|\n")
+
+#: The column that holds the prompt, where no other is named.
+FIELD = "prompt"
 
 #: How tables write that a label is missing.
 _NO_LABEL = ("", "nan", "NaN", "NaT", "<NA>")
@@ -41,7 +44,7 @@ def read_prompts(path: Path) -> tuple[list[Prompt], dict[str, Column]]:
         PromptError: a prompt that is none; the message gives its position.
     """
     rows = list(_prompt_rows(path, str(path), None))
-    prompts = [_prompt(row, number, str(path)) for number, row in enumerate(rows, start=1)]
+    prompts = [_prompt(row, number, str(path), FIELD) for number, row in enumerate(rows, start=1)]
     names = dict.fromkeys(name for row in rows for name in row)
     return prompts, {**{name: [row.get(name) for row in rows] for name in names}, "prompt": prompts}
 
@@ -49,7 +52,7 @@ def read_prompts(path: Path) -> tuple[list[Prompt], dict[str, Column]]:
 def _prompt_rows(path: Path, name: str, columns: Sequence[str] | None) -> Iterator[Row]:
     """Rows with these columns (None: all that there are); a line of a `.txt` file is a prompt."""
     if ending(path) != ".txt":
-        rows = read_rows(path, columns=columns, need=columns or ("prompt",), name=name)
+        rows = read_rows(path, columns=columns, need=columns or (FIELD,), name=name)
         yield from (row for _, row in rows)
         return
     need_file(path, name)
@@ -65,14 +68,14 @@ def _prompt_rows(path: Path, name: str, columns: Sequence[str] | None) -> Iterat
             for part in _LINE_END.split(text):  # other characters that end a line for Python may stand in a prompt
                 if part.strip():
                     empty = False
-                    yield {"prompt": part}
+                    yield {FIELD: part}
     if empty:
         raise DataError(f"{name}: the file holds no prompts")
 
 
-def _prompt(row: Row, number: int, name: str) -> Prompt:
+def _prompt(row: Row, number: int, name: str, field: str) -> Prompt:
     try:
-        turns = as_turns(prompt := prompt_in(row.get("prompt")))
+        turns = as_turns(prompt := prompt_in(row.get(field)))
         return turns[0] if isinstance(prompt, str) else list(turns)
     except PromptError as error:
         raise PromptError(f"{name}: prompt {number}: {error}") from None
@@ -115,12 +118,19 @@ class PromptFile:
         path: of the file.
         columns: further columns to read.
         name: of the file in messages.
+        field: the column that holds the prompt.
+
+    Raises:
+        ConfigError: a .txt file, which has no columns, and another field than `prompt`.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str] = (), name: str | None = None) -> None:
+    def __init__(self, path: Path, columns: Sequence[str] = (), name: str | None = None, field: str = FIELD) -> None:
         self.path = path
         self.name = STDIN if name == "-" else name or str(path)
-        self.columns = ("prompt", *dict.fromkeys(column for column in columns if column != "prompt"))
+        self.field = field
+        self.columns = (field, *dict.fromkeys(column for column in columns if column != field))
+        if field != FIELD and ending(path) == ".txt":
+            raise ConfigError(f"--prompt-field is {field!r}, but {self.name} has no columns: each line is a prompt")
 
     def scan(self, count: Sequence[str] = (), distinct: int = 64) -> Summary:
         """Reads all rows once.
@@ -139,7 +149,7 @@ class PromptFile:
             found.prompts += 1
             self._count(row, found, distinct)
             try:
-                prompt = _prompt(row, found.prompts, self.name)
+                prompt = _prompt(row, found.prompts, self.name, self.field)
                 found.conversations = found.conversations or not isinstance(prompt, str)
             except PromptError as error:
                 problem = problem or error
@@ -166,15 +176,15 @@ class PromptFile:
         size = 0
         chunk: dict[str, Column] = {name: [] for name in self.columns}
         for number, row in enumerate(_prompt_rows(self.path, self.name, self.columns), start=1):
-            prompt = _prompt(row, number, self.name)
-            chunk["prompt"].append(prompt)
+            prompt = _prompt(row, number, self.name, self.field)
+            chunk[self.field].append(prompt)
             for name in self.columns[1:]:
                 chunk[name].append(row.get(name))
             size += len(prompt) if isinstance(prompt, str) else sum(map(len, prompt))
-            if len(chunk["prompt"]) >= prompts or size >= CHUNK_CHARACTERS:
+            if len(chunk[self.field]) >= prompts or size >= CHUNK_CHARACTERS:
                 yield chunk
                 size, chunk = 0, {name: [] for name in self.columns}
-        if chunk["prompt"]:
+        if chunk[self.field]:
             yield chunk
 
 

@@ -1,7 +1,7 @@
-"""Leaderboards by category: where models stand otherwise than over all prompts, and which differences are no accident.
+"""Leaderboards by category: who is better on which prompts than their peers, and which of that is no accident.
 
-All categories share the blocks of the bootstrap, so that a resample gives every category's leaderboard and the overall
-one together, and units that reach into several categories are drawn whole.
+All categories share their blocks, so that leaving one out gives every category's leaderboard and the overall one
+together, and units that reach into several categories are left out whole.
 """
 
 from __future__ import annotations
@@ -18,16 +18,7 @@ from numpy.typing import ArrayLike
 from p2l_plugins.errors import DataError
 from p2l_plugins.leaderboards.figures import heat_map
 from p2l_plugins.leaderboards.html import category_page
-from p2l_plugins.leaderboards.intervals import (
-    REPLICATES,
-    Difference,
-    Replicates,
-    bootstrap_weights,
-    difference,
-    false_discovery,
-    relative,
-    standard_error,
-)
+from p2l_plugins.leaderboards.interaction import marked, with_error
 from p2l_plugins.leaderboards.leaderboard import Leaderboard
 from p2l_plugins.leaderboards.pair_means import Blocks, PairMeans
 from p2l_plugins.leaderboards.tables import category_tables
@@ -40,10 +31,6 @@ MAX_CATEGORIES = 64
 #: Blocks per category: with 64 categories of 130 models they take at most 0.6 GB.
 CATEGORY_BLOCKS = 64
 
-#: Share of the marked differences that may be false.
-FALSE_DISCOVERIES = 0.05
-
-
 #: Name of the overall leaderboard in tables.
 ALL = "all prompts"
 
@@ -55,7 +42,7 @@ class CategoryMeans:
         models: names.
         family: outcome model.
         ungrounded: models that compare among themselves only.
-        seed: of the blocks and the bootstrap.
+        seed: of the blocks.
     """
 
     def __init__(
@@ -116,20 +103,18 @@ class CategoryMeans:
             P2LError: no prompts.
         """
         parts = self.means.values() or [PairMeans(self.family, len(self.models))]
-        return Leaderboard.from_means(self.models, PairMeans.merged(parts), self.ungrounded, opponents, seed=self.seed)
+        return self._board(PairMeans.merged(parts), opponents)
 
     def boards(
         self,
         opponents: Mapping[str, float] | None = None,
         parents: Mapping[str, Sequence[str]] | None = None,
-        replicates: int = REPLICATES,
     ) -> CategoryBoards:
-        """The overall leaderboard and one per category, with their differences from the overall one.
+        """The overall leaderboard and one per category, with the interaction of models and categories.
 
         Args:
             opponents: weight of each opponent in the win rate; default: all others alike.
             parents: names of further categories, each the union of others.
-            replicates: resamples of the bootstrap.
 
         Raises:
             DataError: fewer than two categories.
@@ -141,35 +126,17 @@ class CategoryMeans:
         parents = parents or {}
         unions = {name: PairMeans.merged(named[leaf] for leaf in leaves) for name, leaves in parents.items()}
         named = {**unions, **dict(sorted(named.items()))}
-        whole = PairMeans.merged(self.means.values())
-        weights = bootstrap_weights(whole.counts, replicates, self.seed)
-        overall, overall_drawn = self._board(whole, weights, opponents)
-        boards: dict[str, Leaderboard] = {}
-        gaps: dict[str, Difference] = {}
-        wins = {}
+        overall = self._board(PairMeans.merged(self.means.values()), opponents)
+        boards, found, wins = {}, {}, {}
         for name, means in named.items():
-            boards[name], drawn = self._board(means, weights, opponents)
-            gaps[name] = _gap((boards[name], drawn), (overall, overall_drawn))
+            board = boards[name] = self._board(means, opponents)
+            found[name] = with_error(ALL, (board.coefs, board.moves), (overall.coefs, overall.moves), overall.apart)
             wins[name] = means.win
-        holding = false_discovery(np.array([gap.p_value for gap in gaps.values()]), FALSE_DISCOVERIES)
-        for name, holds in zip(gaps, holding, strict=True):
-            boards[name] = replace(boards[name], difference=replace(gaps[name], holds=holds))
+        boards = {name: replace(boards[name], interaction=one) for name, one in marked(found).items()}
         return CategoryBoards(overall, boards, {name: tuple(leaves) for name, leaves in parents.items()}, wins)
 
-    def _board(
-        self, means: PairMeans, weights: Array, opponents: Mapping[str, float] | None
-    ) -> tuple[Leaderboard, Replicates | None]:
-        return Leaderboard.with_replicates(self.models, means, weights, self.ungrounded, opponents)
-
-
-def _gap(board: tuple[Leaderboard, Replicates | None], overall: tuple[Leaderboard, Replicates | None]) -> Difference:
-    """How a category's leaderboard differs from the overall one, from resamples of both together."""
-    apart = overall[0].apart
-    value = relative(board[0].win_rate, apart) - relative(overall[0].win_rate, apart)
-    if board[1] is None or overall[1] is None:
-        return difference(ALL, value, None, 0)
-    gaps = relative(board[1].win_rate, apart) - relative(overall[1].win_rate, apart)
-    return difference(ALL, value, standard_error(gaps, board[1].units), board[1].units)
+    def _board(self, means: PairMeans, opponents: Mapping[str, float] | None) -> Leaderboard:
+        return Leaderboard.from_means(self.models, means, self.ungrounded, opponents)
 
 
 @dataclass(frozen=True)
@@ -178,8 +145,9 @@ class CategoryBoards:
 
     Attributes:
         overall: of all prompts.
-        boards: category → its leaderboard; `difference` is from the overall one, and its `holds` says which of all
-            differences of all categories are real, at a false discovery rate of 5 % (Benjamini-Hochberg).
+        boards: category → its leaderboard; `interaction` says who is better there than their peers, and its `holds`
+            which of all interactions of all categories are real, at a false discovery rate of 5 %
+            (Benjamini-Hochberg).
         parents: categories that are unions of others → those.
         wins: category → (M, M) mean P(a beats b) on its prompts.
     """
@@ -211,16 +179,14 @@ class CategoryBoards:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
 
     def to_markdown(self, top: int | None = 20) -> str:
-        """The overall table, that of the differences, and one table per category."""
+        """The overall table, that of the interactions, and one table per category."""
         return category_tables(self.to_dict(), top)
 
     def to_html(self, title: str = "Leaderboards", top: int | None = 20) -> str:
         """A page in HTML with the heat map and all tables; it needs no other file and no script."""
         return category_page(self.to_dict(), title, top)
 
-    def plot(
-        self, path: str | Path, title: str = "Win rate, difference from all prompts", top: int | None = 25
-    ) -> None:
+    def plot(self, path: str | Path, title: str = "Better or worse than peers", top: int | None = 25) -> None:
         """Draws the heat map model × category.
 
         Args:

@@ -45,7 +45,7 @@ def leaderboard_figure(board: Record, path: Path, title: str, top: int | None) -
 
 
 def heat_map(boards: Record, leaves: Sequence[str], path: Path, title: str, top: int | None) -> None:
-    """Draws models × the categories `leaves`: the difference of the win rate from all prompts, less the models' mean.
+    """Draws models × the categories `leaves`: their interaction.
 
     A dot marks what holds at a false discovery rate of 5 % over all cells of the leaderboards.
 
@@ -54,10 +54,10 @@ def heat_map(boards: Record, leaves: Sequence[str], path: Path, title: str, top:
     """
     categories = {name: boards["categories"][name] for name in leaves}
     shown = by_category({**boards, "categories": categories}, top)
-    value = 100 * np.array([[row["difference"] for row in rows] for _, rows in shown], np.float64)
+    value = np.array([[row["interaction"] for row in rows] for _, rows in shown], np.float64)
     holds = np.array([[row["holds"] for row in rows] for _, rows in shown])
     columns = {name: board["n_prompts"] for name, board in categories.items()}
-    label = "win rate, difference from all prompts, points\n(less the mean of all models; dot: FDR 5 %)"
+    label = "coefficient less what the overall one and the column predict,\nlog-odds (dot: FDR 5 %)"
     draw_heat(path, title, value, holds, [model for model, _ in shown], columns, label)
 
 

@@ -90,8 +90,8 @@ def hessian(family: Family, x: Array, win: Array, tie: Array, bad: Array) -> Arr
 def gradients(family: Family, x: Array, win: Array, tie: Array, bad: Array) -> Array:
     """First derivatives (R, P) of the losses of R fits at once, each at its own x.
 
-    The same sums as in the terms of `fit`, with φ = exp(β) in place of logarithms: this is what a bootstrap spends its
-    time on.
+    The same sums as in the terms of `fit`, with φ = exp(β) in place of logarithms and what is constant in a row or a
+    column taken out of its sum: this is what intervals spend their time on.
 
     Args:
         x: (R, P) coefficients and, for `rk` and `grk`, raw_eta.
@@ -112,15 +112,19 @@ def gradients(family: Family, x: Array, win: Array, tie: Array, bad: Array) -> A
         d_eta = g.sum(axis=(1, 2)) + tie.sum(axis=(1, 2)) / np.expm1(-2 * eta)
         return np.column_stack([g.sum(axis=1) - g.sum(axis=2), d_eta * rk_eta_slope(raw)])
     log_theta, log_theta_1 = grk_log_theta(raw)
-    theta_b = np.exp(np.minimum(log_theta, _LIMIT))[:, None, None] * b
-    n_a = a + theta_b + 1.0
+    theta = np.exp(np.minimum(log_theta, _LIMIT))[:, None]
+    n_a = (phi + 1.0)[:, :, None] + (theta * phi)[:, None, :]
     n_b = np.swapaxes(n_a, 1, 2)
-    pay = (win + tie * (n_b / (n_a + n_b))) / n_a
-    bad_a = (bad + tie) * (a / (a + b + 1.0))  # both halves: bad and tie are symmetric
-    lost = pay * theta_b
-    d_beta = (pay * a - win + bad_a - tie).sum(axis=2) + lost.sum(axis=1)
+    pay = n_b / (n_a + n_b)
+    pay *= tie
+    pay += win
+    pay /= n_a
+    ties = tie.sum(axis=2)
+    bad_a = ((bad + tie) / ((phi + 1.0)[:, :, None] + b)).sum(axis=2)  # both halves: bad and tie are symmetric
+    lost = theta * phi * pay.sum(axis=1)
+    d_beta = phi * (pay.sum(axis=2) + bad_a) - win.sum(axis=2) - ties + lost
     k, k1 = np.exp(raw - log_theta), np.exp(raw - log_theta_1)
-    d_raw = lost.sum(axis=(1, 2)) * k - 0.5 * tie.sum(axis=(1, 2)) * k1
+    d_raw = lost.sum(axis=1) * k - 0.5 * ties.sum(axis=1) * k1
     return np.column_stack([d_beta, d_raw])
 
 
@@ -209,20 +213,26 @@ def _rk_terms(x: Array, win: Array, tie: Array, bad: Array) -> tuple[float, Arra
 def _grk_terms(x: Array, win: Array, tie: Array, bad: Array) -> tuple[float, Array, Array]:
     """As `_bt_terms` for grounded Rao-Kupper; the last variable is raw_eta.
 
-    Per ordered pair, the log denominators n_a (of P(a)) and n_bad are log-sum-exps of (β_a, log θ + β_b, 0) and
-    (β_a, β_b, 0), so their Hessians are covariances of softmax weights. n_b is n_a transposed.
+    Per ordered pair, the denominators n_a = φ_a + θ φ_b + 1 (of P(a)) and n_bad = φ_a + φ_b + 1 are sums of
+    exponentials, so the Hessians of their logarithms are covariances of the terms' shares. n_b is n_a transposed.
     """
     m = len(win)
-    beta, raw = x[:m], float(x[m])
+    beta, raw = np.clip(x[:m], -_LIMIT, _LIMIT), float(x[m])
     log_theta, log_theta_1 = (float(v) for v in grk_log_theta(raw))
-    a, b = beta[:, None], beta[None, :]
-    n_a = np.logaddexp(np.logaddexp(a, log_theta + b), 0.0)
-    n_bad = np.logaddexp(np.logaddexp(a, b), 0.0)
-    wa, wb = np.exp(a - n_a), np.exp(log_theta + b - n_a)  # softmax weights in n_a
-    ba = np.exp(a - n_bad)  # weight of β_a in n_bad; of β_b it is the transpose
-    share = sigmoid(n_a.T - n_a)  # weight of 1/n_a in 1/n_a + 1/n_b
-    log_tie = log_theta_1 + a + b - n_bad + np.logaddexp(-n_a, -n_a.T)
-    loss = -float((win * (a - n_a)).sum() + 0.5 * (bad * -n_bad).sum() + 0.5 * (tie * log_tie).sum())
+    phi, theta = np.exp(beta), float(np.exp(min(log_theta, _LIMIT)))
+    n_a = (phi + 1.0)[:, None] + theta * phi[None, :]
+    n_bad = (phi + 1.0)[:, None] + phi[None, :]
+    both = n_a + n_a.T
+    wa, wb = phi[:, None] / n_a, theta * phi[None, :] / n_a  # shares in n_a
+    ba = phi[:, None] / n_bad  # share of φ_a in n_bad; of φ_b it is the transpose
+    share = n_a.T / both  # share of 1/n_a in 1/n_a + 1/n_b
+    loss = (
+        float(((win + tie) * np.log(n_a)).sum())
+        + 0.5 * float(((bad + tie) * np.log(n_bad)).sum())
+        - 0.5 * float((tie * np.log(both)).sum())
+        - float(beta @ (win + tie).sum(axis=1))
+        - 0.5 * log_theta_1 * float(tie.sum())
+    )
 
     # per ordered pair: how often n_a is paid for, with first derivatives (da, db, dl) of −log-likelihood
     pay = win + tie * share  # the tie's second half is the transposed pair's

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+import numpy as np
+
 from p2l_plugins.leaderboards.tables import (
-    DIFFERENCES,
+    INTERACTION,
+    INTERACTION_NOTE,
     Record,
     Row,
     by_category,
-    difference,
-    difference_span,
+    interaction,
+    interaction_span,
     notes,
-    points,
     table_columns,
 )
 
@@ -43,6 +45,7 @@ details summary { cursor: pointer; margin: .3rem 0; } a { color: var(--mark); }
 """
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+_LONG, _SHORT = 60, 25  # models: a board of more than so many shows so many at first
 _WIDTH = 170  # pixels of the drawing of an interval
 
 
@@ -66,8 +69,8 @@ def category_page(boards: Record, title: str, top: int | None) -> str:
     """The page of all prompts' leaderboard, the heat map and a leaderboard per category."""
     parts = [
         _about(boards),
-        "<h2>Win rate: difference from all prompts</h2>",
-        f'<p class="soft">{escape(DIFFERENCES)}</p>',
+        f"<h2>{INTERACTION}</h2>",
+        f'<p class="soft">{escape(INTERACTION_NOTE)}</p>',
         _heat(boards, top),
     ]
     if "parents" in boards:
@@ -96,7 +99,7 @@ def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]], name: int = 
 
 
 def board_table(board: Record, top: int | None) -> str:
-    """A leaderboard's table with its intervals drawn."""
+    """A leaderboard's table with its intervals drawn; of many models, the later ones are folded away."""
     rows = board["leaderboard"][:top]
     columns = table_columns(board)
     table = [[escape(cell(row)) for _, cell in columns] for row in rows]
@@ -111,7 +114,10 @@ def board_table(board: Record, top: int | None) -> str:
     note = "".join(f'<p class="soft">{escape(text)}</p>' for text in notes(rows))
     more = len(board["leaderboard"]) - len(rows)
     note += f'<p class="soft">and {more} more models</p>' if more else ""
-    return html_table(heads, table, name=1) + note
+    if len(rows) <= _LONG:
+        return html_table(heads, table, name=1) + note
+    rest = f"<summary>Show all {len(rows)} models</summary>{html_table(heads, table[_SHORT:], name=1)}"
+    return f"{html_table(heads, table[:_SHORT], name=1)}<details>{rest}</details>{note}"
 
 
 def _about(board: Record) -> str:
@@ -142,7 +148,8 @@ def _drawn(row: Row, low: float, high: float) -> str:
 
 def _heat(boards: Record, top: int | None) -> str:
     shown = by_category(boards, top)
-    limit = max((abs(row["difference"] or 0.0) for _, rows in shown for row in rows), default=0.0)
+    sizes = [abs(row["interaction"] or 0.0) for _, rows in shown for row in rows]
+    limit = float(np.quantile(sizes, 0.98)) if sizes else 0.0  # one cell that stands out must not pale all others
     names = list(boards["categories"])
     table = []
     for model, rows in shown:
@@ -152,11 +159,11 @@ def _heat(boards: Record, top: int | None) -> str:
 
 
 def _heat_cell(row: Row, limit: float, what: str) -> str:
-    value = row["difference"]
+    value = row["interaction"]
     if value is None:
         return "<td>–</td>"
-    title = escape(f"{what}: {points(value)}{difference_span(row)} points", quote=True)
-    return heat_cell(difference(row, interval=False), value / max(limit, 1e-9), bool(row.get("holds")), title)
+    title = escape(f"{what}: {value:+.2f}{interaction_span(row)}", quote=True)
+    return heat_cell(interaction(row, interval=False), value / max(limit, 1e-9), bool(row.get("holds")), title)
 
 
 def heat_cell(text: str, strength: float, holds: bool, title: str = "") -> str:

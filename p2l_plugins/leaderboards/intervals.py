@@ -1,7 +1,8 @@
-"""Intervals of a leaderboard over prompts: a bootstrap of the mean pair probabilities, refitted from the optimum.
+"""Intervals of a leaderboard from standard errors, and tests of differences with a false discovery rate.
 
 What is uncertain is which prompts were drawn: the intervals say how the leaderboard would vary with other prompts of
-the same kind. They do not say how good the bundle's predictions are.
+the same kind. They do not say how good the bundle's predictions are. `jackknife` gives the standard errors of predicted
+leaderboards.
 """
 
 from __future__ import annotations
@@ -13,16 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from p2l_plugins.leaderboards.fit import cholesky_solve, fit, gradients, hessian, targets
-from p2l_plugins.leaderboards.pair_means import PairMeans
-from p2l_plugins.outcomes import Array, Family, Ids, Mask, sigmoid
+from p2l_plugins.outcomes import Array, Ids, Mask, sigmoid
 
 LEVEL = 0.95
 REPLICATES = 200
-
-_TOGETHER = 16  # replicates refitted at once: their (M, M) matrices stay near the processor
-_STEPS = 10  # of Newton's method with the Hessian of the optimum; what has not settled by then is fitted in full
-_SETTLED = 0.05  # root mean square of a step, in that of the first ones, which is about the standard error
 
 
 @dataclass(frozen=True)
@@ -71,13 +66,11 @@ class Intervals:
 class Difference:
     """How a leaderboard differs from another one, each (M,).
 
-    It is a difference of win rates, which are means over prompts. The coefficients of a mixture of unlike prompts lie
-    closer together than those of any of its parts: next to it, every part would make all strong models look stronger.
-
     Attributes:
         reference: what it is compared with.
-        value: difference of the win rates less the mean of the comparable models, so that many ties on hard prompts
-            make no model look weak; NaN for a model without opponents.
+        value: of the win rates, which are means over prompts: their difference less the mean of the comparable models,
+            so that many ties on hard prompts make no model look weak; NaN for a model without opponents. Of the
+            coefficients: their `interaction`.
         low, high: its interval; NaN where there is none.
         p_value: two-sided, of no difference.
         holds: where differences of several leaderboards were tested together: which ones are real, at a false
@@ -90,67 +83,6 @@ class Difference:
     high: Array
     p_value: Array
     holds: Mask | None = None
-
-
-def bootstrap_weights(counts: Ids, replicates: int = REPLICATES, seed: int = 0) -> Array:
-    """(R, B) how often each block is drawn: as many as hold prompts, with replacement, among those."""
-    used = np.flatnonzero(counts)
-    weights = np.zeros((replicates, len(counts)))
-    draws = np.random.default_rng(seed).multinomial(len(used), np.full(len(used), 1.0 / len(used)), replicates)
-    weights[:, used] = draws
-    return weights
-
-
-def refit(means: PairMeans, coefs: Array, raw_eta: float | None, weights: Array, opponents: Array) -> Replicates | None:
-    """The leaderboard of each resample, by Newton's method from the optimum with its Hessian.
-
-    Args:
-        means: with blocks.
-        coefs, raw_eta: fitted to them.
-        weights: (R, B) from `bootstrap_weights`.
-        opponents: (M, M) weight of each opponent in each model's win rate.
-
-    Returns:
-        None where fewer than two units hold prompts.
-    """
-    units = int((means.counts > 0).sum())
-    if units < 2:
-        return None
-    family, m = means.family, len(coefs)
-    x = np.append(coefs, raw_eta) if raw_eta is not None else coefs
-    factor = np.linalg.cholesky(hessian(family, x, *targets(family, means.win, means.tie, means.bad)))
-    inverse = cholesky_solve(factor, np.eye(len(x)))
-    found, rates = np.full((len(weights), m), np.nan), np.full((len(weights), m), np.nan)
-    drawn = np.flatnonzero(weights @ means.counts)
-    for start in range(0, len(drawn), _TOGETHER):
-        rows = drawn[start : start + _TOGETHER]
-        sums = means.resampled(weights[rows])
-        xs = _newton(family, x, inverse, sums)
-        found[rows] = xs[:, :m] - (0.0 if family == "grk" else xs[:, :m].mean(axis=1, keepdims=True))
-        rates[rows] = (sums[0] * opponents).sum(axis=2)
-    return Replicates(found, rates, units)
-
-
-def _newton(family: Family, x: Array, inverse: Array, sums: tuple[Array, Array, Array]) -> Array:
-    """Optima (R, P) of R resamples with means `sums`, from x and the inverse of the Hessian there."""
-    m = sums[0].shape[1]
-    aims = targets(family, *sums)
-    xs = np.tile(x, (len(sums[0]), 1))
-    left, settled = np.arange(len(xs)), np.inf
-    for number in range(_STEPS):
-        own = aims if len(left) == len(xs) else [aim[left] for aim in aims]
-        step = gradients(family, xs[left], *own) @ inverse
-        if number == 0:
-            settled = _SETTLED * float(np.sqrt((step[:, :m] ** 2).mean()))
-        xs[left] -= np.clip(step, -10.0, 10.0)
-        left = left[~(np.sqrt((step[:, :m] ** 2).mean(axis=1)) < settled)]  # NaN stays
-        if not len(left):
-            return xs
-    for i in left:
-        near = xs[i] if np.isfinite(xs[i]).all() and np.abs(xs[i] - x).max() < 5.0 else x
-        beta, raw = fit(family, sums[0][i], sums[1][i], sums[2][i], (near[:m], float(near[-1])))
-        xs[i] = beta if raw is None else np.append(beta, raw)
-    return xs
 
 
 def relative(values: Array, apart: Mask) -> Array:
@@ -179,7 +111,7 @@ def intervals(coefs: Array, win_rate: Array, replicates: Replicates, apart: Mask
         Errors(
             coef=standard_error(replicates.coefs, units),
             centred=standard_error(relative(replicates.coefs, apart), units),
-            win_odds=standard_error(_logit(replicates.win_rate), units),
+            win_odds=standard_error(logit(replicates.win_rate), units),
             win=standard_error(relative(replicates.win_rate, apart), units),
         ),
         units,
@@ -214,7 +146,7 @@ def intervals_of(coefs: Array, win_rate: Array, errors: Errors, units: int, apar
     """
     t = student_t_quantile(0.5 + LEVEL / 2, units - 1)
     # on the scale of log odds, where a rate near 0 or 1 varies as much to either side
-    odds, spread_win = _logit(win_rate), t * errors.win_odds
+    odds, spread_win = logit(win_rate), t * errors.win_odds
     with np.errstate(invalid="ignore"):  # NaN for a model without opponents
         win_low, win_high = sigmoid(odds - spread_win), sigmoid(odds + spread_win)
     centre = relative(coefs, apart)
@@ -272,7 +204,8 @@ def false_discovery(p_values: ArrayLike, rate: float = 0.05) -> Mask:
     return p <= passing[-1] if len(passing) else np.zeros(p.shape, np.bool_)
 
 
-def _logit(share: Array) -> Array:
+def logit(share: Array) -> Array:
+    """Log odds of shares; those of 0 and 1 are finite."""
     odds: Array = np.log(np.clip(share, 1e-12, None)) - np.log(np.clip(1.0 - share, 1e-12, None))
     return odds
 

@@ -22,17 +22,15 @@ from p2l_plugins.errors import P2LError
 from p2l_plugins.leaderboards.figures import leaderboard_figure
 from p2l_plugins.leaderboards.fit import fit
 from p2l_plugins.leaderboards.html import leaderboard_page
+from p2l_plugins.leaderboards.interaction import marked, of_other_units, with_error
 from p2l_plugins.leaderboards.intervals import (
     Difference,
     Intervals,
-    Replicates,
-    bootstrap_weights,
     difference,
-    intervals,
     opponent_weights,
-    refit,
     relative,
 )
+from p2l_plugins.leaderboards.jackknife import Moves, left_out
 from p2l_plugins.leaderboards.pair_means import Blocks, PairMeans
 from p2l_plugins.leaderboards.tables import markdown_table
 from p2l_plugins.outcomes import Array, Family, Mask, Numbers, usable_probability, win_matrix
@@ -58,9 +56,11 @@ class Leaderboard:
         ungrounded: models of `grk` whose level nothing ties to the others: they come after them, whatever their
             coefficients, and compare among themselves only.
         intervals: over prompts; None where they were not asked for, or all prompts are one unit.
-        difference: from another leaderboard, where one was given.
+        difference: of the win rates from another leaderboard's, where one was given.
+        interaction: of a category: who is better there than the overall leaderboard and the category predict.
         opponents: weight of each opponent in the win rate; None: all other comparable models alike.
         support: how much is known of each model; one that is not in it counts as well known.
+        moves: of the coefficients and win rates, as its units are left out; None where there are no intervals.
     """
 
     models: tuple[str, ...]
@@ -72,8 +72,10 @@ class Leaderboard:
     ungrounded: frozenset[str] = frozenset()
     intervals: Intervals | None = None
     difference: Difference | None = None
+    interaction: Difference | None = None
     opponents: Mapping[str, float] | None = None
     support: Mapping[str, Support] = field(default_factory=dict)
+    moves: Moves | None = field(default=None, repr=False)
 
     @classmethod
     def from_means(
@@ -82,7 +84,6 @@ class Leaderboard:
         means: PairMeans,
         ungrounded: frozenset[str] = frozenset(),
         opponents: Mapping[str, float] | None = None,
-        seed: int = 0,
     ) -> Leaderboard:
         """Fits the leaderboard of accumulated pair means; with intervals where they keep blocks.
 
@@ -91,39 +92,21 @@ class Leaderboard:
             means: of the prompts.
             ungrounded: compare among themselves only.
             opponents: weight of each opponent in the win rate; default: all others alike.
-            seed: of the resamples.
 
         Raises:
             P2LError: no prompts.
         """
         if not means.n:
             raise P2LError("a leaderboard needs at least one prompt")
-        weights = bootstrap_weights(means.counts, seed=seed) if len(means.counts) else None
-        return cls.with_replicates(models, means, weights, ungrounded, opponents)[0]
-
-    @classmethod
-    def with_replicates(
-        cls,
-        models: tuple[str, ...],
-        means: PairMeans,
-        weights: Array | None,
-        ungrounded: frozenset[str] = frozenset(),
-        opponents: Mapping[str, float] | None = None,
-    ) -> tuple[Leaderboard, Replicates | None]:
-        """As `from_means`, for resamples that several leaderboards share; and the leaderboards of the resamples.
-
-        Args:
-            weights: (R, B) how often each block of `means` is drawn; None: no intervals.
-        """
         win = means.win
         coefs, raw_eta = fit(means.family, win, means.tie, means.bad, means.start())
         q = opponent_weights(models, ungrounded, opponents)
         win_rate = (win * q).sum(axis=1)
         board = cls(models, means.family, coefs, raw_eta, win_rate, means.n, ungrounded, opponents=opponents)
-        drawn = None if weights is None else refit(means, coefs, raw_eta, weights, q)
-        if drawn is not None:
-            board = replace(board, intervals=intervals(coefs, win_rate, drawn, board.apart))
-        return board, drawn
+        moves = left_out(means, coefs, raw_eta, q)
+        if moves is None:
+            return board
+        return replace(board, moves=moves, intervals=moves.intervals(coefs, win_rate, board.apart))
 
     @property
     def apart(self) -> Mask:
@@ -162,6 +145,17 @@ class Leaderboard:
         together = None if own is None else np.sqrt(own.win_stderr**2 + stderr**2)
         return replace(self, difference=difference(name, gap, together, own.units if own else 0))
 
+    def among_peers(self, overall: Leaderboard, name: str) -> Leaderboard:
+        """This leaderboard with the interaction: who is better on its prompts than their peers.
+
+        Args:
+            overall: the leaderboard of other prompts, of the same models.
+            name: of the other.
+        """
+        own, wide = of_other_units(self.moves, overall.moves)
+        found = with_error(name, (self.coefs, own), (overall.coefs, wide), self.apart)
+        return replace(self, interaction=marked({name: found})[name])
+
     def rows(self) -> list[dict[str, Any]]:
         """One record per model, best first.
 
@@ -170,8 +164,8 @@ class Leaderboard:
         less the mean of the comparable models. Where the bundle says how much it knows of a model: support (effective
         votes), level_stderr (of its level, in log-odds, by which usable is nearer to one half), little_known. With
         another leaderboard to compare with: difference (of the win rate less that mean), difference_low,
-        difference_high, p_value, and holds among several. A number that there is not
-        is None.
+        difference_high, p_value. Of a category: interaction (in log-odds), interaction_low, interaction_high, p_value,
+        and holds, whether it is real among those of all categories. A number that there is not is None.
         """
         return [self._row(rank, i) for rank, i in enumerate(self.order, start=1)]
 
@@ -202,12 +196,13 @@ class Leaderboard:
                 low, high = usable_probability([span.coef_low[i], span.coef_high[i]], error)
                 row |= {"usable_low": _number(low), "usable_high": _number(high)}
             row |= {"stderr": _number(span.stderr[i]), "win_rate_stderr": _number(span.win_stderr[i])}
-        if (gap := self.difference) is not None:
-            row["difference"] = _number(gap.value[i])
-            row |= {"difference_low": _number(gap.low[i]), "difference_high": _number(gap.high[i])}
-            row["p_value"] = _number(gap.p_value[i])
-            if gap.holds is not None:
-                row["holds"] = bool(gap.holds[i])
+        for name, gap in (("difference", self.difference), ("interaction", self.interaction)):
+            if gap is not None:
+                row[name] = _number(gap.value[i])
+                row |= {f"{name}_low": _number(gap.low[i]), f"{name}_high": _number(gap.high[i])}
+                row["p_value"] = _number(gap.p_value[i])
+                if gap.holds is not None:
+                    row["holds"] = bool(gap.holds[i])
         return row
 
     def to_dict(self) -> dict[str, Any]:
@@ -295,8 +290,8 @@ def aggregate(
         opponents: weight of each opponent in the win rate; default: all others alike.
         groups: (N,) what each prompt belongs to, where prompts come in groups that are alike; None: each is its own.
         blocks: `BLOCKS` for intervals; 0: none.
-        seed: of the intervals.
+        seed: of the blocks, where there are more units than blocks.
     """
     means = PairMeans(family, len(models), blocks)
     means.add(coefs, raw_eta, Blocks(blocks, seed).deal(len(np.asarray(coefs)), groups) if blocks else None)
-    return Leaderboard.from_means(models, means, ungrounded, opponents, seed=seed)
+    return Leaderboard.from_means(models, means, ungrounded, opponents)

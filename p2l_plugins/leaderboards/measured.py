@@ -8,15 +8,9 @@ from typing import Any, Literal
 import numpy as np
 
 from p2l_plugins.errors import ConfigError, DataError
-from p2l_plugins.leaderboards.categories import ALL, FALSE_DISCOVERIES, MAX_CATEGORIES, CategoryBoards
-from p2l_plugins.leaderboards.intervals import (
-    difference,
-    false_discovery,
-    intervals,
-    intervals_of,
-    opponent_weights,
-    relative,
-)
+from p2l_plugins.leaderboards.categories import ALL, MAX_CATEGORIES, CategoryBoards
+from p2l_plugins.leaderboards.interaction import interaction, marked
+from p2l_plugins.leaderboards.intervals import Difference, difference, intervals, intervals_of, opponent_weights
 from p2l_plugins.leaderboards.leaderboard import Leaderboard
 from p2l_plugins.leaderboards.votes_fit import VotesFit, bootstrap, fitted, pair_counts, sandwich, scores_of
 from p2l_plugins.outcomes import BAD, Family, Mask
@@ -163,8 +157,8 @@ def category_boards(
 ) -> CategoryBoards:
     """The leaderboard of all votes and one per category or language.
 
-    A category orders the largest set of models that its votes connect; the others are not in its leaderboard. Its
-    difference is that of the win rates among these models, with the standard error of the sandwich for both together.
+    A category orders the largest set of models that its votes connect; the others are not in its leaderboard. The
+    interaction is that among these models, with the standard error of the sandwich for both leaderboards together.
 
     Args:
         votes: as of `votes_board`.
@@ -180,24 +174,18 @@ def category_boards(
         raise DataError(f"the votes have {len(names)} values of {by!r}; boards by {by} need 2 to {MAX_CATEGORIES}")
     overall, whole = _board(votes, family, method, seed)
     boards: dict[str, Leaderboard] = {}
+    gaps: dict[str, Difference] = {}
     for name in names:
         own = votes.take(labels == name)
         try:
             own = only_connected(own, family, 1, name)
         except DataError:  # of grk, where no answer of a category is bad
             continue
-        board, found = _board(own, family, method, seed)
-        boards[name] = replace(board, difference=_gap(own, found, votes, whole))
+        boards[name], found = _board(own, family, method, seed)
+        gaps[name] = _gap(own, found, votes, whole)
     if len(boards) < 2:
         raise DataError(f"fewer than two values of {by!r} have votes that the outcome model {family} can be fitted to")
-    tests = [gap.p_value for board in boards.values() if (gap := board.difference) is not None]
-    holding = np.split(
-        false_discovery(np.concatenate(tests), FALSE_DISCOVERIES), np.cumsum([len(t) for t in tests])[:-1]
-    )
-    for name, holds in zip(boards, holding, strict=True):
-        gap = boards[name].difference
-        boards[name] = replace(boards[name], difference=gap and replace(gap, holds=holds))
-    return CategoryBoards(overall, boards)
+    return CategoryBoards(overall, {name: replace(boards[name], interaction=gap) for name, gap in marked(gaps).items()})
 
 
 def _labels(votes: Votes, by: str) -> Any:
@@ -206,21 +194,19 @@ def _labels(votes: Votes, by: str) -> Any:
     return np.array(votes.groups if by == "category" else [""] * len(votes.prompts), np.object_)[votes.prompt]
 
 
-def _gap(own: Votes, found: VotesFit, votes: Votes, whole: VotesFit) -> Any:
-    """How the win rates of a category differ from those of all votes, among the category's models."""
+def _gap(own: Votes, found: VotesFit, votes: Votes, whole: VotesFit) -> Difference:
+    """The interaction of a category and its models, from how each prompt's votes move both fits."""
     m = len(own.models)
-    q, apart = opponent_weights(own.models, frozenset()), np.zeros(m, bool)
-    place = [votes.models.index(name) for name in own.models]
-    wide = np.zeros((len(votes.models), len(votes.models)))
-    wide[np.ix_(place, place)] = q
-    value = relative(found.win_rate(found.x, q), apart) - relative(whole.win_rate(whole.x, wide)[place], apart)
-    centre = np.eye(m) - 1.0 / m
-    narrow_slopes = centre @ found.slopes(q) @ found.bread()
-    wide_slopes = centre @ whole.slopes(wide)[place] @ whole.bread()
-    units = len(np.unique(own.prompt))
+    apart, place = np.zeros(m, bool), [votes.models.index(name) for name in own.models]
+    coefs, overall = found.coefs, whole.coefs[place]
+    value = interaction(coefs, overall, apart)
+    units, all_units = len(np.unique(own.prompt)), len(np.unique(votes.prompt))
     if units < 2:
         return difference(ALL, value, None, 0)
+    narrow = found.bread()[:m] * np.sqrt(units / (units - 1))
+    wide = whole.bread()[place] * np.sqrt(all_units / (all_units - 1))
     squares = np.zeros(m)
     for here, there in zip(scores_of(own, found), scores_of(votes, whole), strict=True):
-        squares += ((here @ narrow_slopes.T - there @ wide_slopes.T) ** 2).sum(axis=0)
-    return difference(ALL, value, np.sqrt(squares * units / (units - 1)), units)
+        moved = interaction(coefs + here @ narrow.T, overall + there @ wide.T, apart)
+        squares += ((moved - value) ** 2).sum(axis=0)
+    return difference(ALL, value, np.sqrt(squares), units)

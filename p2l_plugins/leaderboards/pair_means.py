@@ -1,7 +1,7 @@
 """Mean outcome probabilities of every pair of models over prompts, read once: O(M²) numbers, whatever the prompts.
 
-For intervals the prompts are also summed in blocks: a bootstrap that draws blocks instead of prompts needs no prompt
-again. A prompt's block does not depend on its place in the file, so that a sorted file gives the same intervals.
+For intervals the prompts are also summed in blocks: a jackknife that leaves out blocks instead of prompts needs no
+prompt again. A prompt's block does not depend on its place in the file, so that a sorted file gives the same intervals.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from p2l_plugins.outcomes import Array, Family, Floats, Ids, grk_log_theta, has_
 BLOCKS = 128
 
 _CHUNK = 256  # prompts per step of the accumulation: the rows of one step stay in the processor's cache
+_FEW = 4  # models per prompt of a step from which on pairs are not taken one row at a time
 _LIMIT = 300.0  # exp(±300) and products of two are finite in float64
 
 
@@ -97,8 +98,11 @@ class PairMeans:
         for part in parts:
             whole.n += part.n
             whole._raw_eta_sum += part._raw_eta_sum
-            for name in ("counts", "_win", "_bad", "_block_win", "_block_bad", "_coef_sum"):
+            for name in ("counts", "_win", "_bad", "_coef_sum"):
                 getattr(whole, name).__iadd__(getattr(part, name))
+            used = np.flatnonzero(part.counts)  # the others take no memory yet
+            for name in ("_block_win", "_block_bad"):
+                getattr(whole, name)[used] += getattr(part, name)[used]
         return whole
 
     def add(self, coefs: ArrayLike, raw_eta: ArrayLike | None = None, block: Ids | None = None) -> None:
@@ -133,10 +137,34 @@ class PairMeans:
             block = None
         for start in range(0, len(beta), _CHUNK):
             rows = slice(start, start + _CHUNK)
-            self._add_chunk(np.ascontiguousarray(beta[rows].T), raw[rows], None if block is None else block[rows])
+            own = None if block is None else block[rows]
+            if len(beta[rows]) * _FEW < len(self._win):
+                self._add_few(beta[rows], raw[rows], own)
+            else:
+                self._add_chunk(np.ascontiguousarray(beta[rows].T), raw[rows], own)
         self._coef_sum += beta.sum(axis=0)
         self._raw_eta_sum += float(raw.sum())
         self.n += len(beta)
+
+    def _add_few(self, beta: Array, raw: Array, block: Ids | None) -> None:
+        """beta (n, M): prompt by prompt, all pairs at once; for few prompts and many models."""
+        grk = self.family == "grk"
+        phi = np.exp(beta) if grk else np.maximum(np.exp(beta - beta.max(axis=1, keepdims=True)), 1e-300)
+        rest = phi + 1.0 if grk else phi
+        other = np.ones(len(beta))
+        if has_eta(self.family):
+            other = np.exp(np.minimum(grk_log_theta(raw)[0], _LIMIT) if grk else rk_eta(raw))
+        for i, (x, own, y) in enumerate(zip(phi, rest, phi * other[:, None], strict=True)):
+            win = x[:, None] / (own[:, None] + y)
+            np.fill_diagonal(win, 0.0)
+            self._win += win
+            bad = np.triu(1.0 / (own[:, None] + x), 1) if grk else None
+            if bad is not None:
+                self._bad += bad
+            if block is not None:
+                self._block_win[block[i]] += win
+                if bad is not None:
+                    self._block_bad[block[i]] += bad
 
     def _add_chunk(self, beta: Array, raw: Array, block: Ids | None) -> None:
         """beta (M, n): unordered pairs only; one division each for bt, two for rk, three for grk."""
@@ -192,20 +220,14 @@ class PairMeans:
         """A starting point of the fit: means of coefficients and raw_eta."""
         return self._coef_sum / max(self.n, 1), self._raw_eta_sum / max(self.n, 1)
 
-    def resampled(self, weights: Array) -> tuple[Array, Array, Array]:
-        """(win, tie, bad), each (R, M, M): the means when block b counts `weights[r, b]` times; weights (R, B)."""
-        m = len(self._win)
-        prompts = np.maximum(weights @ self.counts, 1e-300)[:, None]
-        light = weights.astype(np.float32)
-
-        def means(blocks: Floats) -> Array:
-            flat: Array = (light @ blocks.reshape(len(blocks), m * m)).astype(np.float64) / prompts
-            return flat.reshape(-1, m, m)
-
-        win = means(self._block_win)
+    def without(self, blocks: Ids) -> tuple[Array, Array, Array]:
+        """(win, tie, bad), each (R, M, M): the means when one of R blocks is left out; some other one holds prompts."""
+        prompts = (self.n - self.counts[blocks])[:, None, None]
+        win = (self._win - self._block_win[blocks]) / prompts
         if self.family != "grk":
-            return win, self._tie(win, np.zeros_like(win)), np.zeros_like(win)
-        bad = means(self._block_bad)
+            nothing = np.zeros_like(win)
+            return win, self._tie(win, nothing), nothing
+        bad = (self._bad - self._block_bad[blocks]) / prompts
         bad += np.swapaxes(bad, 1, 2)
         return win, self._tie(win, bad), bad
 

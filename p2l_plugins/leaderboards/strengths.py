@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from p2l_plugins.leaderboards import strengths_pages
 from p2l_plugins.leaderboards.categories import CategoryBoards, CategoryMeans
 from p2l_plugins.leaderboards.intervals import opponent_weights, relative
 from p2l_plugins.leaderboards.leaderboard import Leaderboard, mean_win_rates
-from p2l_plugins.outcomes import Array, Coefficients, Mask, win_matrix
+from p2l_plugins.outcomes import Array, Coefficients, Mask, win_probability
 from p2l_plugins.prompts import Prompt
 
 _PER_CATEGORY = 2  # example prompts at either end of each category
@@ -134,9 +135,10 @@ class Strengths:
         return self.overall.models[self.index]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: model, n_prompts, `overall` (its row), `categories` by difference, and `prompts` at either end.
+        """JSON-ready: model, n_prompts, `overall` (its row), `categories` by interaction, and `prompts` at either end.
 
-        A difference is that of the win rate less the mean of the comparable models, from the overall leaderboard.
+        A prompt's difference is that of the win rate less the mean of the comparable models, from the overall
+        leaderboard.
         `beats` and `beaten` are the probabilities that the best alternative beats the model and the other way round.
         """
         rows = [self._category(name, board) for name, board in self.found.boards.items()]
@@ -145,7 +147,7 @@ class Strengths:
             "family": self.overall.family,
             "n_prompts": self.overall.n_prompts,
             "overall": self._row(self.overall),
-            "categories": sorted(rows, key=lambda row: -row["difference"]),
+            "categories": sorted(rows, key=lambda row: -row["interaction"]),
             "prompts": self._examples(None),
         }
 
@@ -185,22 +187,27 @@ class Strengths:
         }
 
     def _example(self, example: Example, gain: float) -> dict[str, Any]:
-        win = win_matrix(self.overall.family, example.coefs, example.raw_eta)
-        q = opponent_weights(self.overall.models, self.overall.ungrounded, self.overall.opponents)[self.index]
+        own = example.coefs[self.index]
+        wins = win_probability(self.overall.family, own, example.coefs, example.raw_eta)
+        losses = win_probability(self.overall.family, example.coefs, own, example.raw_eta)
         others = np.where(self._comparable, example.coefs, -np.inf)
         best = int(np.argmax(others))
-        rate = float(win[self.index] @ q)
+        rate = float(wins @ self._opponents)
         return {
             "prompt": example.prompt if isinstance(example.prompt, str) else list(example.prompt),
             "category": example.category,
             "difference": round(gain, 6),
             "win_rate": round(rate, 6),
             "best_alternative": (
-                _duel(self.overall.models[best], win[best, self.index], win[self.index, best])
-                if np.isfinite(others[best])
-                else None
+                _duel(self.overall.models[best], losses[best], wins[best]) if np.isfinite(others[best]) else None
             ),
         }
+
+    @cached_property
+    def _opponents(self) -> Array:
+        """(M,) weights of the model's opponents."""
+        own: Array = opponent_weights(self.overall.models, self.overall.ungrounded, self.overall.opponents)[self.index]
+        return own
 
     @property
     def _comparable(self) -> Mask:

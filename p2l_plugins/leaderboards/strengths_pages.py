@@ -7,12 +7,22 @@ from html import escape
 
 from p2l_plugins.cells import escaped, pipe_table
 from p2l_plugins.leaderboards.html import html_table, page
-from p2l_plugins.leaderboards.tables import Record, between, difference, points, rank_span, share
+from p2l_plugins.leaderboards.tables import (
+    INTERACTION,
+    INTERACTION_NOTE,
+    Record,
+    between,
+    interaction,
+    points,
+    rank_span,
+    share,
+)
 
 _NOTE = (
-    "Differences are points of the win rate, less the mean of the comparable models, from that of all prompts: ties on "
-    "hard prompts make no model look weak. * holds at a false discovery rate of 5 % over all models and "
-    "categories. A single prompt's figures are predictions and have no interval."
+    f"Of a category, {INTERACTION.lower()}: {INTERACTION_NOTE[0].lower()}{INTERACTION_NOTE[1:-1]} of all models and "
+    "categories. Of a prompt: points of the win rate, less the mean of the comparable models, from that of all "
+    "prompts; ties on hard prompts make no model look weak. A single prompt's figures are predictions without an "
+    "interval."
 )
 _MARKDOWN_CHARACTERS, _HTML_CHARACTERS = 300, 2000
 
@@ -60,17 +70,17 @@ def _overall(report: Record) -> str:
 def _extreme(categories: list[Record], key: str) -> list[Record]:
     """The three categories where the model gains, or loses, most."""
     if key == "gains":
-        return [row for row in categories[:3] if row["difference"] > 0]
-    return [row for row in categories[:-4:-1] if row["difference"] < 0]
+        return [row for row in categories[:3] if row["interaction"] > 0]
+    return [row for row in categories[:-4:-1] if row["interaction"] < 0]
 
 
 def _table(categories: list[Record]) -> tuple[list[str], list[list[str]]]:
-    heads = ["category", "prompts", "difference", "rank", "win rate", "best alternative", "it wins", "it loses"]
+    heads = ["category", "prompts", "than peers", "rank", "win rate", "best alternative", "it wins", "it loses"]
     rows = []
     for row in categories:
         best = row["best_alternative"]
         place = f" ({rank_span(row)})" if "rank_low" in row else ""
-        cells = [row["category"], f"{row['n_prompts']:,}", difference(row), f"{row['rank']}{place}", _rate(row)]
+        cells = [row["category"], f"{row['n_prompts']:,}", interaction(row), f"{row['rank']}{place}", _rate(row)]
         duel = [best["model"], share(best["beats"]), share(best["beaten"])] if best else ["–"] * 3
         rows.append(cells + duel)
     return heads, rows

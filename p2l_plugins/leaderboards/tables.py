@@ -13,12 +13,14 @@ Record = dict[str, Any]
 Row = dict[str, Any]
 Column = tuple[str, Callable[[Row], str]]
 
-DIFFERENCES = (
-    "Points of the win rate, less the mean of all models, so that ties on hard prompts make no model look weak. "
-    "* holds at a false discovery rate of 5 % over all cells."
+INTERACTION = "Better or worse than peers"
+INTERACTION_NOTE = (
+    "A model's coefficient (log-odds) on these prompts less what its overall coefficient predicts for them, by the "
+    "line that is fitted to all models: above 0 is better here than models of its overall strength. * holds at a false "
+    "discovery rate of 5 % over all cells."
 )
 #: The row of a model in a category that says nothing of it.
-_NOT_THERE: Row = {"difference": None, "holds": False}
+_NOT_THERE: Row = {"interaction": None, "holds": False}
 UNGROUNDED = (
     "trained on votes that never say 'both bad' and shared with no other data: comparable among themselves only"
 )
@@ -93,11 +95,9 @@ def between(row: Row, key: str) -> str:
     return "" if low is None or high is None else f" ({100 * low:.1f}–{100 * high:.1f})"
 
 
-def difference(row: Row, interval: bool = True) -> str:
-    """A row's difference in points, with its interval; a star where it holds among all that were tested."""
-    if row["difference"] is None:
-        return "–"
-    return points(row["difference"]) + (difference_span(row) if interval else "") + (" *" if row.get("holds") else "")
+def difference(row: Row) -> str:
+    """A row's difference of win rates in points, with its interval."""
+    return "–" if row["difference"] is None else points(row["difference"]) + difference_span(row)
 
 
 def difference_span(row: Row) -> str:
@@ -106,19 +106,33 @@ def difference_span(row: Row) -> str:
     return "" if low is None else f" ({points(low)} … {points(high)})"
 
 
+def interaction(row: Row, interval: bool = True) -> str:
+    """A row's interaction in log-odds; a star where it holds among all that were tested."""
+    if row["interaction"] is None:
+        return "–"
+    span = interaction_span(row) if interval else ""
+    return f"{row['interaction']:+.2f}{span}" + (" *" if row.get("holds") else "")
+
+
+def interaction_span(row: Row) -> str:
+    """The interval of a row's interaction."""
+    low, high = row["interaction_low"], row["interaction_high"]
+    return "" if low is None else f" ({low:+.2f} … {high:+.2f})"
+
+
 def points(difference: float) -> str:
     """A difference of two shares, in points."""
     return f"{100 * difference:+.1f}"
 
 
 def category_tables(boards: Record, top: int | None) -> str:
-    """The overall table, that of the differences, and one table per category."""
-    cells = ([model, *(difference(row, interval=False) for row in rows)] for model, rows in by_category(boards, top))
+    """The overall table, that of the interactions, and one table per category."""
+    cells = ([model, *(interaction(row, interval=False) for row in rows)] for model, rows in by_category(boards, top))
     parts = [
         f"## All prompts ({boards['n_prompts']})",
         markdown_table(boards, top),
-        "## Difference of the win rate from all prompts",
-        DIFFERENCES,
+        f"## {INTERACTION}",
+        INTERACTION_NOTE,
         pipe_table(["model", *boards["categories"]], cells),
     ]
     for name, board in boards["categories"].items():

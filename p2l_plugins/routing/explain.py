@@ -67,12 +67,14 @@ def explain(
     multiplier: float | None = None,
     support: Mapping[str, Support] | None = None,
 ) -> dict[str, Any]:
-    """Applies a rule to one prompt, and says what it was decided from.
+    """Applies a rule to one prompt, or to several that get one answer, and says what it was decided from.
+
+    Values, costs and coefficients of several prompts are their means.
 
     Args:
-        scores: of the prompt, (1, M).
+        scores: of the prompts, (N, M).
         names: the candidates, by name or alias.
-        price: (len(names),) USD per request of each.
+        price: (len(names),) USD per request of each, or (N, len(names)).
         rule: `best`, `cap`, `lp` or `paced`.
         budget: USD per request, for all but `best`.
         objective: `win_rate`, or `usable` (grk only).
@@ -95,16 +97,21 @@ def explain(
     if opponents is not None:
         rows = columns + [scores.index(name) for name in opponents]
         weights = [0.0] * len(columns) + list(opponents.values())
-    coefs = scores.coefs[0, rows].astype(np.float64)
-    raw_eta = None if scores.raw_eta is None else scores.raw_eta[0]
+    every = scores.coefs[:, rows].astype(np.float64)
     known = {scores.index(name): one for name, one in (support or {}).items()}
     errors = level_errors(known, rows)
-    value = policies.values(objective, scores.family, coefs, raw_eta, weights, errors)[: len(columns)]
+    etas = [None] * len(every) if scores.raw_eta is None else list(scores.raw_eta)
+    each = [
+        policies.values(objective, scores.family, own, eta, weights, errors)
+        for own, eta in zip(every, etas, strict=True)
+    ]
+    value = np.mean(each, axis=0)[: len(columns)]
+    coefs, price = every.mean(axis=0), np.atleast_2d(price).mean(axis=0)
     if rule == "paced" and multiplier is None and budget is not None:
         multiplier = policies.first_multiplier(value, price, budget) or 0.0
     choice = policies.decide(rule, value, price, budget, multiplier)
     share = choice.probabilities(len(columns))
-    win = win_matrix(scores.family, coefs, raw_eta)
+    win = sum(win_matrix(scores.family, own, eta) for own, eta in zip(every, etas, strict=True)) / len(every)
     win_rate = policies.policy_win_rate(np.append(share, np.zeros(len(rows) - len(columns))), win, weights)
     coefficient = policies.policy_coefficient(win_rate, coefs, weights)
     return {

@@ -78,6 +78,7 @@ def score_to_file(
         "input_sha256": found.digest,
         "format": output.suffix,
         "chunk": [chunk, CHUNK_CHARACTERS],
+        "prompt_field": prompts.field,
     }
     if resume and (folder / STATE).is_file():
         _check_state(folder, state)
@@ -86,7 +87,7 @@ def score_to_file(
         folder.mkdir()
         (folder / STATE).write_text(json.dumps(state), encoding="utf-8")
     done = sum(1 for _ in folder.glob("*.part"))  # they are written in order
-    texts = (rows["prompt"] for rows in prompts.chunks(chunk))
+    texts = (rows[prompts.field] for rows in prompts.chunks(chunk))
     for prompts_done in map(len, itertools.islice(texts, done)):
         if progress is not None:
             progress(prompts_done)

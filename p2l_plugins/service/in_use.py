@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
+from p2l_plugins.leaderboards.leaderboard import Leaderboard
 from p2l_plugins.prompts import Turns
 from p2l_plugins.scoring.flights import Flights, Scored
 from p2l_plugins.scoring.scorer import P2L, Scores
@@ -23,7 +23,7 @@ class InUse:
         overall: the board that others are compared with; None until it is made.
     """
 
-    def __init__(self, p2l: P2L, flights: Flights, users: Users | None, overall: dict[str, Any] | None = None) -> None:
+    def __init__(self, p2l: P2L, flights: Flights, users: Users | None, overall: Leaderboard | None = None) -> None:
         self.p2l, self.flights, self.users, self.overall = p2l, flights, users, overall
         self._requests = 0
         self._ended = asyncio.Event()

@@ -140,9 +140,12 @@ class CostsResponse(BaseModel):
 
 
 class RouteRequest(_Request):
-    """A prompt, and between which models to choose how."""
+    """A prompt or several, and between which models to choose how."""
 
-    prompt: Prompt
+    prompt: Prompt | None = None
+    prompts: Prompts | None = Field(
+        default=None, description="in place of prompt: several that one choice is made for, by means over them"
+    )
     costs: Costs | None = Field(default=None, description="of the candidates; null: those the service was started with")
     rule: RuleName = Field(
         default="best", description="cap: budget for each request; lp: for the mean; paced: highest value − λ cost"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Sequence
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 import pydantic_core
@@ -137,7 +138,10 @@ async def costs(service: Serving) -> Response:
 
 @api.post("/v1/route", response_model=models.RouteResponse)
 async def route(asked: models.RouteRequest, request: Request, service: Serving, in_use: Using) -> Response:
-    """Which model answers a prompt under a rule, and why."""
+    """Which model answers a prompt under a rule, or which one answers all of several, and why."""
+    step = service.settings.max_batch
+    if (asked.prompt is None) == (asked.prompts is None):
+        raise HTTPException(422, "give prompt, or prompts: one of the two")
     table = service.settings.costs
     if asked.costs is not None:
         table = {
@@ -146,11 +150,12 @@ async def route(asked: models.RouteRequest, request: Request, service: Serving, 
         }
     if table is None:
         raise ConfigError("there are no costs: give costs in the request, or start the service with --costs")
-    prompts = _turns([asked.prompt], 1)
-    tokens = explain.estimated_input_tokens(sum(map(text_bytes, prompts[0])))
+    prompts = _turns([asked.prompt] if asked.prompt is not None else asked.prompts or [], BOARD_BATCHES * step)
+    tokens = [explain.estimated_input_tokens(sum(map(text_bytes, turns))) for turns in prompts]
     price = explain.request_costs(table, "costs", tokens, asked.output_tokens)
-    scored = await _unless_left(request, in_use.scores(prompts, 1))
-    decision = explain.explain(
+    scored = await _unless_left(request, in_use.scores(prompts, step))
+    decided = partial(
+        explain.explain,
         scored,
         list(table),
         price,
@@ -161,6 +166,7 @@ async def route(asked: models.RouteRequest, request: Request, service: Serving, 
         asked.multiplier,
         in_use.p2l.support,
     )
+    decision = decided() if len(prompts) == 1 else await asyncio.to_thread(decided)
     return _json({"fingerprint": in_use.p2l.fingerprint, **decision})
 
 
@@ -184,7 +190,7 @@ async def overall(service: Serving, in_use: Using) -> Response:
         raise HTTPException(404, "there is no overall board: the service was started without prompts for it")
     if in_use.overall is None:
         raise NotReady("the overall board is being made")
-    return _json(_named(in_use, in_use.overall))
+    return _json(_named(in_use, in_use.overall.to_dict()))
 
 
 @api.post(

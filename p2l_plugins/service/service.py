@@ -9,10 +9,11 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from p2l_plugins.cache.tiered import TieredCache
 from p2l_plugins.errors import P2LError
+from p2l_plugins.leaderboards.leaderboard import Leaderboard
 from p2l_plugins.prompts import Turns
 from p2l_plugins.routing.explain import request_costs
 from p2l_plugins.scoring.changes import LOOK_S, Changes
@@ -25,6 +26,8 @@ from p2l_plugins.service.settings import ServiceSettings
 from p2l_plugins.service.users import Allowance, Users
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 #: Leaderboards that may be computed or wait for it; each takes a processor for milliseconds to seconds.
 MAX_BOARDS = 16
@@ -155,7 +158,7 @@ class Service:
             changes.check()
             new = self._in_use(cache)
             if self.settings.overall:  # whoever asks for it must not wait
-                new.overall = new.p2l.score_turns(self.settings.overall).leaderboard().to_dict()
+                new.overall = new.p2l.score_turns(self.settings.overall).leaderboard()
         except Exception as error:  # as at the first load
             metrics.SWAPS.labels("refused").inc()
             if str(error) != self._said:
@@ -190,23 +193,34 @@ class Service:
         try:
             if self.settings.overall:
                 with first.held():
-                    first.overall = await self.leaderboard(first, self.settings.overall, step=8)  # lets others between
+                    prompts, step = self.settings.overall, 8  # lets others between
+                    first.overall = await self._of_board(first, prompts, step, lambda board: board)
         except P2LError as error:
             log.warning("there is no overall board to compare with: %s", error)
 
     async def leaderboard(self, in_use: InUse, prompts: Sequence[Turns], step: int) -> dict[str, Any]:
-        """The leaderboard of prompts, computed in a thread.
+        """The leaderboard of prompts, with the interaction where there is an overall board, computed in a thread.
 
         Raises:
             Busy: too many boards wait, or as `Flights.score`.
         """
+
+        def record(board: Leaderboard) -> dict[str, Any]:
+            overall = in_use.overall
+            return (board if overall is None else board.among_peers(overall, "overall board")).to_dict()
+
+        return await self._of_board(in_use, prompts, step, record)
+
+    async def _of_board(
+        self, in_use: InUse, prompts: Sequence[Turns], step: int, made: Callable[[Leaderboard], Result]
+    ) -> Result:
         if self._boards_waiting >= MAX_BOARDS:
             raise Busy(f"{MAX_BOARDS} leaderboards wait")
         self._boards_waiting += 1
         try:
             scores = await in_use.scores(prompts, step)
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._boards, lambda: scores.leaderboard().to_dict())
+            return await loop.run_in_executor(self._boards, lambda: made(scores.leaderboard()))
         finally:
             self._boards_waiting -= 1
 

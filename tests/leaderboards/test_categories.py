@@ -7,6 +7,7 @@ import pytest
 
 from p2l_plugins.errors import DataError, P2LError
 from p2l_plugins.leaderboards.categories import MAX_CATEGORIES, CategoryMeans
+from p2l_plugins.leaderboards.interaction import interaction
 from p2l_plugins.leaderboards.leaderboard import aggregate
 
 MODELS = tuple("abcdef")
@@ -21,35 +22,59 @@ def boards(coefs, labels, family="bt", raw_eta=None, groups=None, pieces=1, **op
 
 
 def with_a_specialist(seed=0, n=400):
-    """Model a is better by 1 on mathematics, which is a quarter of the prompts."""
+    """Model a, of a middling level, is better by 1 on mathematics, which is a quarter of the prompts."""
     rng = np.random.default_rng(seed)
     labels = [("maths", "law", "code", "chat")[i % 4] for i in range(n)]
-    coefs = rng.normal(size=(n, 6))
+    coefs = rng.normal([0.0, -2.0, -1.0, 0.2, 1.0, 2.0], size=(n, 6))
     coefs[::4, 0] += 1.0
     return coefs, labels
 
 
 @pytest.fixture(scope="module")
 def truth():
-    """The difference on mathematics over very many prompts."""
-    return boards(*with_a_specialist(10**6, 200_000), replicates=2).boards["maths"].difference.value
+    """The interaction on mathematics over very many prompts."""
+    return boards(*with_a_specialist(10**6, 200_000)).boards["maths"].interaction.value
 
 
 def test_the_specialist_stands_out_in_its_category():
     found = boards(*with_a_specialist())
     assert list(found.boards) == ["chat", "code", "law", "maths"]
-    gap = found.boards["maths"].difference
+    gap = found.boards["maths"].interaction
     assert gap.holds[0]
-    assert gap.value[0] == max(np.abs(board.difference.value).max() for board in found.boards.values())
+    assert gap.value[0] == max(np.abs(board.interaction.value).max() for board in found.boards.values())
 
 
-def test_differences_of_the_categories_cancel_over_all_prompts():
-    """No category board stands out only because its prompts are more alike than all together."""
-    coefs, labels = with_a_specialist()
+def test_prompts_that_tell_all_models_further_apart_make_no_model_stand_out():
+    """The same order on a wider scale, and prompts that are easy or hard for all, are no interaction."""
+    rng = np.random.default_rng(0)
+    coefs = np.linspace(-1, 1, 6) + 0.01 * rng.normal(size=(400, 6))
+    labels = ["near", "far"] * 200
     coefs[1::2] *= 3
-    found = boards(coefs, labels)
-    total = sum(board.n_prompts * board.difference.value for board in found.boards.values())
-    np.testing.assert_allclose(total, 0, atol=1e-6)
+    coefs[1::2] -= 2
+    found = boards(coefs, labels, "grk", np.zeros(400))
+    near, far = found.boards["near"], found.boards["far"]
+    assert np.ptp(far.coefs) > 2.5 * np.ptp(near.coefs)
+    assert far.coefs.mean() < near.coefs.mean() - 1.5
+    for board in (near, far):
+        assert np.abs(board.interaction.value).max() < 0.08 * np.ptp(board.coefs)
+    coefs[1::2, 2] += 1.0
+    better = boards(coefs, labels, "grk", np.zeros(400)).boards["far"].interaction
+    assert better.value.argmax() == 2
+    assert better.holds[2]
+
+
+@pytest.mark.parametrize("shape", [(9,), (4, 9)])
+def test_the_interaction_is_what_a_line_leaves_over(shape):
+    """Against numpy's least squares: an intercept for either kind of models, one slope."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, *shape))
+    apart = np.arange(9) >= 6
+    found = interaction(y, x, apart)
+    for own, x_row, y_row in zip(np.atleast_2d(found), np.atleast_2d(x), np.atleast_2d(y), strict=True):
+        design = np.column_stack([apart, ~apart, x_row]).astype(float)
+        fitted = design @ np.linalg.lstsq(design, y_row, rcond=None)[0]
+        np.testing.assert_allclose(own, y_row - fitted, atol=1e-12)
+    np.testing.assert_array_equal(interaction(np.ones(9), np.zeros(9), apart), 0)
 
 
 def test_where_no_category_differs_marks_are_rare():
@@ -57,16 +82,16 @@ def test_where_no_category_differs_marks_are_rare():
     marked = 0
     for seed in range(60):
         rng = np.random.default_rng(seed)
-        found = boards(rng.normal(size=(160, 6)), list("abcd" * 40), replicates=100)
-        marked += any(board.difference.holds.any() for board in found.boards.values())
+        found = boards(rng.normal(size=(160, 6)), list("abcd" * 40))
+        marked += any(board.interaction.holds.any() for board in found.boards.values())
     assert marked <= 6  # 60 runs at 5 %: more than 6 have a probability of 3 %
 
 
 def test_intervals_of_the_differences_cover(truth):
     hits = []
     for seed in range(120):
-        found = boards(*with_a_specialist(seed, 200), replicates=100)
-        gap = found.boards["maths"].difference
+        found = boards(*with_a_specialist(seed, 200))
+        gap = found.boards["maths"].interaction
         hits.append((gap.low <= truth) & (truth <= gap.high))
     assert np.mean(hits) >= 0.93
 
@@ -112,11 +137,11 @@ def test_wider_categories_are_unions():
 def test_a_category_of_one_prompt_has_no_interval_and_is_never_marked():
     rng = np.random.default_rng(0)
     found = boards(rng.normal(size=(41, 6)), ["many"] * 40 + ["one"])
-    gap = found.boards["one"].difference
+    gap = found.boards["one"].interaction
     assert np.isnan(gap.low).all()
     assert not gap.holds.any()
     rows = json.loads(found.to_json())["categories"]["one"]["leaderboard"]
-    assert rows[0]["difference_low"] is None
+    assert rows[0]["interaction_low"] is None
     assert "coef_low" not in rows[0]
 
 

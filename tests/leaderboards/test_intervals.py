@@ -5,16 +5,15 @@ import pytest
 from scipy import stats
 
 from p2l_plugins.errors import BundleError, P2LError
-from p2l_plugins.leaderboards.fit import cholesky_solve, fit, gradients, targets
+from p2l_plugins.leaderboards.fit import cholesky_solve, gradients, targets
 from p2l_plugins.leaderboards.intervals import (
-    bootstrap_weights,
     false_discovery,
     opponent_weights,
-    refit,
     relative,
     student_t_quantile,
     student_t_tail,
 )
+from p2l_plugins.leaderboards.jackknife import left_out
 from p2l_plugins.leaderboards.leaderboard import Leaderboard, aggregate
 from p2l_plugins.leaderboards.pair_means import BLOCKS, Blocks, PairMeans
 from p2l_plugins.outcomes import FAMILIES, has_eta, negative_log_likelihood
@@ -105,16 +104,31 @@ def test_gradients_are_those_of_the_likelihood(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("n", [12, 60])
-def test_the_quick_refits_are_the_full_ones(family, n):
+@pytest.mark.parametrize("n", [2, 12, 60])
+def test_the_quick_fits_without_a_prompt_are_the_full_ones(family, n):
+    coefs, raw_eta = simulated(family, n, 0)
+    whole = aggregate(MODELS, family, coefs, raw_eta)
     means = means_of(family, n)
-    coefs, raw_eta = fit(family, means.win, means.tie, means.bad, means.start())
-    weights = bootstrap_weights(means.counts, 40)
-    quick = refit(means, coefs, raw_eta, weights, opponent_weights(MODELS, frozenset())).coefs
-    win, tie, bad = means.resampled(weights)
-    full = np.array([fit(family, win[i], tie[i], bad[i], means.start())[0] for i in range(40)])
-    assert np.abs(quick - full).max() < 0.2 * full.std(axis=0).min()
-    np.testing.assert_allclose(quick.std(axis=0), full.std(axis=0), rtol=0.03)
+    moves = left_out(means, whole.coefs, whole.raw_eta, opponent_weights(MODELS, frozenset()))
+    others = [np.delete(np.arange(n), i) for i in range(n)]
+    boards = [aggregate(MODELS, family, coefs[i], None if raw_eta is None else raw_eta[i]) for i in others]
+    scale = np.sqrt((n - 1) / n)
+    full = scale * np.array([board.coefs - whole.coefs for board in boards])
+    assert moves.units == n
+    assert not moves.coefs[n:].any()
+    assert np.abs(moves.coefs[:n] - full).max() < 0.1 * np.abs(full).max()
+    np.testing.assert_allclose((moves.coefs**2).sum(axis=0), (full**2).sum(axis=0), rtol=0.1)
+    rates = scale * np.array([board.win_rate - whole.win_rate for board in boards])
+    np.testing.assert_allclose(moves.win_rate[:n], rates, atol=1e-6)
+
+
+def test_the_errors_of_means_are_those_of_students_t():
+    """Where the fit is a mean, leaving out one prompt gives the usual standard error: here that of log odds of two."""
+    level = 0.01 * np.random.default_rng(0).normal(size=40)
+    found = aggregate(("a", "b"), "bt", np.stack([level, -level], axis=1), blocks=BLOCKS)
+    t = stats.t.ppf(0.975, 39)
+    spread = t * level.std(ddof=1) / np.sqrt(40)
+    assert found.intervals.coef_high[0] - found.coefs[0] == pytest.approx(spread, rel=1e-3)
 
 
 def test_solving_by_the_cholesky_factor():
@@ -128,11 +142,32 @@ def test_solving_by_the_cholesky_factor():
         np.testing.assert_allclose(cholesky_solve(factor, right[:, 0]), np.linalg.solve(matrix, right[:, 0]), atol=1e-9)
 
 
-def test_drawing_every_block_once_gives_back_the_means():
-    means = means_of("grk", 500)
-    assert means.counts.sum() == 500
-    for drawn, whole in zip(means.resampled(np.ones((1, BLOCKS))), (means.win, means.tie, means.bad), strict=True):
-        np.testing.assert_allclose(drawn[0], whole, atol=1e-6)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_means_without_a_block_are_those_of_the_other_prompts(family):
+    coefs, raw_eta = simulated(family, 90, 0)
+    blocks, means = np.arange(90) % 7, PairMeans(family, len(MODELS), 8)
+    means.add(coefs, raw_eta, blocks)
+    others, rest = blocks != 3, PairMeans(family, len(MODELS))
+    rest.add(coefs[others], None if raw_eta is None else raw_eta[others])
+    for left, own in zip(means.without(np.array([3])), (rest.win, rest.tie, rest.bad), strict=True):
+        np.testing.assert_allclose(left[0], own, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prompt_by_prompt_or_pair_by_pair_the_means_are_the_same(family):
+    """A few prompts of many models are added prompt by prompt, many pair by pair."""
+    names = [str(i) for i in range(40)]
+    rng = np.random.default_rng(0)
+    coefs, raw_eta = 3 * rng.normal(size=(60, 40)), rng.normal(size=60) + (10 if family == "rk" else 0)
+    blocks = Blocks(16).deal(60)
+    whole, pieces = PairMeans(family, len(names), 16), PairMeans(family, len(names), 16)
+    whole.add(coefs, raw_eta, blocks)
+    for start in range(0, 60, 5):
+        rows = slice(start, start + 5)
+        pieces.add(coefs[rows], raw_eta[rows], blocks[rows])
+    for one, other in zip(whole.without(np.arange(16)), pieces.without(np.arange(16)), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    np.testing.assert_allclose(whole.win, pieces.win, atol=1e-12)
 
 
 def test_a_sorted_file_has_the_intervals_of_a_shuffled_one():

@@ -78,11 +78,11 @@ def test_the_best_alternative_is_the_best_other_model(p2l, scored, report):
 
 
 def test_categories_stand_from_gain_to_loss_with_their_examples(report):
-    gaps = [row["difference"] for row in report["categories"]]
+    gaps = [row["interaction"] for row in report["categories"]]
     assert gaps == sorted(gaps, reverse=True)
     assert len(gaps) == 8
     for row in report["categories"]:
-        assert row["difference_low"] < row["difference"] < row["difference_high"]
+        assert row["interaction_low"] < row["interaction"] < row["interaction_high"]
         for example in [*row["prompts"]["gains"], *row["prompts"]["losses"]]:
             assert example["category"] == row["category"]
 

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
 import math
+import tomllib
+from importlib.metadata import metadata, version
+from pathlib import Path
 
 import pytest
 from lm_eval import evaluate
 from lm_eval.api.instance import Instance
+from packaging.requirements import Requirement
 
 from lmeval_task.model import P2LModel
 from lmeval_task.source import load_source
 from p2l_plugins.errors import BundleError, ConfigError, P2LError
 from p2l_plugins.outcomes import win_probability
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def request(prompt: str, continuation: str) -> Instance:
@@ -56,3 +62,12 @@ def test_other_requests_are_refused_with_a_sentence(bundles):
         model.generate_until([])
     with pytest.raises(ConfigError, match="no likelihood of a text"):
         model.loglikelihood_rolling([])
+
+
+def test_the_extra_asks_for_what_lm_eval_needs_to_call_models_behind_an_api():
+    """lm-eval's own extra `api` is asked for, whatever packages it means in the version that is installed."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    asked = next(one for one in map(Requirement, extras["eval"]) if one.name == "lm-eval")
+    assert asked.extras == {"api"}
+    assert metadata("lm_eval").get_all("Provides-Extra").count("api") == 1
+    assert asked.specifier.contains(version("lm_eval"))

@@ -139,7 +139,7 @@ def test_the_lines_and_the_copy_of_the_configuration_route_with_the_bundle(topic
     for part in (
         "## Leaderboard",
         "## Routed score",
-        "## Strengths: win rate",
+        "## Better or worse than peers",
         "## Learning curve",
         "## Score against",
     ):

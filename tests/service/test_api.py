@@ -5,11 +5,14 @@ import json
 import httpx
 import numpy as np
 import pytest
-from helpers.serving import PRICES, as_family, in_thread
+from helpers.serving import PRICES, as_family, in_thread, until
 from typer.testing import CliRunner
 
 from p2l_plugins.cli import app as cli
+from p2l_plugins.files.prompts import read_prompts
+from p2l_plugins.leaderboards.interaction import interaction
 from p2l_plugins.outcomes import rk_eta
+from p2l_plugins.scoring.scorer import EVERYDAY
 from p2l_plugins.service.app import create_app
 from p2l_plugins.service.settings import ServiceSettings
 
@@ -125,10 +128,42 @@ def test_route_takes_costs_and_opponents_of_the_request(client, p2l):
     assert usable["models"][0]["value"] == pytest.approx(1 / (1 + np.exp(-usable["models"][0]["coef"])), abs=1e-5)
 
 
+def test_route_of_several_prompts_is_that_of_their_means(client):
+    prompts = ["hi", "Prove that √2 is irrational. " * 20, ["Write a haiku", "and in French"]]
+    each = [client.post("/v1/route", json={"prompt": prompt}).json()["models"] for prompt in prompts]
+    answer = client.post("/v1/route", json={"prompts": prompts}).json()
+    for row in answer["models"]:
+        own = [next(other for other in models if other["model"] == row["model"]) for models in each]
+        for key in ("value", "cost", "coef"):
+            assert row[key] == pytest.approx(np.mean([other[key] for other in own]), rel=1e-4)
+    best = answer["models"][0]
+    assert answer["choice"] == {best["model"]: 1.0}
+    assert answer["win_rate"] == pytest.approx(best["value"], abs=1e-6)
+    for wrong in ({}, {"prompt": "hi", "prompts": ["hi"]}):
+        refused = client.post("/v1/route", json=wrong)
+        assert refused.status_code == 422
+        assert refused.json()["detail"] == "give prompt, or prompts: one of the two"
+
+
+def test_a_leaderboard_says_who_is_better_than_their_peers(client, p2l):
+    prompts = ["Write a haiku", "Solve x² = 2", "Translate 'cat' into German"]
+    until(lambda: client.get("/v1/overall").status_code == 200)
+    overall = {row["model"]: row["coef"] for row in client.get("/v1/overall").json()["leaderboard"]}
+    rows = client.post("/v1/leaderboard", json={"prompts": prompts}).json()["leaderboard"]
+    apart = np.array([row.get("grounded") is False for row in rows])
+    own, wide = np.array([row["coef"] for row in rows]), np.array([overall[row["model"]] for row in rows])
+    expected = interaction(own, wide, apart)
+    np.testing.assert_allclose([row["interaction"] for row in rows], expected, atol=1e-4)
+    assert all(row["interaction_low"] < row["interaction"] < row["interaction_high"] for row in rows)
+    alone = client.post("/v1/leaderboard", json={"prompts": ["hi"]}).json()["leaderboard"]
+    assert {row["interaction_low"] for row in alone} == {None}  # a single prompt has no interval
+
+
 def test_a_leaderboard_is_that_of_the_scores(client, p2l):
     prompts = ["Write a haiku", "Solve x² = 2", "Translate 'cat' into German"]
     answer = client.post("/v1/leaderboard", json={"prompts": prompts}).json()
-    expected = p2l.score(prompts).leaderboard().to_dict()
+    everyday = p2l.score(read_prompts(EVERYDAY)[0]).leaderboard()
+    expected = p2l.score(prompts).leaderboard().among_peers(everyday, "overall board").to_dict()
     assert answer == {"bundle": "starter", "fingerprint": p2l.fingerprint, **json.loads(json.dumps(expected))}
     overall = client.get("/v1/overall").json()
     assert overall["n_prompts"] == 32

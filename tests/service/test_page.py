@@ -1,5 +1,6 @@
 """The page in headless Chromium, as a person uses it: typing, sliding, dropping a file, with the keyboard alone."""
 
+import itertools
 import json
 
 import httpx
@@ -92,18 +93,115 @@ def decide(service, prompt, **more):
     return httpx.post(f"{service.url}/v1/route", json={"prompt": prompt, **more}).json()
 
 
-def test_the_difference_from_the_overall_board_is_shown(open_page, service):
+def board_of(service, *prompts):
+    return httpx.post(f"{service.url}/v1/leaderboard", json={"prompts": prompts}, timeout=60).json()["leaderboard"]
+
+
+def test_arrows_compare_ranks_with_the_overall_board(open_page, service):
+    page = open_page()
+    ask(page)
+    page.locator("#legend-overall").wait_for()
+    before = {row["model"]: row["rank"] for row in httpx.get(f"{service.url}/v1/overall").json()["leaderboard"]}
+    moved = [before[row["model"]] - row["rank"] for row in board_of(service, PROMPT)[:25]]
+    assert any(m > 0 for m in moved)
+    assert any(m < 0 for m in moved)
+    shown = page.locator("#board .row .change").all_inner_texts()
+    assert shown == ["=" if m == 0 else f"{'▲' if m > 0 else '▼'} {abs(m)}" for m in moved]
+
+
+def test_who_is_better_here_than_their_peers(open_page, service):
     page = open_page()
     ask(page)
     page.locator("#legend-overall").wait_for()
     page.locator("#order").select_option("gain")
+    now = [row for row in board_of(service, PROMPT) if row.get("grounded", True)]
+    best = max(now, key=lambda row: row["interaction"])
     first = page.locator("#board .row").first
-    before = {row["model"]: row for row in httpx.get(f"{service.url}/v1/overall").json()["leaderboard"]}
-    now = httpx.post(f"{service.url}/v1/leaderboard", json={"prompts": [PROMPT]}).json()["leaderboard"]
-    best = max(now, key=lambda row: row["win_rate"] - before[row["model"]]["win_rate"])
-    gain = 100 * (best["win_rate"] - before[best["model"]]["win_rate"])
-    assert first.locator(".name").inner_text() == best["model"]
-    assert f"{abs(gain):.1f}" in first.locator(".change").inner_text()
+    assert first.locator(".name").inner_text().removesuffix(" ‡") == best["model"]
+    assert first.locator(".change").inner_text() == f"+{best['interaction']:.2f}"
+    assert "against models of its overall strength" in first.get_attribute("title")
+    assert "Log-odds above" in page.locator("#board-note").inner_text()
+
+
+def test_every_point_of_the_curve_has_a_name_on_hover_and_on_focus(open_page, service):
+    page = open_page()
+    ask(page)
+    models = sorted(decide(service, PROMPT)["models"], key=lambda row: row["cost"])
+    for dot in page.locator("#curve .dot").all():
+        dot.scroll_into_view_if_needed()
+        box = dot.bounding_box()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        assert page.locator(".point").inner_text() == dot.get_attribute("aria-label")
+    page.mouse.move(0, 0)
+    assert page.locator(".point").is_hidden()
+    page.locator("#budget").focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Home")
+    for row in models:
+        assert page.locator(".point").inner_text().startswith(f"{row['model']}: {100 * row['value']:.1f}%, $")
+        page.keyboard.press("ArrowRight")
+    page.keyboard.press("Tab")
+    assert page.locator(".point").is_hidden()
+
+
+STRUCK = """() => {
+  const line = document.querySelector('#curve .limit').getBoundingClientRect();
+  const struck = (box) => box.left < line.right && box.right > line.left;
+  const names = [...document.querySelectorAll('#curve .name')];
+  return names.filter((name) => struck(name.getBoundingClientRect())).map((name) => name.textContent);
+}"""
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_budget_s_line_goes_through_no_name(open_page, width):
+    page = open_page(width=width)
+    ask(page)
+    seen = 0
+    for position in range(0, 1001, 20):
+        slide(page, position)
+        assert page.evaluate(STRUCK) == []
+        seen += page.locator("#curve .name").count()
+    assert seen > 51  # more than one name on average
+
+
+def test_arrow_keys_move_the_budget_by_a_step_that_can_be_seen(open_page):
+    page = open_page()
+    ask(page)
+    page.locator("#budget").focus()
+    text = page.locator("#budget-text")
+    for key, position in (("ArrowRight", 525), ("ArrowUp", 550), ("ArrowLeft", 525), ("PageDown", 425)):
+        before = text.inner_text()
+        page.keyboard.press(key)
+        assert page.locator("#budget").input_value() == str(position)
+        assert text.inner_text() != before
+
+
+def test_on_a_narrow_screen_the_answer_comes_before_the_board_and_long_names_have_a_tooltip(open_page):
+    page = open_page(width=360, height=780)
+    ask(page)
+    tops = [page.locator(part).bounding_box()["y"] for part in ("#drop", "#decision", "#curve", "#board-title")]
+    assert tops == sorted(tops)
+    cut = "(all) => all.filter((one) => one.scrollWidth > one.clientWidth).map((one) => [one.textContent, one.title])"
+    names = page.locator("#board .name").evaluate_all(cut)
+    assert names
+    assert all(title.startswith(f"{name.removesuffix(' ‡')}: ") for name, title in names)
+
+
+@pytest.mark.parametrize("objective", ["win_rate", "usable"])
+@pytest.mark.parametrize("rule", ["cap", "lp"])
+def test_the_page_decides_as_the_service_does(parsing, service, rule, objective):
+    whole = decide(service, PROMPT, objective=objective)
+    costs = sorted(row["cost"] for row in whole["models"])
+    budgets = [*costs, *((a + b) / 2 for a, b in itertools.pairwise(costs))]
+    script = """async ([whole, rule, budgets]) => {
+      const { decide } = await import('/page/curve.js');
+      return budgets.map((budget) => decide(whole, rule, budget));
+    }"""
+    for budget, ours in zip(budgets, parsing.evaluate(script, [whole, rule, budgets]), strict=True):
+        theirs = decide(service, PROMPT, rule=rule, budget=budget, objective=objective)
+        assert ours["choice"] == pytest.approx(theirs["choice"], abs=1e-6)
+        assert ours["value"] == pytest.approx(theirs["value"], abs=1e-5)
+        assert ours["expected_cost"] == pytest.approx(theirs["expected_cost"], rel=1e-9)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -151,12 +249,18 @@ def test_a_file_of_prompts_gets_intervals_and_its_text_stays_text(open_page, ser
     page.locator("#file").set_input_files(path)
     page.get_by_role("heading", name="Leaderboard of 3 prompts").wait_for()
     assert page.locator("#board .range").count() > 10
-    assert nasty in page.locator("#which option").first.text_content()
-    assert page.locator("#which option").count() == 3
+    assert nasty in page.locator("#which option").nth(1).text_content()
+    assert page.locator("#which option").count() == 4
+    page.get_by_role("heading", name="Which model for these 3 prompts?").wait_for()
+    prompts = [nasty, ["hi", "and then?"], "Write a haiku"]
+    costs = [row["cost"] for row in decide(service, None, prompts=prompts)["models"]]
+    slide(page, 1000)
+    choice = decide(service, None, prompts=prompts, rule="cap", budget=max(costs))["choice"]
+    page.locator(".pick").get_by_text(*choice, exact=True).wait_for()
     page.get_by_role("button", name="Show leaderboard").click()  # asks for the file's again
     page.get_by_text("3 prompts in").wait_for()
     page.locator("#which").select_option("2")
-    page.locator("#curve svg").wait_for()
+    page.get_by_role("heading", name="Who should answer?").wait_for()
     assert page.title() == "Prompt-to-Leaderboard"
     assert page.locator("main b").count() == 0
 

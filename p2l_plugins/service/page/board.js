@@ -7,9 +7,9 @@ const percent = (x) => `${(100 * x).toFixed(1)}%`;
 const signed = (x, digits) => `${x < 0 ? "−" : "+"}${Math.abs(x).toFixed(digits)}`;
 
 export const MEASURES = {
-  win_rate: { text: percent, change: (x) => `${signed(100 * x, 1)}`, least: 0.0005, unit: "points" },
-  usable: { text: percent, change: (x) => `${signed(100 * x, 1)}`, least: 0.0005, unit: "points" },
-  coef: { text: (x) => signed(x, 2), change: (x) => signed(x, 2), least: 0.005, unit: "" },
+  win_rate: percent,
+  usable: percent,
+  coef: (x) => signed(x, 2),
 };
 
 function element(tag, className, text) {
@@ -60,22 +60,44 @@ function bar(row, before, measure, { at, zero }) {
 const rankText = (row) =>
   row.rank_low && row.rank_high && row.rank_low !== row.rank_high ? `${row.rank_low}–${row.rank_high}` : `${row.rank}`;
 
-function item(row, before, measure, onScale) {
-  const form = MEASURES[measure];
+// How many ranks the model stands above or below its place on the overall board.
+function ranksMoved(row, before) {
+  const moved = before.rank - row.rank;
+  const made = element("span", `change${moved > 0 ? " up" : moved < 0 ? " down" : ""}`, moved ? `${moved > 0 ? "▲" : "▼"} ${Math.abs(moved)}` : "=");
+  const ranks = Math.abs(moved) === 1 ? "rank" : "ranks";
+  made.setAttribute("aria-label", moved ? `${Math.abs(moved)} ${ranks} ${moved > 0 ? "above" : "below"} the overall board` : "same rank as overall");
+  return made;
+}
+
+// Its coefficient less what its overall one predicts here.
+function amongPeers(row) {
+  const x = row.interaction;
+  const made = element("span", `change${x > 0 ? " up" : " down"}`, `${signed(x, 2)}${row.holds ? " *" : ""}`);
+  made.setAttribute("aria-label", `${signed(x, 2)} against peers${row.holds ? ", no accident" : ""}`);
+  return made;
+}
+
+function peersText(row) {
+  if (!Number.isFinite(row.interaction)) return "";
+  const [low, high] = [row.interaction_low, row.interaction_high];
+  const interval = Number.isFinite(low) ? ` (95% interval ${signed(low, 2)} to ${signed(high, 2)})` : "";
+  return `; ${signed(row.interaction, 2)} against models of its overall strength${interval}`;
+}
+
+function item(row, before, { measure, order }, onScale) {
+  const text = MEASURES[measure];
   const made = element("li", `row${row.rank === 1 ? " first" : ""}${row.grounded === false ? " apart" : ""}`);
-  const change = before ? row[measure] - before[measure] : null;
-  const steady = change === null || Math.abs(change) < form.least;
   const [low, high] = [row[`${measure}_low`], row[`${measure}_high`]];
-  const interval = Number.isFinite(low) ? `, 95% interval ${form.text(low)} to ${form.text(high)}` : "";
-  const moved = before ? `; overall ${form.text(before[measure])}, rank ${rankText(before)}` : "";
+  const interval = Number.isFinite(low) ? `, 95% interval ${text(low)} to ${text(high)}` : "";
+  const moved = before ? `; overall ${text(before[measure])}, rank ${rankText(before)}${peersText(row)}` : "";
   const little = row.little_known ? `; little is known of it: ${Math.round(row.support)} effective votes` : "";
-  made.title = `${row.model}: ${form.text(row[measure])}${interval}${moved}${little}`;
+  made.title = `${row.model}: ${text(row[measure])}${interval}${moved}${little}`;
   const name = element("span", "name", `${row.model}${row.little_known ? " ‡" : ""}`);
-  const value = element("span", "value", form.text(row[measure]));
+  name.title = made.title;
+  const value = element("span", "value", text(row[measure]));
   const said = element("span", "unseen", `${interval}${little}`);
-  const direction = steady ? "" : change > 0 ? " up" : " down";
-  const delta = element("span", `change${direction}`, change === null ? "" : steady ? "=" : `${change > 0 ? "▲" : "▼"} ${form.change(change).slice(1)}`);
-  if (!steady) delta.setAttribute("aria-label", `${form.change(change)} ${form.unit} against the overall board`);
+  const byPeers = order !== "rank" && Number.isFinite(row.interaction);
+  const delta = !before ? element("span", "change") : byPeers ? amongPeers(row) : ranksMoved(row, before);
   value.append(said);
   made.append(element("span", "rank", rankText(row)), name, bar(row, before, measure, onScale), value, delta);
   return made;
@@ -86,15 +108,15 @@ export function draw(list, view) {
   const { board, overall, measure, order, find, all } = view;
   const before = new Map((overall?.leaderboard ?? []).map((row) => [row.model, row]));
   let rows = board.leaderboard;
-  const change = (row) => row[measure] - (before.get(row.model)?.[measure] ?? row[measure]);
   const apartLast = (a, b) => (a.grounded === false) - (b.grounded === false);
-  if (order === "gain") rows = [...rows].sort((a, b) => apartLast(a, b) || change(b) - change(a));
-  if (order === "loss") rows = [...rows].sort((a, b) => apartLast(a, b) || change(a) - change(b));
+  const peers = (row) => row.interaction ?? 0;
+  if (order === "gain") rows = [...rows].sort((a, b) => apartLast(a, b) || peers(b) - peers(a));
+  if (order === "loss") rows = [...rows].sort((a, b) => apartLast(a, b) || peers(a) - peers(b));
   const wanted = find.trim().toLowerCase();
   if (wanted) rows = rows.filter((row) => row.model.toLowerCase().includes(wanted));
   const shown = all || wanted ? rows : rows.slice(0, top());
   const onScale = scale(board.leaderboard, before, measure);
-  const items = shown.map((row) => item(row, before.get(row.model), measure, onScale));
+  const items = shown.map((row) => item(row, before.get(row.model), view, onScale));
   const apart = shown.findIndex((row) => row.grounded === false);
   if (apart >= 0) {
     items.splice(apart, 0, element("li", "apart-note", "Comparable among themselves only:"));

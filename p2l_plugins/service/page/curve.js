@@ -3,6 +3,7 @@
 const SVG = "http://www.w3.org/2000/svg";
 const HEIGHT = 250;
 const PAD = { left: 38, right: 8, top: 18, bottom: 30 };
+const REACH = 22; // pixels from which a pointer finds a point
 
 function make(tag, attributes, text) {
   const made = document.createElementNS(SVG, tag);
@@ -31,6 +32,28 @@ export function budgetScale(costs) {
   };
 }
 
+// What /v1/route answers to a rule and a budget, from its answer without them: the values do not change with the budget.
+export function decide(decision, rule, budget) {
+  const chosen = { choice: {}, value: 0, expected_cost: 0 };
+  const take = (point, share) => {
+    chosen.choice[point.model] = share;
+    chosen.value += share * point.value;
+    chosen.expected_cost += share * point.cost;
+  };
+  if (rule === "cap") {
+    const fits = decision.models.filter((row) => row.cost <= budget);
+    take(fits.reduce((best, row) => (row.value > best.value || (row.value === best.value && row.cost < best.cost) ? row : best)), 1);
+  } else {
+    const after = decision.curve.findIndex((corner) => corner.cost > budget);
+    const dear = after < 0 ? null : decision.curve[after];
+    const fits = decision.curve.at(after < 0 ? -1 : after - 1);
+    const share = dear ? (budget - fits.cost) / (dear.cost - fits.cost) : 0;
+    take(fits, 1 - share);
+    if (share > 0) take(dear, share);
+  }
+  return { ...decision, ...chosen, rule, budget, models: decision.models.map((row) => ({ ...row, share: chosen.choice[row.model] ?? 0 })) };
+}
+
 function ticks(low, high) {
   const step = [0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5].find((size) => (high - low) / size <= 4) ?? 1;
   const found = [];
@@ -38,10 +61,18 @@ function ticks(low, high) {
   return found;
 }
 
-// Puts a name beside its point where it hides no other name or point; leaves it out where there is no such place.
+const pen = document.createElement("canvas").getContext("2d");
+
+// Pixels of a name in the drawing.
+function widthOf(name, picked) {
+  pen.font = `${picked ? 650 : 400} 12px ${getComputedStyle(document.documentElement).fontFamily}`;
+  return pen.measureText(name).width + 2;
+}
+
+// Puts a name beside its point where it hides no other name, no point and not the budget, and tells whether it did.
 function label(svg, width, point, x, y, taken, picked) {
-  const long = point.model.length * (picked ? 6.9 : 6.3);
-  for (const [dx, dy] of [[6, 20], [6, -10], [16, 7], [6, 34], [6, -24], [6, 48]]) {
+  const long = widthOf(point.model, picked);
+  for (const [dx, dy] of [[6, 20], [6, -10], [16, 7], [6, 34], [6, -24], [6, 48], [6, -38], [6, 62], [40, 20], [40, -10]]) {
     for (const anchor of x > width / 2 ? ["end", "start", "middle"] : ["start", "end", "middle"]) {
       const left = x - { start: -dx, middle: long / 2, end: long + dx }[anchor];
       const box = { left, right: left + long, top: y + dy - 11, bottom: y + dy + 3 };
@@ -50,12 +81,59 @@ function label(svg, width, point, x, y, taken, picked) {
       taken.push(box);
       const placed = { x: anchor === "middle" ? x : anchor === "start" ? x + dx : x - dx, y: y + dy, "text-anchor": anchor };
       svg.append(make("text", { ...placed, class: picked ? "name picked" : "name" }, point.model));
-      return;
+      return true;
     }
   }
+  return false;
 }
 
-// The curve of a decision of /v1/route, under a budget in USD, in so many pixels of width.
+// Names the points: the one that a pointer is near, or that has the focus; arrow keys go from point to point by cost.
+function naming(svg, dots) {
+  const tip = document.createElement("p");
+  tip.className = "point";
+  tip.hidden = true;
+  const near = make("circle", { r: 7, class: "near", visibility: "hidden" });
+  svg.append(near);
+  const show = (dot) => {
+    tip.hidden = !dot;
+    near.setAttribute("visibility", dot ? "visible" : "hidden");
+    if (!dot) return;
+    tip.textContent = dot.name;
+    near.setAttribute("cx", dot.x);
+    near.setAttribute("cy", dot.y);
+    const width = svg.clientWidth || svg.viewBox.baseVal.width;
+    tip.style.top = `${dot.y + (dot.y < 60 ? 12 : -12)}px`;
+    tip.style.left = dot.x < width / 2 ? `${Math.max(0, dot.x - 20)}px` : "";
+    tip.style.right = dot.x < width / 2 ? "" : `${Math.max(0, width - dot.x - 20)}px`;
+    tip.classList.toggle("below", dot.y < 60);
+  };
+  const focused = () => dots.find((dot) => dot.element === document.activeElement) ?? null;
+  const nearest = (event) => {
+    const at = svg.getBoundingClientRect();
+    const away = (dot) => Math.hypot(event.clientX - at.left - dot.x, event.clientY - at.top - dot.y);
+    const best = dots.reduce((one, other) => (away(other) < away(one) ? other : one));
+    return away(best) <= REACH ? best : null;
+  };
+  for (const kind of ["pointermove", "pointerdown"]) svg.addEventListener(kind, (event) => show(nearest(event) ?? focused()));
+  svg.addEventListener("pointerleave", () => show(focused()));
+  for (const dot of dots) {
+    dot.element.addEventListener("focus", () => show(dot));
+    dot.element.addEventListener("blur", () => show(null));
+  }
+  svg.addEventListener("keydown", (event) => {
+    const steps = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, Home: -dots.length, End: dots.length }[event.key];
+    if (event.key === "Escape") show(null);
+    if (!steps) return;
+    event.preventDefault();
+    const from = dots.indexOf(focused());
+    const to = dots[Math.min(dots.length - 1, Math.max(0, from + steps))];
+    for (const dot of dots) dot.element.setAttribute("tabindex", dot === to ? "0" : "-1");
+    to.element.focus();
+  });
+  return tip;
+}
+
+// The curve of a decision under a budget in USD, in so many pixels of width: the drawing, and the name of a point.
 export function curve(decision, budget, width) {
   const costs = decision.models.map((row) => row.cost);
   const values = decision.models.map((row) => row.value);
@@ -64,9 +142,9 @@ export function curve(decision, budget, width) {
   const [low, high] = [Math.max(0, Math.min(...values) - room), Math.min(1, Math.max(...values) + room)];
   const x = (cost) => PAD.left + 8 + scale.share(cost) * (width - PAD.left - PAD.right - 16);
   const y = (value) => PAD.top + (1 - (value - low) / (high - low)) * (HEIGHT - PAD.top - PAD.bottom);
-  const svg = make("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img" });
   const aim = decision.objective === "usable" ? "P(usable)" : "win rate";
-  svg.append(make("title", {}, `Cost against ${aim} of ${costs.length} models`));
+  const title = `Cost against ${aim} of ${costs.length} models; arrow keys go from model to model`;
+  const svg = make("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "group", "aria-label": title });
   for (const value of ticks(low, high)) {
     svg.append(make("line", { x1: PAD.left, x2: width - PAD.right, y1: y(value), y2: y(value), class: "axis" }));
     svg.append(make("text", { x: PAD.left - 6, y: y(value) + 4, "text-anchor": "end" }, `${Math.round(100 * value)}%`));
@@ -92,21 +170,29 @@ export function curve(decision, budget, width) {
   points.push([x(ends[1]), y(last.value)]);
   const line = points.map((point) => point.map((number) => number.toFixed(1)).join(",")).join(" ");
   svg.append(make("polyline", { points: line, class: "hull" }));
-  svg.append(make("line", { x1: x(budget), x2: x(budget), y1: PAD.top - 6, y2: HEIGHT - PAD.bottom, class: "limit" }));
+  const limit = { left: x(budget) - 4, right: x(budget) + 4, top: PAD.top - 6, bottom: HEIGHT - PAD.bottom };
+  svg.append(make("line", { x1: x(budget), x2: x(budget), y1: limit.top, y2: limit.bottom, class: "limit" }));
 
   const corners = new Set(decision.curve.map((corner) => corner.model));
   const ordered = [...decision.models].sort((a, b) => a.share - b.share || corners.has(a.model) - corners.has(b.model));
-  for (const row of ordered) {
+  const dots = ordered.map((row) => {
     const kind = row.share > 0 ? "dot picked" : corners.has(row.model) ? "dot corner" : "dot";
-    const dot = make("circle", { cx: x(row.cost), cy: y(row.value), r: corners.has(row.model) || row.share > 0 ? 5 : 4, class: kind });
-    dot.append(make("title", {}, `${row.model}: ${(100 * row.value).toFixed(1)}%, ${dollars(row.cost)}`));
-    svg.append(dot);
-  }
+    const name = `${row.model}: ${(100 * row.value).toFixed(1)}%, ${dollars(row.cost)}`;
+    const r = corners.has(row.model) || row.share > 0 ? 5 : 4;
+    const element = make("circle", { cx: x(row.cost), cy: y(row.value), r, class: kind, role: "img", "aria-label": name, tabindex: "-1" });
+    svg.append(element);
+    return { element, name, x: x(row.cost), y: y(row.value), cost: row.cost };
+  });
+  dots[dots.length - 1].element.setAttribute("tabindex", "0"); // the chosen one
   svg.append(make("circle", { cx: x(decision.expected_cost), cy: y(decision.value), r: 9, class: "here" }));
   const around = ([cx, cy], r) => ({ left: cx - r, right: cx + r, top: cy - r, bottom: cy + r });
-  const taken = [...ordered.map((row) => around([x(row.cost), y(row.value)], 5)), ...points.map((point) => around(point, 1))];
+  const names = [limit, ...dots.map((dot) => around([dot.x, dot.y], 5))];
+  const free = [...names, ...points.map((point) => around(point, 1))]; // off the hull, too
   for (const row of [...ordered].reverse()) {
-    if (corners.has(row.model) || row.share > 0) label(svg, width, row, x(row.cost), y(row.value), taken, row.share > 0);
+    if (!corners.has(row.model) && row.share === 0) continue;
+    const at = [x(row.cost), y(row.value)];
+    if (label(svg, width, row, ...at, free, row.share > 0)) names.push(free.at(-1));
+    else if (row.share > 0 && label(svg, width, row, ...at, names, true)) free.push(names.at(-1));
   }
-  return svg;
+  return [svg, naming(svg, dots.sort((a, b) => a.cost - b.cost))];
 }

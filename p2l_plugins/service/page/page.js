@@ -2,7 +2,7 @@
 
 import { call, Problem, setKey } from "./api.js";
 import { draw, hasIntervals, top } from "./board.js";
-import { budgetScale, curve, dollars } from "./curve.js";
+import { budgetScale, curve, decide, dollars } from "./curve.js";
 import { conversation, fromFile, shown } from "./prompts.js";
 
 const EXAMPLES = {
@@ -15,7 +15,7 @@ const EXAMPLES = {
 const at = (id) => document.getElementById(id);
 const chosen = (name) => document.querySelector(`input[name=${name}]:checked`).value;
 
-const state = { bundle: null, overall: null, costs: null, prompts: [], board: null, decision: null, decided: null, file: [], all: false, literal: false };
+const state = { bundle: null, overall: null, costs: null, prompts: [], board: null, decision: null, file: [], all: false, literal: false };
 let asking = null;
 let routing = null;
 let typing = 0;
@@ -38,6 +38,12 @@ function failed(error) {
 
 // ---- the board
 
+function against(overall) {
+  if (at("order").value === "rank") return `▲▼ ranks against the overall board of ${overall.n_prompts} prompts`;
+  const mark = state.board.n_prompts > 1 ? "; * is no accident (false discovery rate 5 %)" : "";
+  return `Log-odds above what models of the same overall strength have here${mark}`;
+}
+
 function drawBoard() {
   if (!state.board) return;
   const measure = chosen("measure");
@@ -47,7 +53,7 @@ function drawBoard() {
   const one = state.board.n_prompts === 1;
   const own = one ? "Leaderboard of this prompt" : `Leaderboard of ${state.board.n_prompts} prompts`;
   at("board-title").textContent = state.overall && !overall ? "Overall leaderboard" : own;
-  at("board-note").textContent = overall ? `▲▼ against the overall board of ${overall.n_prompts} prompts` : "";
+  at("board-note").textContent = overall ? against(overall) : "";
   at("legend-bar").textContent = one ? "this prompt" : "these prompts";
   at("legend-range").hidden = !hasIntervals(state.board, measure);
   at("legend-overall").hidden = !overall;
@@ -118,10 +124,12 @@ function listPrompts() {
   const several = state.prompts.length > 1;
   at("which-field").hidden = !several;
   const options = state.prompts.slice(0, 500).map((prompt, i) => new Option(`${i + 1}. ${shown(prompt).slice(0, 80)}`, String(i)));
+  if (several) options.unshift(new Option(`All ${state.prompts.length} prompts`, "all"));
   at("which").replaceChildren(...options);
 }
 
-const budget = () => state.decision && budgetScale(state.decision.models.map((row) => row.cost)).cost(at("budget").value / 1000);
+// The slider's position means a budget between what the cheapest and the dearest candidate cost.
+const budget = () => budgetScale(state.decision.models.map((row) => row.cost)).cost(at("budget").value / at("budget").max);
 
 function part(tag, text, className) {
   const made = document.createElement(tag);
@@ -131,11 +139,13 @@ function part(tag, text, className) {
 }
 
 function drawChoice() {
-  const decision = state.decision;
-  at("choice-body").hidden = !decision;
-  at("choice-empty").hidden = Boolean(decision);
-  if (!decision) return;
+  at("choice-body").hidden = !state.decision;
+  at("choice-empty").hidden = Boolean(state.decision);
+  if (!state.decision) return;
   const limit = budget();
+  const decision = decide(state.decision, chosen("rule"), limit);
+  const all = at("which").value === "all";
+  at("choice-title").textContent = all ? `Which model for these ${state.prompts.length} prompts?` : "Who should answer?";
   at("budget-text").textContent = dollars(limit);
   at("budget").setAttribute("aria-valuetext", `${dollars(limit)} for 1,000 requests`);
   const picks = Object.entries(decision.choice).sort((a, b) => b[1] - a[1]);
@@ -153,7 +163,7 @@ function drawChoice() {
     facts.append(pair);
   }
   at("decision").replaceChildren(...lines, facts);
-  at("curve").replaceChildren(curve(decision, limit, Math.max(260, at("curve").clientWidth)));
+  at("curve").replaceChildren(...curve(decision, limit, Math.max(260, at("curve").clientWidth)));
 }
 
 async function route() {
@@ -163,25 +173,15 @@ async function route() {
     at("costs-details").open = true;
     return;
   }
-  if (routing) {
-    routing.again = true; // one request at a time; the last position of the slider wins
-    return;
-  }
-  routing = { again: false };
+  routing?.abort();
+  const mine = (routing = new AbortController());
+  const which = at("which").value;
+  const asked = which === "all" ? { prompts: state.prompts } : { prompt: state.prompts[Number(which) || 0] };
   try {
-    do {
-      routing.again = false;
-      const asked = { prompt: state.prompts[Number(at("which").value) || 0], costs: state.costs, objective: chosen("objective") };
-      // the first decision on a prompt tells what it costs, and so what the slider's position means
-      if (state.decided !== asked.prompt) state.decision = await call("/v1/route", asked);
-      state.decided = asked.prompt;
-      state.decision = await call("/v1/route", { ...asked, rule: chosen("rule"), budget: budget() });
-      drawChoice();
-    } while (routing.again);
+    state.decision = await call("/v1/route", { ...asked, costs: state.costs, objective: chosen("objective") }, mine.signal);
+    drawChoice();
   } catch (error) {
     failed(error);
-  } finally {
-    routing = null;
   }
 }
 
@@ -197,7 +197,6 @@ async function useCosts() {
   try {
     await call("/v1/route", { prompt: state.prompts[0] ?? "hi", costs });
     state.costs = costs;
-    state.decided = null;
     at("costs-status").textContent = "In use.";
     at("costs-status").classList.remove("bad");
     await route();
@@ -283,12 +282,17 @@ at("more").addEventListener("click", () => {
   state.all = !state.all;
   drawBoard();
 });
-at("budget").addEventListener("input", () => {
+at("budget").addEventListener("input", drawChoice);
+at("budget").addEventListener("keydown", (event) => {
+  const steps = { ArrowRight: 25, ArrowUp: 25, ArrowLeft: -25, ArrowDown: -25, PageUp: 100, PageDown: -100 }[event.key];
+  if (!steps || event.altKey || event.ctrlKey || event.metaKey) return;
+  event.preventDefault(); // the slider's own step is for pointers: a thousandth
+  at("budget").value = Number(at("budget").value) + steps;
   drawChoice();
-  route();
 });
 addEventListener("resize", drawChoice);
-for (const group of ["rules", "objectives", "which"]) at(group).addEventListener("change", route);
+at("rules").addEventListener("change", drawChoice);
+for (const group of ["objectives", "which"]) at(group).addEventListener("change", route);
 at("costs-use").addEventListener("click", useCosts);
 at("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
