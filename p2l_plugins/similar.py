@@ -15,11 +15,12 @@ MOST, FEW, SHORT = 3, 12, 200
 #: Names of a list that a message cuts.
 SOME = 8
 
-#: Least likeness, 0 to 1, of difflib.
-LEAST = 0.6
+#: Least likeness, 0 to 1, of difflib: of names, and of one word that both have. OPT is no hint for GPT.
+LEAST, LEAST_WORD = 0.6, 0.75
 
 _DATE = re.compile(r"(?<!\d)20\d\d-?\d\d-?\d\d(?!\d)|(?<!\d)\d{4,8}(?!\d)|v\d+:\d+$")
 _SIZE = re.compile(r"(?<![a-z\d])(\d+x)?\d+(\.\d+)?[bm](?![a-z\d])")
+_WORD = re.compile(r"[a-z]{2,}")
 _PART = re.compile(r"[a-z]+|\d+(?:\.\d+)*")
 
 
@@ -34,8 +35,8 @@ def similar(name: str, known: Iterable[str], most: int = MOST) -> list[str]:
         other, its = _read(one)
         if version and its and version != its:
             continue
-        likeness = difflib.SequenceMatcher(None, text, other, autojunk=False).ratio()
-        if likeness >= LEAST:
+        likeness = _likeness(text, other)
+        if likeness >= LEAST and _share_a_word(text, other):
             found.append((-likeness, one))
     return [one for _, one in sorted(found)[:most]]
 
@@ -69,6 +70,15 @@ def alias_hint(strangers: Iterable[str], known: Sequence[str]) -> str:
     """What a command with `--alias OTHER=MODEL` says of names that it does not know: those that are like known ones."""
     pairs = [f"--alias {name!r}={near[0]!r}" for name in strangers if (near := similar(name, known, 1))]
     return f"if they are the same: {' '.join(pairs[:MOST])}" if pairs else "say which is which with --alias OTHER=MODEL"
+
+
+def _share_a_word(text: str, other: str) -> bool:
+    words, others = (_WORD.findall(one) for one in (text, other))
+    return not (words and others) or any(_likeness(a, b) >= LEAST_WORD for a in words for b in others)
+
+
+def _likeness(text: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, text, other, autojunk=False).ratio()
 
 
 def _read(name: str) -> tuple[str, str]:

@@ -9,6 +9,7 @@ import pytest
 from helpers.command import called, run
 from typer.testing import CliRunner
 
+from p2l_plugins import P2L
 from p2l_plugins.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,7 +59,7 @@ def test_score_to_stdout_csv_and_parquet(prompts, tmp_path):
     assert len(rows[0]["coefs"]) > 100
     p2l("score", "starter", prompts, "-o", tmp_path / "s.csv")
     header, *lines = (tmp_path / "s.csv").read_text().splitlines()
-    assert header.startswith("prompt,raw_eta,athene-70b")
+    assert header.startswith(f"prompt,raw_eta,{P2L.load().models[0]},")
     assert len(lines) == 3
     assert json.loads(p2l("score", "starter", prompts, "-o", tmp_path / "s.parquet", "--json"))["prompts"] == 3
     assert json.loads(p2l("score", "starter", "-", stdin='"hello"\n'))["prompt"] == "hello"

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from p2l_plugins.cli import app as cli
 from p2l_plugins.files.prompts import read_prompts
 from p2l_plugins.leaderboards.interaction import interaction
-from p2l_plugins.outcomes import rk_eta
+from p2l_plugins.outcomes import rk_eta, usable_probability, win_probability
 from p2l_plugins.scoring.scorer import EVERYDAY
 from p2l_plugins.service.app import create_app
 from p2l_plugins.service.settings import ServiceSettings
@@ -117,15 +117,15 @@ def test_route_takes_costs_and_opponents_of_the_request(client, p2l):
     answer = client.post("/v1/route", json=asked).json()
     costs = {row["model"]: row["cost"] for row in answer["models"]}
     assert costs == pytest.approx({"gpt-4o-2024-08-06": 0.01, "llama-3.1-8b-instruct": 0.000201})
-    from p2l_plugins.outcomes import win_probability
-
     scores = p2l.score([["hi"]])
     a, b = (scores.coefs[0, p2l.index(name)] for name in ("gpt-4o-2024-08-06", "o1-preview-2024-09-12"))
     assert answer["win_rate"] == pytest.approx(float(win_probability("grk", a, b, scores.raw_eta[0])), abs=1e-6)
     usable = client.post("/v1/route", json={"prompt": "hi", "objective": "usable"}).json()
     assert usable["objective"] == "usable"
-    assert usable["value"] == pytest.approx(usable["models"][0]["value"], abs=1e-6)
-    assert usable["models"][0]["value"] == pytest.approx(1 / (1 + np.exp(-usable["models"][0]["coef"])), abs=1e-5)
+    best = usable["models"][0]
+    assert usable["value"] == pytest.approx(best["value"], abs=1e-6)
+    expected = usable_probability(best["coef"], p2l.support[best["model"]].stderr)
+    assert best["value"] == pytest.approx(float(expected), abs=1e-5)
 
 
 def test_route_of_several_prompts_is_that_of_their_means(client):
