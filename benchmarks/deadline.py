@@ -91,6 +91,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=80)
     parser.add_argument("--together", type=int, default=8)
     parser.add_argument("--share", type=float, default=0.1)
+    parser.add_argument("--rate", type=float, help="requests per second, in place of the measurement and the share")
     parser.add_argument("--seconds", type=float, default=4, help="of the measurement of the capacity")
     parser.add_argument("--nice", type=int, nargs="+", default=[engine.NICE])
     parser.add_argument("--beside", type=int, default=0)
@@ -98,13 +99,17 @@ def main() -> None:
     others = [multiprocessing.Process(target=compute, daemon=True) for _ in range(options.beside)]
     for one in others:
         one.start()
-    rate = asyncio.run(capacity(options.bundle, options.seconds))
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {options.beside} processes beside")
-    print(f"capacity: {rate:.0f} prompts/s; {options.together} at a time, {options.share * rate:.1f}/s on average")
+    rate = options.rate
+    if rate is None:
+        most = asyncio.run(capacity(options.bundle, options.seconds))
+        rate = options.share * most
+        print(f"capacity: {most:.0f} prompts/s")
+    print(f"{options.together} at a time, {rate:.1f}/s on average")
     found: dict[int, list[dict[str, Any]]] = collections.defaultdict(list)
     for i in range(options.rounds * len(options.nice)):
         engine.NICE = options.nice[i % len(options.nice)]
-        found[engine.NICE] += asyncio.run(round_of(options, options.share * rate))
+        found[engine.NICE] += asyncio.run(round_of(options, rate))
     for nice, records in found.items():
         ms = np.percentile([record["ms"] for record in records], [50, 95, 99])
         errors = collections.Counter(record["error"] for record in records if "error" in record)

@@ -62,16 +62,24 @@ class Proxy:
 
 
 @contextmanager
-def running_proxy(config: Path, port: int | None = None, env: Mapping[str, str] | None = None) -> Iterator[Proxy]:
+def running_proxy(
+    config: Path,
+    port: int | None = None,
+    env: Mapping[str, str] | None = None,
+    more: Sequence[str] = (),
+    start_s: float = START_S,
+) -> Iterator[Proxy]:
     """Starts LiteLLM's proxy on loopback with a strong generated key, waits until it answers, and stops it at the end.
 
     Args:
         config: of the proxy; its `master_key` must be `os.environ/LITELLM_MASTER_KEY`.
         port: to listen on; None takes a free one.
         env: more environment variables for it; a `LITELLM_MASTER_KEY` among them is its key.
+        more: options for it.
+        start_s: seconds in which it must answer.
 
     Raises:
-        DemoError: it ended, or did not answer in 90 seconds.
+        DemoError: it ended, or did not answer in time.
     """
     port = _free_port() if port is None else port
     key = (env or {}).get("LITELLM_MASTER_KEY") or "sk-" + secrets.token_urlsafe(32)
@@ -80,7 +88,7 @@ def running_proxy(config: Path, port: int | None = None, env: Mapping[str, str] 
     }
     environment |= {"LITELLM_MASTER_KEY": key, "LITELLM_LOCAL_MODEL_COST_MAP": "True", **(env or {})}
     command = [sys.executable, "-c", "import litellm; litellm.run_server()"]
-    options = ["--config", str(config), "--host", "127.0.0.1", "--port", str(port), "--telemetry", "False"]
+    options = ["--config", str(config), "--host", "127.0.0.1", "--port", str(port), "--telemetry", "False", *more]
     with tempfile.TemporaryDirectory(prefix="p2l-proxy-") as folder:
         log = Path(folder) / "proxy.log"
         with log.open("wb") as output:
@@ -89,7 +97,7 @@ def running_proxy(config: Path, port: int | None = None, env: Mapping[str, str] 
             )
         proxy = Proxy(f"http://127.0.0.1:{port}", key, log, process)
         try:
-            _wait_until_it_answers(proxy)
+            _wait_until_it_answers(proxy, start_s)
             yield proxy
         finally:
             process.terminate()
@@ -106,8 +114,8 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_until_it_answers(proxy: Proxy) -> None:
-    end = time.monotonic() + START_S
+def _wait_until_it_answers(proxy: Proxy, start_s: float) -> None:
+    end = time.monotonic() + start_s
     while time.monotonic() < end:
         if proxy.process.poll() is not None:
             proxy.fail(f"The proxy ended with exit status {proxy.process.returncode} before it answered.")
@@ -117,7 +125,7 @@ def _wait_until_it_answers(proxy: Proxy) -> None:
         except httpx.HTTPError:
             pass
         time.sleep(0.2)
-    proxy.fail(f"The proxy did not answer within {START_S:g} seconds.")
+    proxy.fail(f"The proxy did not answer within {start_s:g} seconds.")
 
 
 def ask(client: httpx.Client, proxy: Proxy, group: str, prompt: str) -> httpx.Response:

@@ -5,7 +5,8 @@
                                                  "truncated", "unknown"}
 
 with `Authorization: Bearer …` where a key is set, and 429 while the scorer is busy. The calls run in the engine's
-threads, several prompts in one, over connections that stay open. An answer is read up to a bound in bytes and time, and
+threads, several prompts in one, over connections that stay open. Where nobody takes a call it is made once more, since
+a balancer may have another replica for it. An answer is read up to a bound in bytes and time, and
 every score belongs to the fingerprint that came with it: scores of another bundle than the one known are not used.
 """
 
@@ -227,7 +228,10 @@ class RemoteScorer:
     def _call(self, method: str, path: str, form: type[Form], body: Any = None) -> Form:
         started = time.monotonic()
         try:
-            status, content = self._exchange(method, path, body, started + self._longest_s)
+            try:
+                status, content = self._exchange(method, path, body, started + self._longest_s)
+            except (httpx.ConnectError, httpx.RemoteProtocolError):  # of a replica that is on its way out
+                status, content = self._exchange(method, path, body, started + self._longest_s)
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, RuntimeError) as error:
             kind = "timeout" if isinstance(error, httpx.TimeoutException) else type(error).__name__
             self._breaker.failed(kind, time.monotonic() - started)

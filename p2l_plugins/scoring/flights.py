@@ -133,6 +133,18 @@ class Flights:
             self._leave(flights.values())
         return [Scored(key, landed[key], False) if key in landed else Scored(key, found[key], True) for key in keys]
 
+    def at_hand(self, prompts: Sequence[Turns]) -> list[Scored] | None:
+        """Scores of prompts, where this process has all of them; nothing is waited for."""
+        fingerprint = self.scorer.fingerprint
+        keys = [cache_key(fingerprint, turns, self._namespace, self._secret) for turns in prompts]
+        found = self._usable(keys, self.cache.memory.get_many(keys))
+        models = len(self.scorer.models)
+        if any(key not in found or len(found[key].coefs) != models for key in keys):
+            return None
+        self.cache.stats.count("hits", "memory", len(found))
+        self._count("cached", len(keys))
+        return [Scored(key, found[key], True) for key in keys]
+
     async def _cached(self, keys: Iterable[str], deadline: float | None) -> dict[str, Entry]:
         """The entries that are there, also those of prompts that another process is scoring now."""
         unique = list(keys)

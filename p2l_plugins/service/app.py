@@ -76,6 +76,7 @@ def create_app(
     app.state.service = service
     app.include_router(routes.api)
     app.include_router(routes.probes)
+    _describe_keys(app)
     paths = frozenset(app.openapi()["paths"]) | frozenset(OPEN)
 
     @app.get("/", include_in_schema=False)
@@ -103,6 +104,24 @@ def create_app(
     # added last, so outermost
     app.add_middleware(Watch, paths=paths | assets, access_log=settings.access_log, ending=lambda: service.ending)
     return app
+
+
+def _describe_keys(app: FastAPI) -> None:
+    """Has the description say how a key is sent. FastAPI's own way to say it costs each request a tenth of its time."""
+    describe = app.openapi
+
+    def described() -> dict[str, Any]:
+        schema = describe()
+        schema["components"]["securitySchemes"] = {
+            "api-key": {"type": "apiKey", "in": "header", "name": "api-key"},
+            "bearer": {"type": "http", "scheme": "bearer"},
+        }
+        for path in schema["paths"].keys() - OPEN:
+            for operation in schema["paths"][path].values():
+                operation["security"] = [{"api-key": []}, {"bearer": []}]
+        return schema
+
+    app.openapi = described  # type: ignore[method-assign]
 
 
 async def _wrong_request(_: Request, error: Exception) -> Response:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
 import pydantic_core
-from fastapi import APIRouter, Depends, HTTPException, Request, Response, Security
-from fastapi.security import APIKeyHeader, HTTPBearer
+from fastapi import APIRouter, Depends, HTTPException, Request, Response
 
 from p2l_plugins.errors import ConfigError, PromptError
 from p2l_plugins.outcomes import rk_eta
 from p2l_plugins.prompts import Prompt, Turns, as_turns, text_bytes
 from p2l_plugins.routing import explain
+from p2l_plugins.scoring.flights import Scored
 from p2l_plugins.service import metrics, models
 from p2l_plugins.service.in_use import InUse
 from p2l_plugins.service.service import NotReady, Service
@@ -29,26 +29,14 @@ class ClientLeft(Exception):
     """Nobody waits for the answer any more."""
 
 
-def service_of(request: Request) -> Service:
-    """The process's service."""
+async def service_of(request: Request) -> Service:
+    """The process's service. Async, although it waits for nothing: FastAPI would call it in a thread."""
     service: Service = request.app.state.service
     return service
 
 
 Serving = Annotated[Service, Depends(service_of)]
 
-
-async def in_use_of(service: Serving) -> AsyncIterator[InUse]:
-    """The bundle that a request works with from its beginning to its end.
-
-    Raises:
-        NotReady: it is being loaded.
-    """
-    with service.now.held() as in_use:
-        yield in_use
-
-
-Using = Annotated[InUse, Depends(in_use_of)]
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"model": models.Problem, "description": "the body is not JSON"},
@@ -62,40 +50,37 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     429: {"model": models.Problem, "description": "too many prompts wait, or votes came; see Retry-After"},
     503: {"model": models.Problem, "description": "the bundle is being loaded, or there are too many connections"},
 }
-_KEYS = [
-    Security(APIKeyHeader(name="api-key", auto_error=False, scheme_name="api-key")),
-    Security(HTTPBearer(auto_error=False, scheme_name="bearer")),
-]
-
-api = APIRouter(dependencies=_KEYS, responses=_PROBLEMS)
+api = APIRouter(responses=_PROBLEMS)
 probes = APIRouter()
 
 
 @api.post("/v1/scores", response_model=models.ScoresResponse)
-async def scores(asked: models.ScoresRequest, request: Request, service: Serving, in_use: Using) -> Response:
+async def scores(asked: models.ScoresRequest, request: Request, service: Serving) -> Response:
     """Coefficients of prompts, one row each."""
-    p2l = in_use.p2l
-    prompts = _turns(asked.prompts, service.settings.max_batch)
-    scored = await _unless_left(request, in_use.score(prompts))
-    entries = [one.entry for one in scored]
-    return _json(
-        {
-            "bundle": p2l.bundle.manifest.name,
-            "fingerprint": p2l.fingerprint,
-            "family": p2l.family,
-            "models": p2l.models,
-            "coefs": [entry.coefs.tolist() for entry in entries],
-            "raw_eta": None if entries[0].raw_eta is None else [entry.raw_eta for entry in entries],
-            "truncated": [entry.truncated for entry in entries],
-            "unknown": [entry.unknown for entry in entries],
-            "cached": [one.cached for one in scored],
-        }
-    )
+    with service.now.held() as in_use:
+        p2l = in_use.p2l
+        prompts = _turns(asked.prompts, service.settings.max_batch)
+        scored = await _scored(request, in_use, prompts)
+        entries = [one.entry for one in scored]
+        return _json(
+            {
+                "bundle": p2l.bundle.manifest.name,
+                "fingerprint": p2l.fingerprint,
+                "family": p2l.family,
+                "models": p2l.models,
+                "coefs": [entry.coefs.tolist() for entry in entries],
+                "raw_eta": None if entries[0].raw_eta is None else [entry.raw_eta for entry in entries],
+                "truncated": [entry.truncated for entry in entries],
+                "unknown": [entry.unknown for entry in entries],
+                "cached": [one.cached for one in scored],
+            }
+        )
 
 
 @api.get("/v1/bundle", response_model=models.BundleResponse)
-async def bundle(in_use: Using) -> Response:
+async def bundle(service: Serving) -> Response:
     """The bundle that is served."""
+    in_use = service.now
     manifest, everyday = in_use.p2l.bundle.manifest, in_use.p2l.overall
     return _json(
         {
@@ -114,20 +99,21 @@ async def bundle(in_use: Using) -> Response:
 
 
 @api.post("/predict", response_model=models.PredictResponse)
-async def predict(asked: models.PredictRequest, request: Request, in_use: Using) -> Response:
+async def predict(asked: models.PredictRequest, request: Request, service: Serving) -> Response:
     """Coefficients of one prompt, in the form of the research endpoint."""
-    (scored,) = await _unless_left(request, in_use.score(_turns([asked.prompt], 1)))
-    entry = scored.entry
-    eta = entry.raw_eta
-    if eta is not None and in_use.p2l.family == "rk":
-        eta = float(rk_eta(eta))
-    return _json({"coefs": entry.coefs.tolist(), "eta": eta})
+    with service.now.held() as in_use:
+        (scored,) = await _scored(request, in_use, _turns([asked.prompt], 1))
+        entry = scored.entry
+        eta = entry.raw_eta
+        if eta is not None and in_use.p2l.family == "rk":
+            eta = float(rk_eta(eta))
+        return _json({"coefs": entry.coefs.tolist(), "eta": eta})
 
 
 @api.get("/models", response_model=models.ModelsResponse)
-async def names(in_use: Using) -> Response:
+async def names(service: Serving) -> Response:
     """The models in the order of the coefficients, in the form of the research endpoint."""
-    return _json({"models": in_use.p2l.models})
+    return _json({"models": service.now.p2l.models})
 
 
 @api.get("/v1/costs", response_model=models.CostsResponse)
@@ -137,46 +123,48 @@ async def costs(service: Serving) -> Response:
 
 
 @api.post("/v1/route", response_model=models.RouteResponse)
-async def route(asked: models.RouteRequest, request: Request, service: Serving, in_use: Using) -> Response:
+async def route(asked: models.RouteRequest, request: Request, service: Serving) -> Response:
     """Which model answers a prompt under a rule, or which one answers all of several, and why."""
-    step = service.settings.max_batch
-    if (asked.prompt is None) == (asked.prompts is None):
-        raise HTTPException(422, "give prompt, or prompts: one of the two")
-    table = service.settings.costs
-    if asked.costs is not None:
-        table = {
-            name: cost.model_dump(exclude_none=True) if isinstance(cost, models.Price) else cost
-            for name, cost in asked.costs.items()
-        }
-    if table is None:
-        raise ConfigError("there are no costs: give costs in the request, or start the service with --costs")
-    prompts = _turns([asked.prompt] if asked.prompt is not None else asked.prompts or [], BOARD_BATCHES * step)
-    tokens = [explain.estimated_input_tokens(sum(map(text_bytes, turns))) for turns in prompts]
-    price = explain.request_costs(table, "costs", tokens, asked.output_tokens)
-    scored = await _unless_left(request, in_use.scores(prompts, step))
-    decided = partial(
-        explain.explain,
-        scored,
-        list(table),
-        price,
-        asked.rule,
-        asked.budget,
-        asked.objective,
-        asked.opponents,
-        asked.multiplier,
-        in_use.p2l.support,
-    )
-    decision = decided() if len(prompts) == 1 else await asyncio.to_thread(decided)
-    return _json({"fingerprint": in_use.p2l.fingerprint, **decision})
+    with service.now.held() as in_use:
+        step = service.settings.max_batch
+        if (asked.prompt is None) == (asked.prompts is None):
+            raise HTTPException(422, "give prompt, or prompts: one of the two")
+        table = service.settings.costs
+        if asked.costs is not None:
+            table = {
+                name: cost.model_dump(exclude_none=True) if isinstance(cost, models.Price) else cost
+                for name, cost in asked.costs.items()
+            }
+        if table is None:
+            raise ConfigError("there are no costs: give costs in the request, or start the service with --costs")
+        prompts = _turns([asked.prompt] if asked.prompt is not None else asked.prompts or [], BOARD_BATCHES * step)
+        tokens = [explain.estimated_input_tokens(sum(map(text_bytes, turns))) for turns in prompts]
+        price = explain.request_costs(table, "costs", tokens, asked.output_tokens)
+        scored = await _unless_left(request, in_use.scores(prompts, step))
+        decided = partial(
+            explain.explain,
+            scored,
+            list(table),
+            price,
+            asked.rule,
+            asked.budget,
+            asked.objective,
+            asked.opponents,
+            asked.multiplier,
+            in_use.p2l.support,
+        )
+        decision = decided() if len(prompts) == 1 else await asyncio.to_thread(decided)
+        return _json({"fingerprint": in_use.p2l.fingerprint, **decision})
 
 
 @api.post("/v1/leaderboard", response_model=models.LeaderboardResponse)
-async def leaderboard(asked: models.LeaderboardRequest, request: Request, service: Serving, in_use: Using) -> Response:
+async def leaderboard(asked: models.LeaderboardRequest, request: Request, service: Serving) -> Response:
     """The leaderboard of a set of prompts: up to 16 batches of them."""
-    step = service.settings.max_batch
-    prompts = _turns(asked.prompts, BOARD_BATCHES * step)
-    board = await _unless_left(request, service.leaderboard(in_use, prompts, step))
-    return _json(_named(in_use, board))
+    with service.now.held() as in_use:
+        step = service.settings.max_batch
+        prompts = _turns(asked.prompts, BOARD_BATCHES * step)
+        board = await _unless_left(request, service.leaderboard(in_use, prompts, step))
+        return _json(_named(in_use, board))
 
 
 @api.get(
@@ -184,8 +172,9 @@ async def leaderboard(asked: models.LeaderboardRequest, request: Request, servic
     response_model=models.LeaderboardResponse,
     responses={404: {"model": models.Problem, "description": "the service was started without prompts for it"}},
 )
-async def overall(service: Serving, in_use: Using) -> Response:
+async def overall(service: Serving) -> Response:
     """The board that others are compared with: of everyday prompts, or of those that the service was started with."""
+    in_use = service.now
     if not service.settings.overall:
         raise HTTPException(404, "there is no overall board: the service was started without prompts for it")
     if in_use.overall is None:
@@ -201,28 +190,31 @@ async def overall(service: Serving, in_use: Using) -> Response:
         409: {"model": models.Problem, "description": "the service keeps no boards of users, or has no key for it"}
     },
 )
-async def feedback(asked: models.FeedbackRequest, request: Request, service: Serving, in_use: Using) -> Response:
+async def feedback(asked: models.FeedbackRequest, request: Request, service: Serving) -> Response:
     """Moves the user's own board by a thumb up or down, or by which of two answers was better.
 
     Needs a key that may speak for users.
     """
-    p2l, users = in_use.p2l, in_use.users
-    if not service.settings.feedback_keys:
-        raise HTTPException(
-            409, "feedback needs a key that may speak for users: start with --feedback-key-env VARIABLE"
-        )
-    if users is None:
-        raise HTTPException(409, "feedback is kept in the shared cache: start the service with one, and with a secret")
-    model = p2l.index(asked.model)
-    other = None if asked.other is None else p2l.index(asked.other)
-    if other == model:
-        raise HTTPException(422, "model and other are the same model")
-    coefs = None
-    if asked.prompt is not None:
-        (scored,) = await _unless_left(request, in_use.score(_turns([asked.prompt], 1)))
-        coefs = scored.entry.coefs
-    await users.voted(asked.user, model, asked.liked, other, coefs)
-    return _json({"status": "accepted"}, 202)
+    with service.now.held() as in_use:
+        p2l, users = in_use.p2l, in_use.users
+        if not service.settings.feedback_keys:
+            raise HTTPException(
+                409, "feedback needs a key that may speak for users: start with --feedback-key-env VARIABLE"
+            )
+        if users is None:
+            raise HTTPException(
+                409, "feedback is kept in the shared cache: start the service with one, and with a secret"
+            )
+        model = p2l.index(asked.model)
+        other = None if asked.other is None else p2l.index(asked.other)
+        if other == model:
+            raise HTTPException(422, "model and other are the same model")
+        coefs = None
+        if asked.prompt is not None:
+            (scored,) = await _scored(request, in_use, _turns([asked.prompt], 1))
+            coefs = scored.entry.coefs
+        await users.voted(asked.user, model, asked.liked, other, coefs)
+        return _json({"status": "accepted"}, 202)
 
 
 @probes.head("/healthz", include_in_schema=False)
@@ -261,6 +253,12 @@ def _turns(prompts: Sequence[Prompt], most: int) -> list[Turns]:
         except PromptError as error:
             raise HTTPException(422, f"prompt {i + 1}: {error}") from None
     return turns
+
+
+async def _scored(request: Request, in_use: InUse, prompts: Sequence[Turns]) -> list[Scored]:
+    """Scores of prompts: at once where they are at hand, else unless the client goes."""
+    at_hand = in_use.flights.at_hand(prompts)
+    return await _unless_left(request, in_use.score(prompts)) if at_hand is None else at_hand
 
 
 async def _unless_left(request: Request, work: Coroutine[Any, Any, Result]) -> Result:

@@ -150,6 +150,7 @@ def _config(app: Any, settings: ServiceSettings, sockets: list[socket.socket]) -
         lifespan="on",
         log_config=LOGGING,
         access_log=False,  # it would log queries; `Watch` logs what it may
+        proxy_headers=False,  # nothing here asks them
         server_header=False,
         backlog=BACKLOG,
         timeout_keep_alive=settings.idle_s,  # type: ignore[arg-type] # any number of seconds
