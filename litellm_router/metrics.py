@@ -39,6 +39,11 @@ else:
         "truncated": Counter("p2l_truncated", "Prompts that were longer than the bundle reads"),
         "unknown": Counter("p2l_unknown_text", "Prompts decided by the overall scores: their text is unknown"),
         "cost": Counter("p2l_expected_cost_usd", "Expected cost of the models ranked first", ["group"]),
+        "budget": Counter(
+            "p2l_budget_usd",
+            "Of the requests that had a budget: it (allowed), and the expected cost",
+            ["group", "what"],
+        ),
         "hits": Counter("p2l_cache_hits", "Scores that a tier of the cache had", ["tier"]),
         "misses": Counter("p2l_cache_misses", "Scores that no tier had, or none that could be read in time"),
         "skipped": Counter("p2l_cache_skipped", "Looks into Redis that were left out or given up at the deadline"),
@@ -79,6 +84,9 @@ def observe(group: str, record: Record, seconds: float) -> None:
     cost = record["costs"].get(record["model"])
     if cost is not None:
         _ALL["cost"].labels(group).inc(cost)
+        if record.get("budget") is not None:
+            _ALL["budget"].labels(group, "allowed").inc(record["budget"])
+            _ALL["budget"].labels(group, "expected").inc(cost)
     if "multiplier" in record:
         _ALL["multiplier"].labels(group).set(record["multiplier"])
 

@@ -30,6 +30,7 @@ SLOW = (
     "core/test_scorer.py",
     "core/test_session.py",
     "core/test_templates.py",
+    "deploy",
     "e2e",
     "evaluation/test_command.py",
     "faults",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
@@ -79,5 +81,14 @@ class ServiceSettings(BaseModel):
         """Runs of the model at the same time, per process: all processors are used, none twice."""
         if self.device == "cuda":
             return 2  # one runs while the next one's text becomes tokens
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, cores // (self.workers * max(self.threads, 1)))
+        return max(1, processors() // (self.workers * max(self.threads, 1)))
+
+
+def processors(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Processors that this process may use: by its affinity and, in a container, by the quota of its cgroup (v2)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = cgroup.read_text().split()
+        return max(1, min(cores, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # there is none, or it is `max`
+        return cores

@@ -8,7 +8,10 @@ import sys
 import threading
 
 import httpx
+import pytest
 from helpers.serving import ROOT, until
+
+from p2l_plugins.service.settings import ServiceSettings, processors
 
 
 @contextlib.contextmanager
@@ -74,3 +77,14 @@ def test_several_processes_say_which_variable_names_a_folder_for_their_metrics()
     said = "".join(lines)
     assert said.startswith("p2l: --workers 2: the metrics of several processes need a folder for temporary files (")
     assert "set TMPDIR to one that can be written to, or take --workers 1" in said
+
+
+@pytest.mark.parametrize(
+    ("written", "most"), [("50000 100000\n", 1), ("150000 100000\n", 2), ("max 100000\n", None), ("", None)]
+)
+def test_the_quota_of_a_container_bounds_the_processors(tmp_path, written, most):
+    cores = processors(tmp_path / "none")
+    assert cores == len(os.sched_getaffinity(0))
+    (tmp_path / "cpu.max").write_text(written)
+    assert processors(tmp_path / "cpu.max") == (cores if most is None else min(cores, most))
+    assert ServiceSettings(threads=1024).runs() == 1
