@@ -90,6 +90,7 @@ $(MATRIX)/%/.ready: tests/versions/%.txt tests/versions/proxy.txt tests/versions
 
 $(BOUNDS:%=$(MATRIX)/%/.ready): $(MATRIX)/%/.ready: tests/versions/packages.py tests/versions/tools.txt constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(@D)
+	rm -f $(@D)/tests.xml
 	$(PYTHON) tests/versions/packages.py list $* > $(@D)/packages.txt
 	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet -r $(@D)/packages.txt -r tests/versions/tools.txt
 	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps -e . \

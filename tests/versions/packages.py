@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import operator
 import re
 import subprocess
 import sys
@@ -76,11 +77,10 @@ def listed(room: str, bound: str) -> list[str]:
     return own + [line for line in PROJECT["dependencies"] if name_of(line) not in names]
 
 
-def run_in(folder: Path, room: str) -> Run:
-    """What the last tests in an environment gave; tests.xml is pytest's report.
-
-    Raises FileNotFoundError where they have not run.
-    """
+def run_in(folder: Path, room: str) -> Run | None:
+    """What the last tests in an environment gave, by pytest's report tests.xml; None where they have not run."""
+    if not (folder / "tests.xml").is_file():
+        return None
     suites = ET.parse(folder / "tests.xml").getroot().iter("testsuite")  # noqa: S314 (written by pytest)
     counts = dict.fromkeys(("tests", "skipped", "failures", "errors"), 0)
     for suite in suites:
@@ -99,14 +99,16 @@ def run_in(folder: Path, room: str) -> Run:
     return Run(python, versions, counts["tests"] - counts["skipped"] - failed, counts["skipped"], failed)
 
 
-def table(room: str, runs: dict[str, Run]) -> str:
+def table(room: str, runs: dict[str, Run | None]) -> str:
     """Markdown: a row per package, a column per environment, then what passed."""
-    columns = [runs[bound] for bound in BOUNDS]
-    rows = [("Python", [run.python for run in columns])]
-    rows += [(name, [run.versions[name] for run in columns]) for name in columns[0].versions]
-    rows += [(f"**{what}**", [str(getattr(run, what)) for run in columns]) for what in ("passed", "failed", "skipped")]
-    head = f"| {room} | {' | '.join(BOUNDS)} |\n|:---|" + ":---|" * len(BOUNDS)
-    return "\n".join([head, *(f"| {name} | {' | '.join(cells)} |" for name, cells in rows)]) + "\n"
+    rows = [("Python", lambda run: run.python)]
+    rows += [(name, lambda run, name=name: run.versions[name]) for name in sorted(map(name_of, tried(room)))]
+    rows += [(f"**{what}**", operator.attrgetter(what)) for what in ("passed", "failed", "skipped")]
+    lines = [f"| {room} | {' | '.join(runs)} |", "|:---|" + ":---|" * len(runs)]
+    for name, of in rows:
+        cells = ["not run" if run is None else str(of(run)) for run in runs.values()]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def write(text: str) -> None:
@@ -132,7 +134,7 @@ def main() -> int:
     print(text)
     if options.write:
         write(text)
-    return int(any(run.failed for runs in found.values() for run in runs.values()))
+    return int(any(run is None or run.failed for runs in found.values() for run in runs.values()))
 
 
 if __name__ == "__main__":
