@@ -341,7 +341,8 @@ class TextEncoder:
         if not ids:
             return 1.0
         unknown = 0 if self._unknown is None else ids.count(self._unknown)
-        return unknown and unknown / (len(ids) - ids.count(self._mark))
+        marks = 0 if self._mark is None else ids.count(self._mark)
+        return unknown / (len(ids) - marks) if unknown else 0.0
 
 
 def _end(text: str, size: int) -> str:

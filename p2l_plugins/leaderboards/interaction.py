@@ -13,6 +13,9 @@ from p2l_plugins.outcomes import Array, Mask
 #: Share of the marked interactions that may be false.
 FALSE_DISCOVERIES = 0.05
 
+#: Models from which on the line may bend.
+CURVED = 30
+
 
 def interaction(coefs: Array, overall: Array, apart: Mask) -> Array:
     """A model's coefficient on some prompts less what its overall coefficient predicts for these prompts.
@@ -20,21 +23,28 @@ def interaction(coefs: Array, overall: Array, apart: Mask) -> Array:
     With x the overall coefficients and y those on the prompts, each less the mean of the comparable models, it is
     y − b x with b = Σ x y / Σ x²: the residual of the line that is fitted to all models (the column-linear model of a
     two-way table: Mandel 1961, JASA 56, 878–888). The mean takes out that prompts are easy or hard for all, the slope
-    that they tell all models further apart, or less far, than others do. So it is positive for who is better here than
-    their peers, not for who is good.
+    that they tell all models further apart, or less far, than others do. With 30 models or more the line may bend: the
+    residual is taken from y = b x + c x², because prompts may tell strong models apart otherwise than weak ones, and
+    all strong models would seem to do better or worse. So it is positive for who is better here than their peers, not
+    for who is good.
 
     Args:
         coefs: (..., M) on the prompts.
         overall: (..., M) on all prompts.
-        apart: (M,) models that compare among themselves only: they have their own mean and share the slope.
+        apart: (M,) models that compare among themselves only: they have their own means and share b and c.
 
     Returns:
         (..., M), in log-odds; 0 where all models are level, or where there are fewer than three.
     """
     x, y = relative(overall, apart), relative(coefs, apart)
+    left = _without(y, x)
+    return left if len(apart) < CURVED else _without(left, _without(relative(x * x, apart), x))
+
+
+def _without(y: Array, x: Array) -> Array:
+    """What y (..., M) has not in common with x (..., M), by least squares."""
     squares = (x * x).sum(axis=-1, keepdims=True)
-    slope = (x * y).sum(axis=-1, keepdims=True) / np.where(squares > 0, squares, 1.0)
-    left: Array = y - slope * x
+    left: Array = y - (x * y).sum(axis=-1, keepdims=True) / np.where(squares > 0, squares, 1.0) * x
     return left
 
 

@@ -16,8 +16,8 @@ Column = tuple[str, Callable[[Row], str]]
 INTERACTION = "Better or worse than peers"
 INTERACTION_NOTE = (
     "A model's coefficient (log-odds) on these prompts less what its overall coefficient predicts for them, by the "
-    "line that is fitted to all models: above 0 is better here than models of its overall strength. * holds at a false "
-    "discovery rate of 5 % over all cells."
+    "line or curve that is fitted to all models: above 0 is better here than models of its overall strength. * holds "
+    "at a false discovery rate of 5 % over all cells."
 )
 #: The row of a model in a category that says nothing of it.
 _NOT_THERE: Row = {"interaction": None, "holds": False}

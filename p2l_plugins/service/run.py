@@ -187,14 +187,16 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         # no step of the event loop between the last one and the close of the sockets, which resets what waits there
         waiting = [one for listening in sockets or [] for one in _waiting(listening)]
-        for listening in [*self.servers, *(sockets or [])]:
+        for server in self.servers:
+            server.close()
+        for listening in sockets or []:
             listening.close()
         for one in waiting:
             await loop.connect_accepted_socket(self._connection, one)
         await super().shutdown(sockets)
 
     def _connection(self) -> asyncio.Protocol:
-        make: Callable[..., asyncio.Protocol] = self.config.http_protocol_class  # type: ignore[assignment]
+        make: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
         return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from p2l_plugins.errors import DataError, P2LError
 from p2l_plugins.leaderboards.categories import MAX_CATEGORIES, CategoryMeans
-from p2l_plugins.leaderboards.interaction import interaction
+from p2l_plugins.leaderboards.interaction import CURVED, interaction
+from p2l_plugins.leaderboards.intervals import relative
 from p2l_plugins.leaderboards.leaderboard import aggregate
 
 MODELS = tuple("abcdef")
@@ -63,18 +64,20 @@ def test_prompts_that_tell_all_models_further_apart_make_no_model_stand_out():
     assert better.holds[2]
 
 
-@pytest.mark.parametrize("shape", [(9,), (4, 9)])
-def test_the_interaction_is_what_a_line_leaves_over(shape):
-    """Against numpy's least squares: an intercept for either kind of models, one slope."""
+@pytest.mark.parametrize("shape", [(9,), (4, 9), (CURVED,), (4, 50)])
+def test_the_interaction_is_what_a_line_or_a_curve_leaves_over(shape):
+    """Against numpy's least squares: an intercept for either kind of models, one slope, and of many models one bend."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(2, *shape))
-    apart = np.arange(9) >= 6
+    apart = np.arange(shape[-1]) >= 6
     found = interaction(y, x, apart)
     for own, x_row, y_row in zip(np.atleast_2d(found), np.atleast_2d(x), np.atleast_2d(y), strict=True):
-        design = np.column_stack([apart, ~apart, x_row]).astype(float)
+        level = relative(x_row, apart)
+        columns = [apart, ~apart, level, *([level**2] if shape[-1] >= CURVED else [])]
+        design = np.column_stack(columns).astype(float)
         fitted = design @ np.linalg.lstsq(design, y_row, rcond=None)[0]
         np.testing.assert_allclose(own, y_row - fitted, atol=1e-12)
-    np.testing.assert_array_equal(interaction(np.ones(9), np.zeros(9), apart), 0)
+    np.testing.assert_array_equal(interaction(np.ones(9), np.zeros(9), np.arange(9) >= 6), 0)
 
 
 def test_where_no_category_differs_marks_are_rare():

@@ -100,6 +100,18 @@ def test_a_leaderboard_s_page(categories):
     assert "1 more models" in _Page(board().to_html(top=3)).text
 
 
+@pytest.mark.parametrize(("models", "folded"), [(60, 0), (344, 319)])
+def test_a_board_of_very_many_models_is_short_at_first(models, folded):
+    rng = np.random.default_rng(0)
+    names = tuple(f"model-{i}" for i in range(models))
+    html = aggregate(names, "grk", rng.normal(size=(3, models)), np.zeros(3), blocks=BLOCKS).to_html()
+    page = check_page(html)
+    assert page.tags.count("svg") == models
+    assert html.count("<details>") == bool(folded)
+    assert html.partition("<details>")[2].count("<svg") == folded
+    assert ("Show all 344 models" in page.text) == bool(folded)
+
+
 def test_the_page_by_category(categories):
     page = check_page(categories.to_html())
     assert page.tags.count("table") == 5  # heat map, overall, two categories, their union
