@@ -18,6 +18,7 @@ from litellm_router.called import GIVEN, setting_of
 from litellm_router.chat import SUPPORTS
 from litellm_router.matching import match, names_of
 from litellm_router.prices import CACHED, INPUT, OUTPUT, price_of
+from litellm_router.routers import deployment_of, router_of
 from p2l_plugins.errors import BundleError
 from p2l_plugins.outcomes import Array
 from p2l_plugins.scoring.engine import Scorer
@@ -26,6 +27,9 @@ Deployment = dict[str, Any]
 
 #: Seconds for which what was read of a group is kept: a change that LiteLLM makes in place shows after that.
 KEEP_S = 10.0
+
+#: Deployments whose models are remembered by their ids.
+MOST_MODELS = 4096
 
 _PARAMS = ("model", "base_model", "order", "rpm", INPUT, OUTPUT, CACHED)
 _INFO = (
@@ -221,6 +225,27 @@ class Groups:
         self.min_support = min_support
         self._clock = clock
         self._groups: dict[object, tuple[float, Group]] = {}
+        self._models: dict[str, tuple[float, str | None]] = {}
+
+    def model_of(self, info: Mapping[str, Any]) -> str | None:
+        """The bundle's name of the model of the deployment whose `model_info` this is, in any router of the process.
+
+        None for one that the bundle does not know, and for one that no router has any more.
+        """
+        given, deployment = info.get(GIVEN), info.get("id")
+        if given is not None:
+            return self.canonical(given) if isinstance(given, str) else None
+        if not isinstance(deployment, str):
+            return None
+        now = self._clock()
+        kept = self._models.get(deployment)
+        if kept is None or now - kept[0] >= KEEP_S:
+            found = deployment_of(router_of(deployment), deployment)
+            one = None if found is None else match(found, self.bundle)
+            if len(self._models) >= MOST_MODELS:
+                self._models.clear()
+            kept = self._models[deployment] = (now, None if one is None else one.model)
+        return kept[1]
 
     def canonical(self, name: str) -> str | None:
         """The bundle's own name of a model; None for a name that it does not know."""

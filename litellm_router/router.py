@@ -384,13 +384,12 @@ class P2LRouter(CustomLogger):
             attempts.remembered = state.traffic.conversations.answered(attempts.conversation, response, turn)
 
     def _model_in(self, info: object, attempts: Attempts | None) -> str | None:
-        """The name of the model that a deployment's `model_info` names, in the bundle that the request began with."""
-        name = info.get("p2l_model") if isinstance(info, Mapping) else None
+        """The model of the deployment with this `model_info`, in the bundle that the request began with."""
         groups = None if attempts is None else attempts.groups
         if groups is None:
             loaded = None if self._state is None else self._state.scoring.now
             groups = None if loaded is None else loaded.groups
-        return groups.canonical(name) if isinstance(name, str) and groups is not None else None
+        return groups.model_of(info) if isinstance(info, Mapping) and groups is not None else None
 
     async def async_post_call_response_headers_hook(
         self,

@@ -172,7 +172,7 @@ def _first(error: Exception) -> str:
 def _write_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
     encoder = checkpoint.encoder
     encoder.tokenizer.no_truncation()
-    encoder.tokenizer.save(str(folder / "tokenizer.json"))
+    encoder.tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
     if encoder.chat_template is not None:
         (folder / "chat_template.jinja").write_text(encoder.chat_template, encoding="utf-8")
 
