@@ -169,7 +169,7 @@ def test_a_loop_that_closed_meanwhile_loses_the_shared_write_only(key, entry):
 def test_a_cached_scorer_gives_what_the_bundle_gives_and_scores_each_prompt_once(valkey):
     valkey.client().flushall()
     p2l = P2L.load()
-    prompts = [("Prove that 2 + 2 = 4",), ("hi 𓀀", "in French"), ("long " * 5000,), ("hi 𓀀", "in French")]
+    prompts = [("Prove that 2 + 2 = 4",), ("hi 𓀀", "in it"), ("long " * 5000,), ("hi 𓀀", "in it")]
     expected = p2l.score_turns(prompts)
     for hits in (0, 4):
         with BlockingCache(RedisCache(Clients(valkey.url), deadline_s=5)) as cache:

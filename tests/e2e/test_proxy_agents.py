@@ -16,7 +16,7 @@ from helpers.proxies import PROMPT, TAP, at, config_of, deployment
 
 from litellm_router.routers import litellm_version
 
-DEAR, CHEAP = "gpt-4o-2024-08-06", "gpt-4o-mini-2024-07-18"
+DEAR, CHEAP = "gpt-4.1-2025-04-14", "gpt-4o-mini-2024-07-18"
 PRICE = {DEAR: 1e-5, CHEAP: 1e-6}
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
 

@@ -60,7 +60,7 @@ def test_the_bundle_says_what_a_client_needs(client, p2l):
 
 @pytest.mark.parametrize("cached", [False, True])
 def test_the_share_of_what_the_bundle_cannot_read_is_said(client, cached):
-    prompts = ["𓀀𓁐𓃰 𓄿𓅓", "Why is the sky blue?", "hi 𓀀 in French"]
+    prompts = ["𓀀𓁐𓃰 𓄿𓅓", "Why is the sky blue?", "hi 𓀀 in it"]
     answer = client.post("/v1/scores", json={"prompts": prompts}).json()
     assert answer["unknown"] == [1.0, 0.0, 0.25]
     assert answer["cached"] == [cached] * 3

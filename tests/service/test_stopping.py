@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import pytest
-from helpers.serving import served, until
+from helpers.serving import served, status, until
 
 CLIENTS = 20
 
@@ -77,6 +77,8 @@ def test_told_to_stop_under_load_it_answers_all_that_was_accepted(tmp_path, work
     outcomes, stop = collections.Counter(), threading.Event()
     with served(tmp_path, "starter", "--workers", workers) as service, ThreadPoolExecutor(CLIENTS) as pool:
         try:
+            # every process has the bundle: one that loads it says 503
+            until(lambda: all(status(f"{service.url}/readyz") == 200 for _ in range(20)))
             for i in range(CLIENTS):
                 pool.submit(ask_until, stop, Client([service.url], keep_alive), outcomes, i)
             until(lambda: outcomes["answered"] > 10 * CLIENTS)
