@@ -153,7 +153,7 @@ def test_the_shipped_starter_knows_its_training_prompts(data_dir):
     out = held_out(votes.prompts, 0.2)
     seen = bundle.training_prompts.seen(votes.prompts)
     np.testing.assert_array_equal(seen, ~out)
-    assert (bundle.folder / TRAINING_PROMPTS).stat().st_size < 60_000
+    assert (bundle.folder / TRAINING_PROMPTS).stat().st_size < 100_000  # 4 bytes for each of 24,000
 
 
 def test_export_of_a_checkpoint_without_the_set_makes_a_bundle_without_it(tiny_checkpoint, tmp_path):
