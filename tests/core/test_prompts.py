@@ -379,6 +379,15 @@ def test_every_kind_of_tokenizer_says_what_it_does_not_know(model):
     assert [tokens.unknown for tokens in encoder.tokens([("a",), ("a b",), ("b",)])] == [0, 0.5, 1]
 
 
+@pytest.mark.parametrize(("text", "share"), [("c", 1), ("cc ccc", 1), ("a cc", 0.5), ("a a a c", 0.25), ("a a", 0)])
+def test_a_word_that_is_unknown_whole_is_unknown_though_its_mark_is_a_piece(text, share):
+    """Unigram models read such a word as the mark of its beginning and one unknown piece."""
+    tokenizer = Tokenizer(models.Unigram([("<unk>", 0.0), ("▁", -1.0), ("▁a", -1.0)], 0, False))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    encoder = TextEncoder(tokenizer, TextForm(form="plain", max_length=16, pad_id=0))
+    assert encoder.tokens([(text,)])[0].unknown == share
+
+
 def test_a_maximum_without_room_for_tokens_is_refused():
     tokenizer = Tokenizer.from_file(str(find_bundle("starter") / "tokenizer.json"))
     with pytest.raises(BundleError, match="max_length is 2, which leaves no room"):

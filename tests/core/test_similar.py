@@ -28,7 +28,10 @@ def test_the_nearest_name_is_first(models, name, first):
     assert len(found) <= 3
 
 
-@pytest.mark.parametrize("name", ["gpt-7", "claude-sonnet-6-5", "gemini-9.5-pro", "llama-7-maverick", "xyz", "", "???"])
+@pytest.mark.parametrize(
+    "name",
+    ["gpt-7", "claude-sonnet-6-5", "gemini-9.5-pro", "llama-7-maverick", "gpt-9", "bert-6.7b", "xyz", "", "???"],
+)
 def test_another_version_is_no_hint(models, name):
     assert similar(name, models) == []
 

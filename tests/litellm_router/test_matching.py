@@ -197,3 +197,25 @@ async def test_litellms_own_router_answers_with_the_matched_model(tiny, monkeypa
     for text, name in (("math", names[0]), ("chat", names[2])):
         answer = await router.acompletion(model="auto", messages=say(text))
         assert answer.choices[0].message.content == f"answer of {name}"
+
+
+@pytest.mark.parametrize(
+    ("model", "info", "expected"),
+    [
+        ("openai/alpha", {}, "alpha"),
+        ("together_ai/org/Beta", {}, "beta"),
+        ("azure/ours", {"base_model": "gamma"}, "gamma"),
+        ("openai/alpha", {"p2l_model": "beta"}, "beta"),
+        ("openai/alpha", {"p2l_model": "a"}, "alpha"),
+        ("openai/alpha", {"p2l_model": False}, None),
+        ("openai/alpha", {"p2l_model": "delta"}, None),
+        ("openai/unknown", {}, None),
+    ],
+)
+def test_the_model_of_a_deployment_that_answered_is_found_by_the_rules_that_ranked_it(tiny, model, info, expected):
+    own = bare(model, info | {"id": f"{model} {info}"}, mock_response="x", api_key="k")
+    router = litellm.Router(model_list=[own, bare("openai/other", mock_response="y", api_key="k")])
+    groups = Groups(tiny)
+    assert groups.model_of(router.model_list[0]["model_info"]) == expected
+    assert groups.model_of({"id": "of no router"}) is None
+    assert groups.model_of({}) is None
