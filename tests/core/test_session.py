@@ -249,14 +249,26 @@ def test_a_family_that_the_graph_has_no_outputs_for_is_refused(tiny_bundle, tmp_
         P2L.load(folder)
 
 
-@pytest.mark.alone
-def test_the_starter_loads_in_half_a_second():
+def processor_seconds(use):
+    """Of loading the starter and using it, all threads together: others may use the machine too. The least of three."""
     seconds, loaded = [], []
     for _ in range(3):
-        started = time.process_time()  # the processor's time, all threads together: others may use the machine too
+        started = time.process_time()
         loaded.append(P2L.load("starter"))  # kept: to free one is not to load one
+        use(loaded[-1])
         seconds.append(time.process_time() - started)
-    assert min(seconds) <= 0.5
+    return min(seconds)
+
+
+@pytest.mark.alone
+def test_the_starter_loads_in_half_a_second():
+    assert processor_seconds(lambda p2l: None) <= 0.5
+
+
+@pytest.mark.alone
+@pytest.mark.xfail(reason="0.7 to 0.9 s: 32 everyday prompts by two threads, and a board of 344 models", strict=False)
+def test_the_starter_loads_and_warms_up_in_half_a_second():
+    assert processor_seconds(P2L.warm_up) <= 0.5
 
 
 def test_a_session_refuses_a_provider_that_onnxruntime_replaced(tiny_bundle, monkeypatch):
