@@ -1,8 +1,8 @@
 """Routes LiteLLM requests to the best model per prompt.
 
 `litellm_settings.callbacks: ["litellm_router.p2l_router"]` turns it on in the proxy, for every model group with at
-least two deployments whose `model_info.p2l_model` names a model of the bundle. In the async SDK:
-`litellm.callbacks = [p2l_router]`; for all its methods, `P2LRoutingStrategy.install(router)`.
+least two deployments that are different models of the bundle, by their names or by `model_info.p2l_model`. In the async
+SDK: `litellm.callbacks = [p2l_router]`; for all its methods, `P2LRoutingStrategy.install(router)`.
 """
 
 from __future__ import annotations
