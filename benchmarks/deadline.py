@@ -1,11 +1,11 @@
 """Requests that reach their deadline though there is little to do: new prompts at a tenth of what a process can score.
 
     python benchmarks/deadline.py [--bundle starter] [--rounds 3] [--requests 80] [--together 8] [--share 0.1]
-    python benchmarks/deadline.py --nice 0 5 --beside 4        # priorities of the scoring threads, on a busy machine
+    python benchmarks/deadline.py --beside 4 --rate 8          # on a busy machine
 
 First the capacity: prompts per second of the router's own path when 64 at a time always wait for their scores. Then
 `--requests` new prompts come in groups of `--together`, as many per second as `--share` of it, under the default
-`timeout_ms`. `--beside` starts so many processes that only compute, at an ordinary priority. The priorities take turns.
+`timeout_ms`. `--beside` starts so many processes that only compute.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 import numpy as np
 
 from litellm_router import P2LRouter, P2LSettings
-from p2l_plugins.scoring import engine
 
 WORDS = "prove write explain compare translate solve plan summarise fix list why how what code poem law proof".split()
 MODELS = ("gpt-4o-2024-08-06", "llama-3.1-8b-instruct")
@@ -93,7 +92,6 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.1)
     parser.add_argument("--rate", type=float, help="requests per second, in place of the measurement and the share")
     parser.add_argument("--seconds", type=float, default=4, help="of the measurement of the capacity")
-    parser.add_argument("--nice", type=int, nargs="+", default=[engine.NICE])
     parser.add_argument("--beside", type=int, default=0)
     options = parser.parse_args()
     others = [multiprocessing.Process(target=compute, daemon=True) for _ in range(options.beside)]
@@ -106,14 +104,10 @@ def main() -> None:
         rate = options.share * most
         print(f"capacity: {most:.0f} prompts/s")
     print(f"{options.together} at a time, {rate:.1f}/s on average")
-    found: dict[int, list[dict[str, Any]]] = collections.defaultdict(list)
-    for i in range(options.rounds * len(options.nice)):
-        engine.NICE = options.nice[i % len(options.nice)]
-        found[engine.NICE] += asyncio.run(round_of(options, rate))
-    for nice, records in found.items():
-        ms = np.percentile([record["ms"] for record in records], [50, 95, 99])
-        errors = collections.Counter(record["error"] for record in records if "error" in record)
-        print(f"nice {nice}: {len(records)} requests, ms {ms.round(1)} (50%, 95%, 99%), not routed: {dict(errors)}")
+    records = [record for _ in range(options.rounds) for record in asyncio.run(round_of(options, rate))]
+    ms = np.percentile([record["ms"] for record in records], [50, 95, 99])
+    errors = collections.Counter(record["error"] for record in records if "error" in record)
+    print(f"{len(records)} requests, ms {ms.round(1)} (50%, 95%, 99%), not routed: {dict(errors)}")
     for one in others:
         one.terminate()
 

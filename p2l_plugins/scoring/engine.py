@@ -37,7 +37,7 @@ EXIT_S = 10.0
 
 #: How far the threads that score stand back behind others of the process and the machine (`nice`): a server that scores
 #: beside its event loop has to answer first.
-NICE = 5
+NICE = 0
 
 #: Weight of the newest run in what a run of such a length takes.
 NEWEST = 0.2
@@ -236,7 +236,6 @@ class Engine:
         return len(self._waiting) + sum(map(len, self._running))
 
     def _work(self) -> None:
-        stand_back()
         while batch := self._take():
             outcomes = self._outcomes(batch)
             with self._changed:  # first, so that who has its scores finds the room that they left

@@ -1,6 +1,7 @@
 """The engine: batches, fairness, refusals, failures, cancellation, the end of the process."""
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
@@ -88,6 +89,18 @@ def test_requests_gather_while_the_model_is_busy_and_run_together(gate):
     assert gate.runs[0] == [("first",)]
     assert sorted(gate.runs[1]) == numbered(5)
     assert len(gate.runs) == 2
+
+
+def test_threads_that_score_stand_back_behind_nobody(gate):
+    """With a lower priority prompts miss their deadlines, at low load, on a machine that has other work."""
+    seen = []
+    gate.let()
+    score = gate.score_turns
+    gate.score_turns = lambda prompts: (
+        seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id())) or score(prompts)
+    )
+    engine_of(gate).submit(("a",)).result(10)
+    assert seen == [os.getpriority(os.PRIO_PROCESS, 0)]
 
 
 def test_one_token_per_batch_means_each_prompt_alone(gate):

@@ -13,6 +13,7 @@ from p2l_plugins import P2L, BundleError, ConfigError, PromptError
 from p2l_plugins.prompts import pad
 from p2l_plugins.scoring.bundle import Manifest, sha256
 from p2l_plugins.scoring.session import Bound, Session, bucket
+from tests.helpers import machine
 
 onnx = pytest.importorskip("onnx")
 
@@ -250,14 +251,14 @@ def test_a_family_that_the_graph_has_no_outputs_for_is_refused(tiny_bundle, tmp_
 
 
 def processor_seconds(use):
-    """Of loading the starter and using it, all threads together: others may use the machine too. The least of three."""
-    seconds, loaded = [], []
-    for _ in range(3):
-        started = time.process_time()
-        loaded.append(P2L.load("starter"))  # kept: to free one is not to load one
+    """Of loading the starter and using it, all threads together: others may use the machine too."""
+    loaded = []  # kept: to free one is not to load one
+
+    def load():
+        loaded.append(P2L.load("starter"))
         use(loaded[-1])
-        seconds.append(time.process_time() - started)
-    return min(seconds)
+
+    return machine.seconds(load, rounds=3, clock=time.process_time)
 
 
 @pytest.mark.alone
