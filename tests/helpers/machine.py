@@ -1,4 +1,4 @@
-"""Seconds as on the idle machine for which bounds of time are set: they must not fail with its clock or its neighbours."""
+"""Seconds as on the idle machine for which bounds of time were set, whatever this one's clock and neighbours do now."""
 
 import statistics
 import time
