@@ -48,6 +48,18 @@ class Scored(NamedTuple):
     cached: bool
 
 
+class Look(NamedTuple):
+    """What a process has of some prompts.
+
+    Attributes:
+        keys: of the prompts, in their order.
+        found: the scores that are there, by key.
+    """
+
+    keys: list[str]
+    found: dict[str, Entry]
+
+
 @dataclass(eq=False, slots=True)
 class _Flight:
     """A prompt that waits or is being scored: what the engine was asked, and what those who wait are told."""
@@ -105,22 +117,24 @@ class Flights:
         """Whether anything can be scored."""
         return self._engine.works
 
-    async def score(self, prompts: Sequence[Turns], deadline: float | None = None) -> list[Scored]:
+    async def score(
+        self, prompts: Sequence[Turns], deadline: float | None = None, look: Look | None = None
+    ) -> list[Scored]:
         """Scores of prompts, in their order.
 
         Args:
             prompts: as `as_turns` or `user_turns` made them.
             deadline: on the clock `time.monotonic`; None waits for as long as it takes.
+            look: what `look` just gave for these prompts.
 
         Raises:
             Busy: more prompts would wait than may, or they would not be scored by the deadline; none of these is.
             Late: no scores by the deadline.
             ScoringFailed: the model failed on one of them.
         """
-        fingerprint = self.scorer.fingerprint
-        keys = [cache_key(fingerprint, turns, self._namespace, self._secret) for turns in prompts]
+        keys, at_hand = self.look(prompts) if look is None else look
         missing = dict(zip(keys, prompts, strict=True))
-        found = await self._cached(missing, deadline)
+        found = await self._cached(list(missing), at_hand, deadline)
         if len(found) == len(missing):
             self._count("cached", len(keys))
             return [Scored(key, found[key], True) for key in keys]
@@ -133,23 +147,29 @@ class Flights:
             self._leave(flights.values())
         return [Scored(key, landed[key], False) if key in landed else Scored(key, found[key], True) for key in keys]
 
-    def at_hand(self, prompts: Sequence[Turns]) -> list[Scored] | None:
-        """Scores of prompts, where this process has all of them; nothing is waited for."""
+    def look(self, prompts: Sequence[Turns]) -> Look:
+        """What this process has of prompts; nothing is waited for. `at_hand` or `score` is to follow."""
         fingerprint = self.scorer.fingerprint
         keys = [cache_key(fingerprint, turns, self._namespace, self._secret) for turns in prompts]
-        found = self._usable(keys, self.cache.memory.get_many(keys))
-        models = len(self.scorer.models)
-        if any(key not in found or len(found[key].coefs) != models for key in keys):
+        unique = list(dict.fromkeys(keys))
+        return Look(keys, self._usable(unique, self.cache.in_memory(unique, len(self.scorer.models))))
+
+    def at_hand(self, look: Look) -> list[Scored] | None:
+        """Scores of prompts, where this process has all of them."""
+        keys, found = look
+        if not all(key in found for key in keys):
             return None
-        self.cache.stats.count("hits", "memory", len(found))
         self._count("cached", len(keys))
         return [Scored(key, found[key], True) for key in keys]
 
-    async def _cached(self, keys: Iterable[str], deadline: float | None) -> dict[str, Entry]:
-        """The entries that are there, also those of prompts that another process is scoring now."""
-        unique = list(keys)
+    async def _cached(self, unique: list[str], found: dict[str, Entry], deadline: float | None) -> dict[str, Entry]:
+        """The entries that are there, also those of prompts that another process is scoring now.
+
+        Args:
+            unique: the keys.
+            found: what is at hand.
+        """
         models = len(self.scorer.models)
-        found = self._usable(unique, self.cache.in_memory(unique, models))
         asked = [key for key in unique if key not in found and key not in self._flights]
         joined = len(unique) - len(found) - len(asked)
         if joined:
@@ -157,7 +177,7 @@ class Flights:
         if not asked:
             return found
         got = await self.cache.get_many(asked, models, _left(deadline))
-        found |= self._usable(asked, got)
+        found = found | self._usable(asked, got)
         useless = sum(entry is not None and key not in found for key, entry in zip(asked, got, strict=True))
         if useless:  # a hit of the cache, but not of whoever asked for it
             self.cache.stats.count("misses", n=useless)

@@ -38,15 +38,11 @@ class InUse:
             self._requests -= 1
             self._ended.set()
 
-    async def score(self, prompts: Sequence[Turns]) -> list[Scored]:
-        """Scores of prompts; errors as `Flights.score`."""
-        return await self.flights.score(prompts)
-
     async def scores(self, prompts: Sequence[Turns], step: int) -> Scores:
-        """The same as `Scores`, asked for in pieces of `step` prompts."""
+        """Scores of prompts, asked for in pieces of `step`; errors as `Flights.score`."""
         scored: list[Scored] = []
         for i in range(0, len(prompts), step):
-            scored += await self.score(prompts[i : i + step])
+            scored += await self.flights.score(prompts[i : i + step])
         return self.p2l.from_entries([one.entry for one in scored])
 
     async def retire(self) -> None:

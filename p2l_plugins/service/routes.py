@@ -257,8 +257,9 @@ def _turns(prompts: Sequence[Prompt], most: int) -> list[Turns]:
 
 async def _scored(request: Request, in_use: InUse, prompts: Sequence[Turns]) -> list[Scored]:
     """Scores of prompts: at once where they are at hand, else unless the client goes."""
-    at_hand = in_use.flights.at_hand(prompts)
-    return await _unless_left(request, in_use.score(prompts)) if at_hand is None else at_hand
+    look = in_use.flights.look(prompts)
+    at_hand = in_use.flights.at_hand(look)
+    return await _unless_left(request, in_use.flights.score(prompts, look=look)) if at_hand is None else at_hand
 
 
 async def _unless_left(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
