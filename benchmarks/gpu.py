@@ -3,8 +3,9 @@
     python benchmarks/gpu.py [--shapes 135m,0.5b,1.5b,7b] [--tokens 256] [--precision fp16] [--json]
 
 For each shape, with random weights: milliseconds for one prompt, and prompts per second at the best batch; of torch in
-bf16 with SDPA called one prompt at a time (as the research code serves it) and in batches, and of the fused graph in
-ONNX Runtime with bound memory, without and with CUDA graphs. The share is of the matrix-multiply speed that this very
+bf16 with SDPA called one prompt at a time (as the research code serves it) and in batches, the same by torch.compile at
+the batches that --compiled names, and of the fused graph in ONNX Runtime with bound memory, without and with CUDA
+graphs. The share is of the matrix-multiply speed that this very
 device reaches in torch on 8192 × 8192 matrices. Needs a CUDA device, torch with CUDA and onnxruntime-gpu.
 `--device cpu --shapes tiny` checks on any machine that the script runs; its figures mean nothing.
 """
@@ -93,6 +94,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--precision", choices=("fp16", "bf16"), default="fp16", help="of the graph")
     parser.add_argument("--batches", default=",".join(map(str, BATCHES)))
+    parser.add_argument(
+        "--compiled", default="1,32", help="batches of torch.compile, which takes its time; '' for none"
+    )
     parser.add_argument("--seconds", type=float, default=2.0, help="per figure")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--json", action="store_true")
@@ -106,10 +110,11 @@ def main() -> None:
         raise SystemExit(f"benchmarks/gpu.py: {problem}")
     batches = [int(batch) for batch in options.batches.split(",")]
     peak = matmul_peak(options.device)
+    compiled = [int(batch) for batch in options.compiled.split(",") if batch]
     rows = []
     for shape in shapes:
         print(f"{shape} …", file=sys.stderr)
-        rows += measure(shape, options, batches, peak)
+        rows += measure(shape, options, batches, compiled, peak)
     result = {"device": device_name(options.device), "peak_tflops": peak / 1e12, "tokens": options.tokens, "rows": rows}
     print(json.dumps(result, indent=2) if options.json else table(result))
 
@@ -173,7 +178,9 @@ def operations(config: Any, weights: int, tokens: int) -> float:
     return 2.0 * weights * tokens + 2.0 * config.num_hidden_layers * tokens**2 * width
 
 
-def measure(shape: str, options: argparse.Namespace, batches: list[int], peak: float) -> list[dict[str, Any]]:
+def measure(
+    shape: str, options: argparse.Namespace, batches: list[int], compiled: list[int], peak: float
+) -> list[dict[str, Any]]:
     """The rows of one shape."""
     import torch
     import transformers
@@ -185,8 +192,10 @@ def measure(shape: str, options: argparse.Namespace, batches: list[int], peak: f
 
     kind, sizes = SHAPES[shape]
     config = getattr(transformers, kind)(**sizes)
-    backbone = transformers.AutoModel.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa")
-    model = P2LNetwork(backbone, MODELS, "grk", "cls").eval()
+    with torch.device(options.device):  # billions of random numbers take minutes on a CPU
+        backbone = transformers.AutoModel.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa")
+        model = P2LNetwork(backbone, MODELS, "grk", "cls").eval()
+    model.to("cpu")
     flat = sum(parameter.numel() for parameter in backbone.parameters()) - config.vocab_size * config.hidden_size
     cost = operations(config, flat, options.tokens)
     form = TextForm(form="plain", max_length=options.tokens, pad_id=0)
@@ -197,13 +206,24 @@ def measure(shape: str, options: argparse.Namespace, batches: list[int], peak: f
         export_fused(Checkpoint(model, None, [f"m{i}" for i in range(MODELS)], form, {}), path, precision)  # type: ignore[arg-type]
         model.to(options.device)
         rows.append(_row("torch bf16", shape, torch_runner(model, options), options, batches, cost / peak))
+        if compiled:
+            # on a CPU without a compiler: only that the model can be traced
+            scores = torch.compile(
+                model.scores, dynamic=False, backend="inductor" if options.device == "cuda" else "eager"
+            )
+            run = torch_runner(model, options, scores)
+            rows.append(_row("torch bf16, compiled", shape, run, options, compiled, cost / peak))
+            torch._dynamo.reset()
+            del run, scores
         del model, backbone
         gc.collect()
         if options.device == "cuda":
             torch.cuda.empty_cache()
         for graphs in (False, True) if options.device == "cuda" else (False,):
             name = f"fused {precision}" + (", CUDA graphs" if graphs else "")
-            rows.append(_row(name, shape, onnx_runner(path, form, options, graphs), options, batches, cost / peak))
+            run = onnx_runner(path, form, options, graphs)
+            rows.append(_row(name, shape, run, options, batches, cost / peak))
+            del run
             gc.collect()
     return rows
 
@@ -229,9 +249,9 @@ def _row(
             print(f"{shape}, {name}: stopped at batch {batch} ({str(error).splitlines()[0][:120]})", file=sys.stderr)
             break
     if not seconds:
-        return {"shape": shape, "variant": name, "failed": True}
+        return _said({"shape": shape, "variant": name, "failed": True})
     best = min(seconds, key=lambda batch: seconds[batch] / batch)
-    return {
+    row = {
         "shape": shape,
         "variant": name,
         "one_prompt_ms": 1000 * seconds.get(1, float("nan")),
@@ -240,6 +260,13 @@ def _row(
         "share_of_peak_one": limit / seconds.get(1, float("nan")),
         "share_of_peak_best": limit * best / seconds[best],
     }
+    return _said(row)
+
+
+def _said(row: dict[str, Any]) -> dict[str, Any]:
+    """The row, which is known even if the next one ends the process."""
+    print(json.dumps(row), file=sys.stderr)
+    return row
 
 
 def _inputs(batch: int, tokens: int) -> tuple[Any, Any]:
@@ -247,34 +274,33 @@ def _inputs(batch: int, tokens: int) -> tuple[Any, Any]:
     return ids, np.ones_like(ids)
 
 
-def torch_runner(model: Any, options: argparse.Namespace) -> Callable[[int], Any]:
-    """Runs a batch in torch, from ids in host memory to scores in host memory."""
+def torch_runner(model: Any, options: argparse.Namespace, scores: Any = None) -> Callable[[int], Any]:
+    """Runs a batch in torch, from ids in host memory to scores in host memory; `scores` is the model's, compiled."""
     import torch
+
+    scores = scores or model.scores
 
     def run(batch: int) -> Any:
         ids, mask = (torch.from_numpy(value).to(options.device) for value in _inputs(batch, options.tokens))
         with torch.inference_mode():
-            return model.scores(ids, mask)[0].float().cpu()
+            return scores(ids, mask)[0].float().cpu()
 
     return run
 
 
 def onnx_runner(path: Path, form: Any, options: argparse.Namespace, cuda_graphs: bool) -> Callable[[int], Any]:
-    """Runs a batch in ONNX Runtime with bound memory, as `p2l_plugins.scoring.session` does."""
-    import onnxruntime as ort
+    """Runs a batch in ONNX Runtime as `p2l_plugins.scoring.session` does."""
+    from p2l_plugins.scoring.session import Bound, open_graph
 
-    from p2l_plugins.scoring.session import DEVICES, Bound
+    bounds: list[Bound] = []
 
-    settings = ort.SessionOptions()
-    settings.log_severity_level = 3
-    provider = (DEVICES[options.device], {"enable_cuda_graph": "1"} if cuda_graphs else {})
-    session = ort.InferenceSession(str(path), settings, providers=[provider], enable_fallback=0)
-    if session.get_providers()[0] != provider[0]:
-        raise SystemExit(
-            f"benchmarks/gpu.py: ONNX Runtime fell back to {session.get_providers()[0]}; check CUDA, cuDNN"
-        )
-    bound = Bound(session, ["coefs", "raw_eta"], MODELS, form, options.device, cuda_graphs)
-    return lambda batch: bound.run(*_inputs(batch, options.tokens))
+    def run(batch: int) -> Any:
+        if not bounds:  # here, so that a graph that is refused fails its own row only
+            session = open_graph(path, options.device, settings={"enable_cuda_graph": "1"} if cuda_graphs else None)
+            bounds.append(Bound(session, ["coefs", "raw_eta"], MODELS, form, options.device, cuda_graphs))
+        return bounds[0].run(*_inputs(batch, options.tokens))
+
+    return run
 
 
 def table(result: dict[str, Any]) -> str:

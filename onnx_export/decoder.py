@@ -47,7 +47,8 @@ def build(graph: GraphBuilder, checkpoint: Checkpoint) -> None:
     batch, length = (graph.op("Gather", [shape, graph.constant(axis, torch.int64)]) for axis in (0, 1))
     zero, one = graph.constant(0, torch.int64), graph.constant(1, torch.int64)
     last = graph.op("Max", [graph.op("Sub", [count, one]), zero])
-    cls_rows = graph.op("Add", [graph.op("Mul", [graph.op("Range", [zero, batch, one]), length]), last])
+    # on a GPU shapes are computed on the host: a Range of them is made on the device, anything else would copy them
+    cls_rows = graph.op("Add", [graph.op("Range", [zero, graph.op("Mul", [batch, length]), length]), last])
     attention = _Attention(graph, checkpoint, shape, length, last)
     table = backbone.embed_tokens.weight
     flat = graph.constant([-1, table.shape[1]], torch.int64)

@@ -161,6 +161,8 @@ def _open(graph: Path, precision: str, device: str) -> Any:
         return open_graph(graph, device)
     except ConfigError:
         raise
+    except BundleError as error:
+        raise BundleError(str(error).replace(str(graph), graph.name)) from None
     except Exception as error:
         raise BundleError(f"ONNX Runtime can't run this {precision} graph on {device!r} ({_first(error)})") from None
 

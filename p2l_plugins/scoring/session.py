@@ -7,9 +7,11 @@ model is so small that launching its kernels takes longer than running them.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
-import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,9 @@ CUDA_MULTIPLE = 8
 #: Buckets of CUDA graphs: the smallest length, and the most padded tokens, above which launching costs little.
 SMALLEST_BUCKET = 16
 LARGEST_BUCKET_TOKENS = 4096
+
+#: Operators that take nearly all of a run's time.
+_COSTLY = re.compile("MatMul|Gemm|Attention")
 
 _CUDA_REMEDY = "check that the NVIDIA driver, CUDA and cuDNN fit this onnxruntime-gpu"
 
@@ -97,7 +102,8 @@ def check_padding(input_ids: Ids, attention_mask: Ids, max_length: int) -> None:
 class Bound:
     """Runs with inputs and outputs bound to a device's memory.
 
-    One run at a time where buffers are kept for CUDA graphs: a recorded graph reads and writes fixed addresses.
+    With CUDA graphs one thread makes all runs, one after another: ONNX Runtime keeps what it recorded per thread, a
+    recorded graph reads and writes fixed addresses, and recording fails where another thread uses the device meanwhile.
     """
 
     def __init__(
@@ -108,20 +114,20 @@ class Bound:
         self._width = width
         self._text = text
         self._device = device
-        self._cuda_graphs = cuda_graphs
         self._buckets: dict[tuple[int, int], tuple[Any, list[Any], list[Any], Any]] = {}
-        self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, "p2l-cuda-graphs") if cuda_graphs else None
 
     def run(self, input_ids: Ids, attention_mask: Ids) -> list[Floats]:
         """The graph's outputs for these rows."""
         n, length = input_ids.shape
-        rows, columns = bucket(n, length, self._text.max_length)
-        if self._cuda_graphs and rows * columns <= LARGEST_BUCKET_TOKENS:
-            padded = self._padded(input_ids, attention_mask, rows, columns)
-            with self._lock:
-                return [result[:n] for result in self._run_bucket(padded)]
+        if self._thread is not None:
+            rows, columns = bucket(n, length, self._text.max_length)
+            if rows * columns <= LARGEST_BUCKET_TOKENS:
+                padded = self._padded(input_ids, attention_mask, rows, columns)
+                return [result[:n] for result in self._thread.submit(self._run_bucket, padded).result()]
         columns = min(-(-length // CUDA_MULTIPLE) * CUDA_MULTIPLE, self._text.max_length)
-        return self._run_once(self._padded(input_ids, attention_mask, n, columns))
+        padded = self._padded(input_ids, attention_mask, n, columns)
+        return self._run_once(padded) if self._thread is None else self._thread.submit(self._run_once, padded).result()
 
     def _padded(self, input_ids: Ids, attention_mask: Ids, rows: int, columns: int) -> tuple[Ids, Ids]:
         n, length = input_ids.shape
@@ -213,6 +219,7 @@ def open_graph(path: Path, device: str = "cpu", threads: int = 0, settings: Mapp
 
     Raises:
         ConfigError: the device is there, but did not take the graph.
+        BundleError: ONNX Runtime would run the costly part of it on the CPU.
         Exception: whatever ONNX Runtime raises; its exceptions have no common base of their own.
     """
     import onnxruntime as ort
@@ -220,6 +227,10 @@ def open_graph(path: Path, device: str = "cpu", threads: int = 0, settings: Mapp
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
+    if device == "cuda":
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find, and the session says that
+            ort.preload_dlls()  # of the packages that the extra `gpu` brings: ONNX Runtime looks elsewhere by itself
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     provider = (DEVICES[device], dict(settings or {}))
     # without enable_fallback=0 ONNX Runtime goes to the CPU, and prints to stdout, when a provider fails
     session = ort.InferenceSession(str(path), options, providers=[provider], enable_fallback=0)
@@ -227,7 +238,21 @@ def open_graph(path: Path, device: str = "cpu", threads: int = 0, settings: Mapp
         raise ConfigError(
             f"device {device!r} is not available: ONNX Runtime chose {session.get_providers()[0]}; {_CUDA_REMEDY}"
         )
+    _require_kernels(session, path, device)
     return session
+
+
+def _require_kernels(session: Any, path: Path, device: str) -> None:
+    """Refuses a graph of which ONNX Runtime, without a word, runs matrix products or attention on the CPU."""
+    if device == "cpu" or not hasattr(session, "get_provider_graph_assignment_info"):  # older ones do not tell
+        return
+    parts = session.get_provider_graph_assignment_info()
+    elsewhere = {node.op_type for part in parts if part.ep_name != DEVICES[device] for node in part.get_nodes()}
+    if costly := sorted(kind for kind in elsewhere if _COSTLY.search(kind)):
+        raise BundleError(
+            f"{path}: ONNX Runtime can't run {', '.join(costly)} of this precision on {device!r} and would use the "
+            "CPU; export it with --precision fp16, or use device 'cpu'"
+        )
 
 
 def _open(bundle: Bundle, device: str, threads: int, cuda_graphs: bool) -> Any:
@@ -235,7 +260,7 @@ def _open(bundle: Bundle, device: str, threads: int, cuda_graphs: bool) -> Any:
     path = bundle.folder / "model.onnx"
     try:
         return open_graph(path, device, threads, {"enable_cuda_graph": "1"} if cuda_graphs else None)
-    except ConfigError:
+    except P2LError:
         raise
     except Exception as error:
         raise _refused(path, bundle.manifest, device, error) from None
