@@ -94,9 +94,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--precision", choices=("fp16", "bf16"), default="fp16", help="of the graph")
     parser.add_argument("--batches", default=",".join(map(str, BATCHES)))
-    parser.add_argument(
-        "--compiled", default="1,32", help="batches of torch.compile, which takes its time; '' for none"
-    )
+    parser.add_argument("--compiled", default="", help="batches of torch.compile, which takes its time, such as 1,32")
     parser.add_argument("--seconds", type=float, default=2.0, help="per figure")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--json", action="store_true")
