@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import re
 import time
 from collections.abc import Callable
@@ -32,8 +33,10 @@ _ADD_LENGTHS = """
 local out = {}
 for i = 1, #ARGV - 1, 4 do
   local have = redis.call('HMGET', KEYS[1], ARGV[i] .. ':count', ARGV[i] .. ':mean')
-  local count = tonumber(have[1] or '0')
-  local mean = tonumber(have[2] or ARGV[i + 3])
+  local count, mean = tonumber(have[1] or '0'), tonumber(have[2] or ARGV[i + 3])
+  if not (count and mean and count >= 0 and count < 1e15 and mean >= 0 and mean < 1e9) then
+    count, mean = 0, tonumber(ARGV[i + 3])  -- damaged numbers
+  end
   local n = tonumber(ARGV[i + 1])
   local left = 1
   for k = 1, math.min(n, 1000) do
@@ -134,12 +137,13 @@ class SharedTraffic:
         pending = pacer.take_pending()
         try:
             await client.set(key, repr(first), nx=True, ex=KEEP_S)
-            shared = float(await client.incrbyfloat(key, pending))
             await client.expire(key, KEEP_S)
+            shared = await _added(client, key, pending)
         except BaseException:
             pacer.give_back(pending)
             raise
-        pacer.see(shared)
+        if not pacer.see(shared):  # it was damaged there: what this process knows takes its place
+            await client.set(key, repr(pacer.shared), ex=KEEP_S)
 
     async def _lengths(self, client: Any, traffic: Traffic) -> None:
         lengths = traffic.lengths
@@ -162,6 +166,16 @@ class SharedTraffic:
     def _key(self, kind: str, name: str) -> str:
         digest = hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
         return f"{self._namespace}:{kind}:{SCHEMA}:{digest}"
+
+
+async def _added(client: Any, key: str, move: float) -> float:
+    """A number in Redis after a move; NaN where there is none."""
+    try:
+        return float(await client.incrbyfloat(key, move))
+    except Exception as error:  # of redis-py, which need not be installed
+        if any(words in str(error) for words in ("not a valid float", "NaN or Infinity")):
+            return math.nan
+        raise
 
 
 def _command_in(error: Exception) -> str:

@@ -28,9 +28,6 @@ MOST_FILE_BYTES, MOST_STREAM = 2**30, 100_000
 #: Seconds after which the cost of a day is forgotten.
 _KEEP_S = 3 * 24 * 3600
 
-#: Days whose cost a file's reader remembers.
-_DAYS = 3
-
 
 class Full(Exception):
     """The store takes no more."""
@@ -103,9 +100,8 @@ class FileStore:
         except (ValueError, KeyError, TypeError, OverflowError, OSError):  # a line that another program wrote
             return
         if math.isfinite(cost) and cost > 0:
+            # no day is forgotten: lines of two alternate around midnight, and a clock that went wrong writes later ones
             self._costs[day] = self._costs.get(day, 0.0) + cost
-            for old in sorted(self._costs)[:-_DAYS]:  # lines of two days may alternate around midnight
-                del self._costs[old]
 
     async def add(self, row: Row) -> None:
         """As `Store.add`, in one write."""
@@ -144,8 +140,15 @@ class RedisStore:
         return client
 
     async def spent(self, day: str) -> float:
-        """As `Store.spent`, of all proxies."""
-        return float(await self._now().get(f"{self.stream}:spent:{day}") or 0.0)
+        """As `Store.spent`, of all proxies.
+
+        Raises:
+            ValueError: what is kept there is no sum: nothing is spent on that day any more.
+        """
+        spent = float(await self._now().get(f"{self.stream}:spent:{day}") or 0.0)
+        if not 0 <= spent < math.inf:
+            raise ValueError("the cost of the day is none")
+        return spent
 
     async def add(self, row: Row) -> None:
         """As `Store.add`."""

@@ -80,10 +80,12 @@ class UserBoard:
 
 
 def decayed(board: UserBoard, now: float, blending: Blending) -> UserBoard:
-    """The board as it counts at a later time: less evidence, and a taste that fades."""
+    """The board as it counts at a later time: less evidence, and a taste that fades.
+
+    A change in the future was made by a clock that went wrong: it counts as one of now, or nothing fades until then.
+    """
     kept = 0.5 ** (max(0.0, now - board.time) / blending.half_life_s)
-    time = max(now, board.time)
-    return replace(board, prompts=kept * board.prompts, votes=kept * board.votes, shift=kept * board.shift, time=time)
+    return replace(board, prompts=kept * board.prompts, votes=kept * board.votes, shift=kept * board.shift, time=now)
 
 
 def with_prompt(

@@ -107,7 +107,8 @@ class UserBoards:
         models: coefficients of a board.
         secret: of the boards' seal, the one that keys the users' names.
         deadline_s: longest that a read may take.
-        clock: seconds since the epoch.
+        clock: seconds since the epoch, for the boards.
+        steady: seconds, never going back, for this process's memory.
 
     Attributes:
         stats: counters.
@@ -122,10 +123,11 @@ class UserBoards:
         secret: bytes,
         deadline_s: float = DEADLINE_S,
         clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self.stats = Stats()
         self._client, self._fingerprint, self._family, self._models = client, fingerprint, family, models
-        self._secret, self._deadline_s, self._clock = secret, deadline_s, clock
+        self._secret, self._deadline_s, self._clock, self._steady = secret, deadline_s, clock, steady
         self._breaker = Breaker("boards of users in Redis")
         self._memory: OrderedDict[str, tuple[float, UserBoard | None]] = OrderedDict()
         self._waiting: deque[tuple[str, Change]] = deque()
@@ -133,8 +135,8 @@ class UserBoards:
 
     async def get(self, key: str, timeout_s: float | None = None) -> UserBoard | None:
         """The board of a user, or None where there is none or the store does not say in time."""
-        expires, board = self._memory.get(key, (0.0, None))
-        if expires > self._clock():
+        expires, board = self._memory.get(key, (-math.inf, None))
+        if expires > self._steady():
             return board
         client = self._client and self._client()
         if client is None or not self._breaker.allows():
@@ -203,7 +205,7 @@ class UserBoards:
         return board
 
     def _keep(self, key: str, board: UserBoard | None) -> None:
-        self._memory[key] = (self._clock() + MEMORY_S, board)
+        self._memory[key] = (self._steady() + MEMORY_S, board)
         self._memory.move_to_end(key)
         if len(self._memory) > MOST_USERS:
             self._memory.popitem(last=False)

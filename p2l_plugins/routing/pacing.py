@@ -123,10 +123,18 @@ class Pacer:
                 self._log -= pending
             self._pending += pending
 
-    def see(self, shared: float) -> None:
-        """Takes over log(λ · budget) as the processes that share it have it."""
+    def see(self, shared: float) -> bool:
+        """Takes over log(λ · budget) as the processes that share it have it; returns whether it can be that.
+
+        Their limits lie elsewhere, as their first requests were others, but not further away than a limit is from the
+        other one: then the number was damaged, and this process keeps its own.
+        """
         with self._lock:
+            low, high = self._limits
+            if not 2 * low - high <= shared <= 2 * high - low:
+                return False
             self._log = shared
+            return True
 
     @property
     def shared(self) -> float:

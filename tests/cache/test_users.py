@@ -16,6 +16,7 @@ from p2l_plugins.cache.settings import derive_secret
 from p2l_plugins.cache.value import Unreadable
 from p2l_plugins.leaderboards.personal import Blending, UserBoard, with_feedback, with_prompt
 from p2l_plugins.leaderboards.user_store import (
+    MEMORY_S,
     MOST_WAITING,
     UserBoards,
     decode_board,
@@ -132,6 +133,42 @@ async def test_services_share_a_board_and_forget_it(valkey):
     assert await forget(clients(), KEY) is False
     assert await UserBoards(clients, FINGERPRINT, "grk", 3, SECRET, deadline_s=5).get(KEY) is None
     await clients.aclose()
+
+
+@pytest.mark.parametrize("jump", [-DAY_S, -3600.0, 3600.0, DAY_S])
+async def test_a_jump_of_the_clock_neither_keeps_an_old_board_nor_loses_one(valkey, jump):
+    clients, now, steady = Clients(valkey.url), [1.8e9], [0.0]
+    clocks = {"clock": lambda: now[0], "steady": lambda: steady[0], "deadline_s": 5}
+    one, other = (UserBoards(clients, FINGERPRINT, "grk", 3, SECRET, **clocks) for _ in range(2))
+    one.change_soon(KEY, change_now)
+    await one.flush()
+    assert (await other.get(KEY)).prompts == 1.0
+    now[0] += jump
+    one.change_soon(KEY, change_now)
+    await one.flush()
+    assert (await other.get(KEY)).prompts == 1.0  # of its memory, for a minute by the clock that does not jump
+    steady[0] = MEMORY_S + 1
+    board = await other.get(KEY)
+    assert board.prompts == pytest.approx(2.0, abs=0.03)  # a day is a thirtieth of the half-life
+    assert board.time == now[0]
+    now[0] -= jump
+    one.change_soon(KEY, change_now)
+    await one.flush()
+    assert (await read_board(clients(), KEY, FINGERPRINT, 3, SECRET)).prompts == pytest.approx(3.0, abs=0.1)
+    await forget(clients(), KEY)
+    await clients.aclose()
+
+
+def change_now(board, now):
+    return with_prompt(board, "grk", np.array([1.0, 0.0, -1.0]), 0.5, now, Blending())
+
+
+def test_a_change_in_the_future_counts_as_one_of_now():
+    """A clock that was ten years ahead once: the board fades from now on, not from then."""
+    board = change_now(UserBoard.empty("grk", 3, 1.8e9), 1.8e9 + 3650 * DAY_S)
+    back = change_now(board, 1.8e9)
+    assert back.prompts == 2.0
+    assert change_now(back, 1.8e9 + 30 * DAY_S).prompts == pytest.approx(2.0)  # half of two, and one
 
 
 async def test_without_a_store_boards_live_in_the_process():

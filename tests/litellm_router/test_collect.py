@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import stat
 import time
@@ -202,6 +203,54 @@ async def test_what_a_day_cost_outlives_midnight_odd_lines_a_line_cut_short_and_
     for _ in range(20):  # more than was read of the one before
         await store.add({"timestamp": day + 4, "cost": 0.01})
     assert await store.spent(day_of(day + 1)) == pytest.approx(0.95)
+
+
+async def test_a_clock_that_jumped_ahead_gives_no_second_budget(tmp_path):
+    """Lines of later days stay in the file when the clock is set right: today's cost must not be forgotten for them."""
+    path, day = tmp_path / "votes.jsonl", 24 * 3600.0
+    store = FileStore(path)
+    for jump in (0, 1, 9, 10, 11, 12, 0, -1):
+        await store.add({"timestamp": 50 * day + jump * day, "cost": 0.25})
+    for reader in (store, FileStore(path)):
+        assert await reader.spent(day_of(50 * day)) == 0.5
+        assert await reader.spent(day_of(51 * day)) == 0.25
+        assert await reader.spent(day_of(62 * day)) == 0.25
+
+
+async def test_a_jump_of_the_clock_is_a_new_day_and_back_again_the_old_one(collecting):
+    router, callback, rows = collecting(budget_per_day=2.5e-3)
+    collector = callback.state().collector
+    now, asked = time.time(), 0
+    for jump in (0, 3600, 86_400, -86_400, 0, 86_400):
+        collector._clock = lambda at=now + jump: at
+        for _ in range(6):
+            asked += 1
+            await router.acompletion(model="auto", messages=[{"role": "user", "content": f"code {asked}"}])
+            await counted(callback, asked)
+    days = {day_of(row["timestamp"]) for row in rows()}
+    for day in days:
+        assert sum(row["cost"] for row in rows() if day_of(row["timestamp"]) == day) <= 2.5e-3
+    assert len(days) in (3, 4)  # an hour later may be another day
+    assert collector.counts["vote"] + collector.counts["budget"] == asked
+
+
+async def test_a_damaged_cost_of_a_day_is_no_leave_to_spend(valkey):
+    client = redis.asyncio.Redis.from_url(valkey.url)
+    store, now = RedisStore(lambda: client, "damaged"), time.time()
+    await store.add({"timestamp": now, "cost": 0.25})
+    (key,) = await client.keys("damaged:*")
+    good = await client.get(key)
+    for bit in range(8 * len(good)):
+        wrong = bytearray(good)
+        wrong[bit // 8] ^= 1 << bit % 8
+        await client.set(key, bytes(wrong))
+        with contextlib.suppress(ValueError):  # which the collector takes for a store that fails
+            assert 0 <= await store.spent(day_of(now)) < 1e9
+    for wrong in (b"nan", b"inf", b"-inf", b"-1", b"x"):
+        await client.set(key, wrong)
+        with pytest.raises(ValueError, match=r"cost of the day|could not convert"):
+            await store.spent(day_of(now))
+    await client.aclose()
 
 
 async def test_a_vote_that_cannot_be_kept_is_no_vote_and_costs_no_request(collecting, monkeypatch, caplog):

@@ -94,6 +94,48 @@ async def test_while_redis_is_away_moves_are_kept_and_handed_over_later(tmp_path
         await made.aclose()
 
 
+async def test_any_flipped_bit_of_a_shared_number_is_survived_and_mended(client):
+    """They have no seal, as Redis itself adds to them: what can't be a budget's multiplier or a length is replaced."""
+    shared, traffic = SharedTraffic(lambda: client), Traffic(SETTINGS)
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        pacer = request(traffic, rng, [])
+    traffic.answered(None, "a", 7, None)
+    await shared.exchange(traffic)
+    (key,), (lengths,) = await client.keys("p2l:pace:*"), await client.keys("p2l:answers:*")
+    good, good_lengths, known = await client.get(key), await client.hgetall(lengths), pacer.shared
+    low, high = pacer._limits
+    for bit in range(8 * len(good)):
+        await client.set(key, flipped(good, bit))
+        await shared.exchange(traffic)
+        request(traffic, rng, [])
+        assert 2 * low - high <= pacer.shared <= 2 * high - low
+        await shared.exchange(traffic)
+        assert float(await client.get(key)) == pytest.approx(pacer.shared)
+        pacer.take_pending()
+        pacer.see(known)
+    for field, value in good_lengths.items():
+        for bit in range(8 * len(value)):
+            await client.hset(lengths, mapping={**good_lengths, field: flipped(value, bit)})
+            await shared.exchange(traffic)
+            assert 0 <= traffic.lengths.expected("a") < 1e9
+    for wrong in (b"nan", b"inf", b"1e300", b"-700", b"", b"9" * 400):
+        await client.set(key, wrong)
+        await client.hset(lengths, mapping={"a:count": wrong, "a:mean": wrong})
+        await shared.exchange(traffic)
+        traffic.answered(None, "a", 7, None)
+        await shared.exchange(traffic)
+        assert 0 <= traffic.lengths.expected("a") < 1e9
+        assert float(await client.get(key)) == pytest.approx(known)
+    assert shared.errors == 0
+
+
+def flipped(value, bit):
+    wrong = bytearray(value)
+    wrong[bit // 8] ^= 1 << bit % 8
+    return bytes(wrong)
+
+
 async def test_without_redis_nothing_happens():
     shared, traffic = SharedTraffic(lambda: None), Traffic(SETTINGS)
     traffic.answered(None, "a", 7, None)
