@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from p2l_plugins.cache.redis import is_cluster
+from p2l_plugins.cache.redis import is_cluster, pipeline
 
 #: Keys that the server looks at in one SCAN, and that one round trip removes.
 PIECE = 512
@@ -80,16 +80,32 @@ async def remove(
     patterns = [""] if fingerprints is None else [f"*:{fingerprint}:" for fingerprint in sorted(fingerprints)]
     for pattern in patterns:
         async for piece in _pieces(client, namespace, pattern):
-            found = piece
+            found = Counter(fingerprint for _, _, fingerprint in piece)
             if not dry_run:
-                pipe = client.pipeline() if is_cluster(client) else client.pipeline(transaction=False)
-                for key, _, _ in piece:
-                    pipe.execute_command("UNLINK", key)  # `pipe.unlink` would do nothing in a cluster's pipeline
-                gone = await pipe.execute()
-                found = [one for one, n in zip(piece, gone, strict=True) if n]
-            counts.update(fingerprint for _, _, fingerprint in found)
-            removed(len(found))
+                found = await _unlink(client, piece)
+            counts.update(found)
+            removed(found.total())
     return counts
+
+
+async def _unlink(client: Any, piece: list[tuple[str, str, str]]) -> Counter[str]:
+    """Removes keys in one round trip; how many of each bundle were there."""
+    keys: dict[str, list[str]] = {}
+    for key, _, fingerprint in piece:
+        keys.setdefault(fingerprint, []).append(key)
+    # one command for many keys takes a tenth of the time; those of a cluster must be of one slot
+    commands = [
+        (fingerprint, part)
+        for fingerprint, own in keys.items()
+        for part in ([[key] for key in own] if is_cluster(client) else [own])
+    ]
+    pipe = pipeline(client)
+    for _, part in commands:
+        pipe.execute_command("UNLINK", *part)  # `pipe.unlink` would do nothing in a cluster's pipeline
+    gone: Counter[str] = Counter()
+    for (fingerprint, _), n in zip(commands, await pipe.execute(), strict=True):
+        gone[fingerprint] += n
+    return +gone
 
 
 async def _pieces(client: Any, namespace: str, rest: str) -> AsyncIterator[list[tuple[str, str, str]]]:
@@ -109,7 +125,7 @@ async def _pieces(client: Any, namespace: str, rest: str) -> AsyncIterator[list[
 
 async def _ask(client: Any, commands: list[tuple[str, str]]) -> list[Any]:
     """Answers of commands in one round trip, without those that were refused or found nothing."""
-    pipe = client.pipeline() if is_cluster(client) else client.pipeline(transaction=False)
+    pipe = pipeline(client)
     for command, key in commands:
         pipe.execute_command(command, key)
     answers = await pipe.execute(raise_on_error=False)
