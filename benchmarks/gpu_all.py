@@ -83,6 +83,7 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         if options.work is None:
             options.work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        options.work = options.work.resolve()
         options.work.mkdir(parents=True, exist_ok=True)
         failed = [name for step in STEPS if options.step in (step, "all") for name in run_step(step, options)]
     if failed:
