@@ -334,7 +334,7 @@ def expected(figures: Figures, traffic: Traffic, house: House, popularity: Popul
 
 
 def simulate(
-    figures: Figures, traffic: Traffic, house: House, n: int = 60_000, seed: int = 0
+    figures: Figures, traffic: Traffic, house: House, n: int = 40_000, seed: int = 0
 ) -> tuple[Size, Numbers, Numbers]:
     """Size, shares of requests by where their scores are, and (n / 2,) milliseconds that P2L adds."""
     rng = np.random.default_rng(seed)
@@ -394,7 +394,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="beside real runs on this machine")
     parser.add_argument("--rates", type=float, nargs="+", default=[1e2, 1e3, 1e4, 1e5, 1e6], help="requests a second")
     parser.add_argument("--exponents", type=float, nargs="+", default=[0.8, 1.0, 1.2])
-    parser.add_argument("--tokens", type=float, nargs="+", default=[50.0, 200.0], help="mean tokens of a prompt")
+    parser.add_argument("--tokens", type=float, nargs="+", default=[100.0], help="mean tokens of a prompt")
     parser.add_argument("--prompts", type=float, default=1e8, help="different prompts that come again")
     parser.add_argument("--new", type=float, default=0.2, help="share of requests whose prompt never comes again")
     parser.add_argument("--ttl-hours", type=float, nargs="+", default=[1, 4, 24, 168], help="the cheapest is taken")
@@ -407,10 +407,11 @@ def main() -> None:
     if options.measure or options.check:
         import scale_runs  # which needs LiteLLM and a server
 
-        if options.measure:
-            scale_runs.measure(options.figures)
-        if options.check:
-            scale_runs.check(Figures.read(options.figures))
+        with scale_runs.running() as run:
+            if options.measure:
+                scale_runs.measure(options.figures, run)
+            if options.check:
+                scale_runs.check(Figures.read(options.figures), run)
         return
     figures = Figures.read(options.figures)
     print(f"{figures.machine}\n")

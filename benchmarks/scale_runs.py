@@ -61,11 +61,11 @@ from p2l_plugins.scoring.cached import URL
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "examples")]
 
-#: Of a look in the runs that `check` makes: small, so that some of the hits are in Redis.
+#: Entries in the proxy's memory: few, so that some of the hits are in Redis.
 FEW = 100
 
 #: Rates of `check`, and its seconds at each.
-RATES, SECONDS = (4.0, 8.0, 16.0), 45.0
+RATES, SECONDS = (2.0, 4.0, 8.0), 40.0
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,15 @@ class Running:
 
     url: str
     headers: dict[str, str]
+    store: str
     proxy: psutil.Process
     scorer: psutil.Process
     valkey: psutil.Process
 
 
 @contextlib.contextmanager
-def running(entries: int) -> Iterator[Running]:
-    """All three, ready; the proxy keeps so many entries in memory."""
+def running() -> Iterator[Running]:
+    """All three, ready."""
     from demo import running_proxy, warm_up
     from helpers.servers import server
     from helpers.upstream import upstream
@@ -104,7 +105,7 @@ def running(entries: int) -> Iterator[Running]:
         settings = {
             "endpoint": endpoint,
             "timeout_ms": 5000,
-            "cache": {"url": valkey.url, "entries": entries, "deadline_ms": 1000},
+            "cache": {"url": valkey.url, "entries": FEW, "deadline_ms": 1000},
             "groups": {"plain": {"mode": "off"}},
         }
         config = folder / "config.yaml"
@@ -117,14 +118,17 @@ def running(entries: int) -> Iterator[Running]:
                 }
             )
         )
-        proxy = stack.enter_context(running_proxy(config))
+        proxy = stack.enter_context(running_proxy(config, start_s=300))
         import httpx
 
         with httpx.Client(timeout=30) as client:
             warm_up(client, proxy, "auto")
         assert valkey.process is not None
         yield Running(
-            proxy.url, proxy.headers, *(psutil.Process(one.pid) for one in (proxy.process, scorer, valkey.process))
+            proxy.url,
+            proxy.headers,
+            valkey.url,
+            *(psutil.Process(one.pid) for one in (proxy.process, scorer, valkey.process)),
         )
 
 
@@ -142,12 +146,19 @@ class Client:
 
     def ask(self, group: str, prompt: str) -> http.client.HTTPMessage:
         """The headers of an answer."""
-        if not hasattr(self._own, "connection"):
-            self._own.connection = http.client.HTTPConnection(urlsplit(self._run.url).netloc, timeout=60)
         body = json.dumps({"model": group, "messages": [{"role": "user", "content": prompt}]})
         headers = self._run.headers | {"Content-Type": "application/json"}
-        self._own.connection.request("POST", "/v1/chat/completions", body, headers)
-        answer = self._own.connection.getresponse()
+        for last in (False, True):
+            if not hasattr(self._own, "connection"):
+                self._own.connection = http.client.HTTPConnection(urlsplit(self._run.url).netloc, timeout=60)
+            try:
+                self._own.connection.request("POST", "/v1/chat/completions", body, headers)
+                answer = self._own.connection.getresponse()
+                break
+            except ConnectionError:  # it was idle for long, and the proxy has closed it
+                del self._own.connection
+                if last:
+                    raise
         text = answer.read()
         assert answer.status == http.HTTPStatus.OK, text
         headers_back: http.client.HTTPMessage = answer.headers
@@ -168,9 +179,9 @@ def text_of(rank: int, mean_words: float = 40.0) -> str:
     return f"{rank} " + " ".join(rng.choice(WORDS) for _ in range(words))
 
 
-def model_ms(p2l: P2L, rounds: int = 3) -> tuple[float, float]:
+def model_ms(p2l: P2L, rounds: int = 2) -> tuple[float, float]:
     """Milliseconds of the processor for a prompt, and for each of its tokens: a line through the least of rounds."""
-    prompts, tokens = mixed(p2l, 60, "log-uniform")
+    prompts, tokens = mixed(p2l, 40, "log-uniform")
     p2l.warm_up()
     ms = np.full(len(prompts), np.inf)
     for _ in range(rounds):
@@ -182,7 +193,7 @@ def model_ms(p2l: P2L, rounds: int = 3) -> tuple[float, float]:
     return max(0.0, float(first)), float(slope)
 
 
-async def redis_ms(url: str, models: int, runs: int = 2000) -> tuple[float, float, float]:
+async def redis_ms(url: str, models: int, runs: int = 1000) -> tuple[float, float, float]:
     """Milliseconds of this process, of the server, and from question to answer, of a look that hits."""
     clients = Clients(url)
     cache = RedisCache(clients, deadline_s=5.0)
@@ -210,7 +221,7 @@ async def redis_ms(url: str, models: int, runs: int = 2000) -> tuple[float, floa
     return ms, 1e3 * server / runs, max(0.0, statistics.median(wall) - ms)
 
 
-async def bytes_of_entry(url: str, models: int, entries: int = 20_000) -> float:
+async def bytes_of_entry(url: str, models: int, entries: int = 10_000) -> float:
     """Of the server's memory."""
     clients = Clients(url)
     before = (await clients().info("memory"))["used_memory"]
@@ -220,32 +231,28 @@ async def bytes_of_entry(url: str, models: int, entries: int = 20_000) -> float:
     return float(after - before) / entries
 
 
-def measure(path: Path, rounds: int = 3, requests: int = 100) -> None:
+def measure(path: Path, run: Running, rounds: int = 3, requests: int = 60) -> None:
     """Measures and writes the figures."""
-    from helpers.servers import server
-
     load = os.getloadavg()[0]
     p2l = P2L.load("starter", threads=1)
     prompt_ms, token_ms = model_ms(p2l)
-    with tempfile.TemporaryDirectory() as folder, server(Path(folder)) as valkey:
-        looked = [asyncio.run(redis_ms(valkey.url, len(p2l.models))) for _ in range(rounds)]
-        own_ms, server_ms, trip_ms = (statistics.median(column) for column in zip(*looked, strict=True))
-        entry_bytes = asyncio.run(bytes_of_entry(valkey.url, len(p2l.models)))
+    looked = [asyncio.run(redis_ms(run.store, len(p2l.models))) for _ in range(rounds)]
+    own_ms, server_ms, trip_ms = (statistics.median(column) for column in zip(*looked, strict=True))
+    entry_bytes = asyncio.run(bytes_of_entry(run.store, len(p2l.models)))
     taken: dict[str, list[float]] = {kind: [] for kind in ("plain", "hit", "miss", "scorer")}
-    with running(10_000) as run:
-        client, known = Client(run), text_of(1)
-        client.ask_all("auto", [known] * 50)
-        client.ask_all("plain", [known] * 50)
-        for turn in range(rounds):
-            new = [text_of(10_000 * (turn + 1) + i) for i in range(requests)]
-            taken["plain"].append(spent(run.proxy, lambda: client.ask_all("plain", [known] * requests)))
-            taken["hit"].append(spent(run.proxy, lambda: client.ask_all("auto", [known] * requests)))
-            before = run.scorer.cpu_times()
-            taken["miss"].append(spent(run.proxy, lambda new=new: client.ask_all("auto", new)))  # type: ignore[misc]
-            after = run.scorer.cpu_times()
-            scored = 1e3 * (after.user + after.system - before.user - before.system) / requests
-            tokens = np.mean([tokens_of(p2l, (text,)) for text in new])
-            taken["scorer"].append(scored - prompt_ms - token_ms * float(tokens))
+    client, known = Client(run), text_of(1)
+    client.ask_all("auto", [known] * 30)
+    client.ask_all("plain", [known] * 30)
+    for turn in range(rounds):
+        new = [text_of(10_000 * (turn + 1) + i) for i in range(requests)]
+        taken["plain"].append(spent(run.proxy, lambda: client.ask_all("plain", [known] * requests)))
+        taken["hit"].append(spent(run.proxy, lambda: client.ask_all("auto", [known] * requests)))
+        before = run.scorer.cpu_times()
+        taken["miss"].append(spent(run.proxy, lambda new=new: client.ask_all("auto", new)))  # type: ignore[misc]
+        after = run.scorer.cpu_times()
+        scored = 1e3 * (after.user + after.system - before.user - before.system) / requests
+        tokens = np.mean([tokens_of(p2l, (text,)) for text in new])
+        taken["scorer"].append(scored - prompt_ms - token_ms * float(tokens))
     ms = {kind: statistics.median(column) for kind, column in taken.items()}
     figures = Figures(
         machine=f"{platform.machine()}, {os.cpu_count()} cores, load {load:.1f} before, Python "
@@ -326,7 +333,7 @@ def simulated(figures: Figures, traffic: Traffic, arrivals: Numbers, ranks: Numb
     return Seen(hits, proxy, per_s[SCORED] * mean / 1e3, commands * figures.server_ms / 1e3, ms)
 
 
-def check(figures: Figures) -> None:
+def check(figures: Figures, run: Running) -> None:
     """Prints real runs beside the simulation."""
     p2l = P2L.load("starter", threads=1)
     print("| requests/s | | hits | proxy, cores | scorer, cores | Valkey, cores | added ms p50 | p99 | load |")
@@ -334,14 +341,11 @@ def check(figures: Figures) -> None:
     for rate in RATES:
         rng = np.random.default_rng(int(rate))
         traffic = Traffic(rate, 1.0, 50.0, 1000.0)
-        n = int(rate * SECONDS)
+        n, own = int(rate * SECONDS), int(rate * 1e8)  # no rate finds prompts of another
         arrivals = poisson(rate, n, rng)
         ranks = np.where(rng.random(n) < traffic.new, 10**6 + np.arange(n), Popularity(1.0, 1000).draw(n, rng))
-        tokens = np.array([tokens_of(p2l, (text_of(rank),)) for rank in ranks.tolist()], np.float64)
-        with running(FEW) as run:
-            client = Client(run)
-            client.ask_all("auto", [text_of(10**7 + i, 5) for i in range(20)])
-            seen = real(run, arrivals, ranks.tolist())
+        tokens = np.array([tokens_of(p2l, (text_of(rank),)) for rank in (ranks + own).tolist()], np.float64)
+        seen = real(run, arrivals, (ranks + own).tolist())
         for name, one in (("real", seen), ("simulated", simulated(figures, traffic, arrivals, ranks, tokens))):
             p50, p99 = np.percentile(one.ms, [50, 99])
             print(
