@@ -125,3 +125,21 @@ def test_the_frontier_is_the_upper_concave_hull_and_lp_lies_on_it():
 def test_of_models_that_cost_the_same_the_frontier_takes_the_best():
     assert policies.frontier([0.1, 0.4, 0.4, 0.7], [1.0, 1.0, 2.0, 3.0]) == [1, 3]
     assert policies.frontier([0.5], [1.0]) == [0]
+
+
+def test_an_opponent_of_no_weight_does_not_move_the_routers_own_coefficient():
+    beta, q = np.array([0.0, 1.0, 400.0]), np.array([1.0, 1.0, 0.0])
+    assert policies.policy_coefficient(0.6, beta, q) == pytest.approx(policies.policy_coefficient(0.6, beta[:2]))
+
+
+def test_the_rule_paced_takes_its_multiplier_and_no_other_rule_does():
+    value, cost = [0.8, 0.6], [8.0, 2.0]
+    assert policies.decide("paced", value, cost, multiplier=0.0).models == (0,)
+    assert policies.decide("paced", value, cost, multiplier=0.1).models == (1,)
+    with pytest.raises(P2LError, match="needs a budget, or a multiplier"):
+        policies.decide("paced", value, cost)
+    with pytest.raises(P2LError, match="belongs to the rule 'paced', not to 'lp'"):
+        policies.decide("lp", value, cost, 3.0, multiplier=0.1)
+    for rule in ("cap", "lp"):
+        with pytest.raises(P2LError, match="needs a budget"):
+            policies.decide(rule, value, cost)

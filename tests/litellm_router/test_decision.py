@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 
 from litellm_router import P2LSettings
-from litellm_router.decision import decide
+from litellm_router.conversations import Conversations
+from litellm_router.decision import OVERALL, Case, Holder, Read, decide
+from litellm_router.request import read
+from litellm_router.settings import Rule
+from p2l_plugins.cache.entry import Entry
 from p2l_plugins.routing.policies import lp
+from p2l_plugins.scoring.flights import Scored
 
 NAMES = ("m0", "m1", "m2", "m3")
 VALUES = np.array([0.8, 0.6, 0.5, 0.2])
@@ -65,3 +70,53 @@ def test_the_record_is_plain_json():
     assert record["costs"]["m0"] is None
     assert set(record["values"]) == {"m0", "m1", "m2", "m3"}
     assert (record["rule"], record["budget"]) == ("lp", 3.0)
+
+
+@pytest.mark.parametrize(
+    ("rule", "holder", "first"),
+    [
+        ({"rule": "cap", "budget": 4.0}, 2, "m2"),  # at the limit is within it
+        ({"rule": "cap", "budget": 3.9}, 2, "m1"),
+        ({"rule": "cap", "budget": 10.0, "max_cost": 4.0}, 0, "m1"),
+        ({"rule": "cap", "budget": 4.0, "max_cost": 10.0}, 0, "m1"),
+        ({"max_cost": 4.0}, 0, "m1"),
+        ({"max_cost": 8.0}, 3, "m3"),
+        ({"rule": "lp", "budget": 2.0}, 0, "m0"),  # a budget of the mean is no limit of one request
+        ({"rule": "cap", "budget": 0.5}, 0, "m0"),  # none is within
+    ],
+)
+def test_who_has_a_conversation_keeps_it_within_the_limits_of_a_request(rule, holder, first):
+    found = decide(NAMES, VALUES, np.array(COSTS), Rule(**rule), holder=Holder(holder, 1.0))
+    assert found.record()["model"] == first
+
+
+def test_who_has_a_conversation_without_a_price_keeps_it_where_nothing_limits_a_request():
+    costs = np.array([np.nan, 2.0, 4.0, 1.0])
+    assert decide(NAMES, VALUES, costs, Rule(), holder=Holder(0, 1.0)).ranking[0] == 0
+    assert decide(NAMES, VALUES, costs, Rule(max_cost=9.0), holder=Holder(0, 1.0)).ranking[0] == 1
+
+
+def case_of(text, key="k", cached=False, truncated=None, unknown=None, **metadata):
+    wanted = read(
+        "auto",
+        [{"role": "user", "content": text}],
+        {"metadata": metadata},
+        Rule(rule="cap", budget=1.0, mode="shadow"),
+        P2LSettings(client_rules="tighten"),
+        Conversations(),
+        0.0,
+    )
+    scored = Scored(key, Entry(np.ones(4, np.float32), None, truncated, unknown), cached)
+    return Case("auto", None, wanted, Read(scored, scored), None, 0.0).record()
+
+
+def test_the_record_says_what_the_scores_were_made_of():
+    assert case_of("hi hello") == {"mode": "shadow", "cache": "miss", "prompt_tokens": 2}
+    assert case_of("hi hello", cached=True)["cache"] == "hit"
+    assert case_of("hi hello", truncated=True)["truncated"] is True
+    assert case_of("hi hello", truncated=False)["truncated"] is False
+    assert case_of("hi hello", unknown=0.123456)["unknown"] == 0.1235
+    assert "unknown" not in case_of("hi hello", unknown=0.0)
+    assert case_of("")["reason"] == "no_text"
+    assert case_of("hi hello", key=f"{OVERALL}:x")["reason"] == "unknown_text"
+    assert case_of("hi hello", p2l={"budget": 0.5})["client"] == "applied"
