@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from p2l_plugins.routing import policies
-from p2l_plugins.routing.pacing import FALL, RISE, Pacer
+from p2l_plugins.routing.pacing import FALL, FIRST, RISE, Pacer
 
 
 def traffic(rng, n, shift=0.0):
@@ -145,3 +145,28 @@ def test_the_multiplier_of_lp_is_the_slope_of_its_edge():
 def test_paced_is_best_without_a_multiplier_and_cheapest_with_a_large_one():
     value, cost = np.array([0.1, 0.5, 0.7]), np.array([1.0, 2.0, 4.0])
     assert [policies.paced(value, cost, m).models for m in (0.0, 0.2, 1e9)] == [(2,), (1,), (0,)]
+
+
+def test_how_far_it_may_go_is_settled_by_the_first_requests_alone():
+    pacer = Pacer(1.0)
+    value, cost = np.array([0.5, 0.9]), np.array([0.5, 2.0])
+    for _ in range(FIRST):
+        pacer.start_from(value, cost)
+    settled_at = pacer._limits
+    for _ in range(2 * FIRST):
+        pacer.start_from(value, 100 * cost)
+    assert pacer._limits == settled_at
+    assert len(pacer._firsts) == FIRST
+
+
+def test_what_is_shared_is_believed_as_far_as_other_proxies_limits_may_lie():
+    pacer = Pacer(1.0)
+    pacer.start(1.0)
+    low, high = -math.log(FALL), math.log(RISE)
+    for shared in (low, 0.0, high, 2 * low - high, 2 * high - low):
+        assert pacer.see(shared)
+        assert pacer.shared == shared
+    pacer.see(0.5)
+    for damaged in (2 * low - high - 0.01, 2 * high - low + 0.01, math.nan, math.inf, -math.inf, 1e300):
+        assert not pacer.see(damaged)
+        assert pacer.shared == 0.5
