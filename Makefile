@@ -11,6 +11,7 @@
 #   make wheel     builds wheel and source into dist/
 #   make release   the wheel, tried in an environment of its own, with the list of what it brings (SBOM) and the notes
 #   make images    builds the images of deploy/Dockerfile and drives them: needs buildah and debootstrap, as root
+#   make mutants   changes the code a little, many times, and lists what no test notices (tests/mutants.py)
 #   make docs      the documentation's site into build/site, every link checked
 PYTHON ?= python3
 VENV ?= .venv
@@ -39,7 +40,7 @@ TESTS_eval := tests/lmeval_task tests/votes/test_lmeval.py tests/votes/test_sile
               tests/e2e/test_lmeval_models.py
 TESTS_train := tests/training tests/onnx_export
 
-.PHONY: demo proxy test quick lint types unit matrix newest starter wheel release images docs clean
+.PHONY: demo proxy test quick lint types unit mutants matrix newest starter wheel release images docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -65,6 +66,9 @@ unit: $(VENV)/.dev
 
 quick: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) --quick
+
+mutants: $(VENV)/.dev
+	nice -n 10 $(BIN)/python tests/mutants.py
 
 matrix: $(VERSIONS:%=matrix-%) $(BOUNDS:%=matrix-%)
 	$(PYTHON) tests/versions/table.py --write $(VERSIONS:%=$(MATRIX)/%/bin/python)
