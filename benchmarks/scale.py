@@ -386,6 +386,11 @@ def scorer_seconds(
     return queue(poisson(max(rate, 1e-6) * own / cores, n, rng), ms / 1e3, own) + house.network_ms / 1e3
 
 
+def _digits(x: float) -> str:
+    """A number of three digits, without an exponent."""
+    return f"{float(f'{x:.3g}'):.12g}"
+
+
 def main() -> None:
     """Prints the table, measures, or checks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -433,9 +438,9 @@ def main() -> None:
         size, shares, ms = simulate(figures, traffic, house)
         late = (ms > house.deadline_ms).mean()
         p50, p99 = np.minimum(np.percentile(ms, [50, 99]), house.deadline_ms)
-        row = [f"{rate:g}", f"{exponent:g}", f"{tokens:g}", f"{house.ttl_s / 3600:g}"]
+        row = [f"{rate:.0f}", f"{exponent:g}", f"{tokens:g}", f"{house.ttl_s / 3600:g}"]
         row += [f"{share:.1%}" for share in shares]
-        row += [f"{size.own:.3g}", f"{size.extra:.3g}", str(size.scorers), str(size.shards), f"{size.gib:.3g}"]
+        row += [_digits(size.own), _digits(size.extra), str(size.scorers), str(size.shards), _digits(size.gib)]
         row += [f"{p50:.1f}", f"{p99:.0f}", f"{late:.1%}", f"{price(size, rate, *prices):.2f}"]
         print(f"| {' | '.join(row)} |", flush=True)
 
