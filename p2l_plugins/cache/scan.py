@@ -93,7 +93,7 @@ async def _unlink(client: Any, piece: list[tuple[str, str, str]]) -> Counter[str
     keys: dict[str, list[str]] = {}
     for key, _, fingerprint in piece:
         keys.setdefault(fingerprint, []).append(key)
-    # one command for many keys takes a tenth of the time; those of a cluster must be of one slot
+    # one command for many keys, where all are on one server: in a cluster they would have to be of one slot
     commands = [
         (fingerprint, part)
         for fingerprint, own in keys.items()
