@@ -109,7 +109,7 @@ starter: $(VENV)/.dev
 	rm -rf runs/starter runs/starter-export runs/starter-bundle
 	$(BIN)/p2l train examples/starter.yaml --data "$(DATA)" --output runs/starter
 	$(BIN)/p2l export runs/starter runs/starter-export --precision int8
-	$(BIN)/p2l refit-head runs/starter-export examples/starter.yaml -o runs/starter-bundle --data "$(DATA)" --category-prior 3 --refit-ties
+	$(BIN)/p2l refit-head runs/starter-export examples/starter.yaml -o runs/starter-bundle --data "$(DATA)" --category-prior 3 --refit-ties --calibrate
 	$(BIN)/python benchmarks/starter.py --data "$(DATA)" --bundle runs/starter-bundle --write
 	rm -rf p2l_plugins/starter
 	cp -r runs/starter-bundle p2l_plugins/starter

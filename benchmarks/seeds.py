@@ -80,7 +80,8 @@ def main() -> None:
         if not exported.is_dir():
             export(checkpoint, exported, options.precision)
         if not bundle.is_dir():
-            refit_head(Bundle.open(exported), config, options.data, bundle, category_prior=options.category_prior)
+            kept = {"category_prior": options.category_prior, "ties": True, "calibrate": True}
+            refit_head(Bundle.open(exported), config, options.data, bundle, **kept)
         for name, (report, one) in judge(config, bundle, options.data).items():
             r, c = report.routed, report.calibration["p2l"]
             cells = ["–"] * 4

