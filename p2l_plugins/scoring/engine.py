@@ -35,9 +35,9 @@ SHORT_TOKENS = 256
 #: the process.
 EXIT_S = 10.0
 
-#: How far the threads that score stand back behind others of the process and the machine (`nice`): a server that scores
-#: beside its event loop has to answer first.
-NICE = 0
+#: How far a thread that loads a bundle beside the one in use stands back behind others (`nice`). Threads that score do
+#: not: on a machine with other work their prompts would miss their deadlines.
+NICE = 5
 
 #: Weight of the newest run in what a run of such a length takes.
 NEWEST = 0.2
