@@ -64,6 +64,7 @@ def proxy(tmp_path_factory, tap, provider):
         *two(provider, "capped"),
         *two(provider, "lottery"),
         *two(provider, "paced"),
+        *two(provider, "accounts"),
         *two(provider, "keys"),
         *two(provider, "blind", info={DEAR: {"supports_vision": False}, CHEAP: {"supports_vision": True}}),
         *two(provider, "narrow", info={DEAR: {"max_input_tokens": 100}, CHEAP: {"max_input_tokens": 100_000}}),
@@ -77,6 +78,7 @@ def proxy(tmp_path_factory, tap, provider):
         "capped": {"rule": "cap", "budget": 0.001},
         "lottery": {"rule": "lp", "budget": 0.0028},
         "paced": {"rule": "paced", "budget": 0.002},
+        "accounts": {"rule": "paced", "budget": 0.0001},  # between the two: λ goes up and down, and not to its limit
         "keys": {"rule": "paced", "budget": 0.002, "scope": "key"},
     }
     callbacks = ["litellm_router.p2l_router", "tap.tap", "prometheus"]
@@ -332,7 +334,7 @@ def test_a_client_chooses_neither_the_draw_nor_the_account(ask, tap):
     assert {DEAR, CHEAP} == set(drawn)
     ids = {"x-litellm-call-id": "one", "x-litellm-trace-id": "one"}
     for i in range(20):
-        ask("paced", [say(f"Prove Fermat's little theorem, {i}")], headers=ids)
+        ask("accounts", [say(f"Prove Fermat's little theorem, {i}")], headers=ids)
     for _ in range(100):
         lines = [json.loads(line) for line in tap.read_text().splitlines()]
         logged = {one["p2l"]["multiplier"] for call, one in lines if call == "one"}
