@@ -7,7 +7,6 @@ one request is expected to cost. Theorem numbers are those of Prompt-to-Leaderbo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
 from typing import Literal, cast, get_args
 
 import numpy as np
@@ -299,8 +298,7 @@ def _checked(value: ArrayLike, cost: ArrayLike) -> tuple[Array, Array]:
     v, c = np.asarray(value, np.float64), np.asarray(cost, np.float64)
     if v.ndim != 1 or v.shape != c.shape or not v.size:
         raise P2LError(f"values {v.shape} and costs {c.shape} must be one number per model each")
-    # a sum over what is not finite is not finite either, and takes a third of the time to see
-    if not isfinite(v.sum() + c.sum()) and not (np.isfinite(v).all() and np.isfinite(c).all()):
+    if not np.count_nonzero(np.isfinite(v)) == np.count_nonzero(np.isfinite(c)) == v.size:  # half the time of `all`
         raise P2LError("values and costs must be finite numbers")
     return v, c
 

@@ -66,6 +66,19 @@ def test_best_and_cap():
         policies.cap(value, cost, 0.1)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("bad", [[np.inf, -np.inf], [np.nan, 1.0], [-np.inf, 1.0], [1e308, np.inf]])
+def test_numbers_that_are_not_finite_are_an_error_and_no_warning(bad):
+    for value, cost in ((bad, [1.0, 2.0]), ([1.0, 2.0], bad)):
+        with pytest.raises(P2LError, match="must be finite"):
+            policies.best(value, cost)
+
+
+@pytest.mark.filterwarnings("error")
+def test_huge_numbers_whose_sum_is_not_finite_are_finite():
+    assert policies.best([1e308, 1.1e308, 1e308], [1e308, 1e308, 1e308]).models == (1,)
+
+
 def test_drawing_follows_the_weights():
     choice = policies.lp([0.0, 1.0], [0.0, 1.0], 0.25)
     assert choice.models == (0, 1)
