@@ -258,14 +258,9 @@ class _Fitted:
         """All training votes, over the bundle's models."""
         return self.parts.training.renamed(self.bundle.manifest.models)
 
-    def _rows(self, numbers: Sequence[int]) -> Any:
-        sizes = [len(source.prompts) for source in self.parts.sources]
-        starts = np.cumsum([0, *sizes])
-        return np.concatenate([np.arange(starts[n], starts[n] + sizes[n]) for n in numbers])
-
     def _board(self, coefs: Array, without: str | None = None) -> Array:
         """(M,) mean over kinds of the mean over their prompts."""
-        each = [coefs[self._rows(numbers)].mean(axis=0) for name, numbers in self.kinds.items() if name != without]
+        each = [coefs[self.parts.rows(numbers)].mean(axis=0) for name, numbers in self.kinds.items() if name != without]
         board: Array = np.mean(each, axis=0)
         return board
 
@@ -273,7 +268,7 @@ class _Fitted:
         """What the whole head gives on a sample of each kind."""
         rng = np.random.default_rng(1)
         rows = np.concatenate(
-            [rng.permutation(self._rows(numbers))[: MOST_PROMPTS // 4] for numbers in self.kinds.values()]
+            [rng.permutation(self.parts.rows(numbers))[: MOST_PROMPTS // 4] for numbers in self.kinds.values()]
         )
         known = np.ones(len(self.bundle.manifest.models), np.bool_)
         distance = self.map.distance(self.states)
@@ -283,7 +278,7 @@ class _Fitted:
         """What a head gives on a kind of prompts that neither it nor the centres have seen."""
         models = self.bundle.manifest.models
         others = [n for kind, numbers in self.kinds.items() if kind != name for n in numbers]
-        rows = self._rows(others)
+        rows = self.parts.rows(others)
         sources = [self.parts.sources[n] for n in others]
         task = HeadTask(
             votes=merge(sources, [self.config.data[n].prompt_weight for n in others]).renamed(models),
@@ -303,7 +298,7 @@ class _Fitted:
         known = np.zeros(len(models), np.bool_)
         known[np.unique(np.concatenate([task.votes.a, task.votes.b]))] = True
         distance = Map.of(self.states[rows]).distance(self.states)
-        sample = np.random.default_rng(1).permutation(self._rows(self.kinds[name]))[:MOST_PROMPTS]
+        sample = np.random.default_rng(1).permutation(self.parts.rows(self.kinds[name]))[:MOST_PROMPTS]
         return self._fold(name, np.sort(sample), coefs, self._board(coefs, name), distance, known)
 
     def _fold(self, name: str, rows: Any, coefs: Array, board: Array, distance: Array, known: Any) -> Fold:

@@ -98,7 +98,8 @@ def refit_head(
         progress: called with the number of prompts that each run finished.
 
     Raises:
-        ConfigError: the configuration is of another family, or `ties` or `calibrate` of one without `raw_eta`.
+        ConfigError: the configuration is of another family, `ties` or `calibrate` of one without `raw_eta`, or 0 epochs
+            with what needs some.
         DataError: a model of the data that the bundle does not have, or the output folder holds something.
         BundleError: the bundle's head can't be changed.
     """
@@ -108,6 +109,8 @@ def refit_head(
         raise ConfigError(f"the family {manifest.family!r} has no raw_eta; leave --refit-ties out")
     if calibrate and not has_eta(manifest.family):
         raise ConfigError(f"the family {manifest.family!r} has no raw_eta; leave --calibrate out")
+    if not epochs and (ties or shrink or not calibrate):
+        raise ConfigError("with --epochs 0 no head is fitted: add --calibrate, and leave --refit-ties and --shrink out")
     parts = parts_of(manifest, config, data_dir)
     votes = parts.training.renamed(manifest.models)
     with replaced_folder(output) as folder:
@@ -135,7 +138,7 @@ def refit_head(
         losses: tuple[float, ...] = ()
         if calibrate:
             step("fitting the level and the ties")
-            shift = _shift(replace(task, raw_eta=task.raw_eta + states @ eta_weight + eta_bias), weight, bias)
+            shift = _shift(replace(task, raw_eta=task.raw_eta + states @ eta_weight + eta_bias), parts, weight, bias)
             weight, bias = (weight + shift.weight).astype(np.float32), (bias + shift.bias).astype(np.float32)
             eta_weight, eta_bias, losses = eta_weight + shift.eta_weight, eta_bias + shift.eta_bias, shift.losses
         if ties or calibrate:
@@ -160,9 +163,8 @@ def refit_head(
     return Bundle.open(output)
 
 
-def _shift(task: HeadTask, weight: NDArray[Any], bias: NDArray[Any]) -> Shift:
-    number = {turns: i for i, turns in enumerate(task.votes.prompts)}
-    rows = [np.array([number[turns] for turns in source.prompts], np.int64) for source in task.sources]
+def _shift(task: HeadTask, parts: Split, weight: NDArray[Any], bias: NDArray[Any]) -> Shift:
+    rows = [parts.rows([number]) for number in range(len(parts.sources))]
     sources = [source.renamed(task.votes.models) for source in task.sources]
     states = task.states.astype(float)
     coefs = states @ weight.T.astype(float) + bias

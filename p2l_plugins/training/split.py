@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from p2l_plugins.errors import DataError
+from p2l_plugins.outcomes import Ids
 from p2l_plugins.prompts import Turns
 from p2l_plugins.training.config import Source, TrainConfig
 from p2l_plugins.votes.columns import ModelColumns
@@ -31,6 +32,11 @@ class Split:
     held_out: Votes
     sources: list[Votes]
     sizes: list[tuple[int, int, int]]
+
+    def rows(self, sources: Sequence[int]) -> Ids:
+        """Where the prompts of some sources, by their numbers, stand in `training`: one source after the other."""
+        starts = np.cumsum([0, *(len(source.prompts) for source in self.sources)])
+        return np.concatenate([np.arange(starts[n], starts[n + 1]) for n in sources])
 
     def seen_prompts(self) -> list[Turns]:
         """The prompts that a model was made with: to learn from, or to watch the training on."""

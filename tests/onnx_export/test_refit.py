@@ -146,3 +146,10 @@ def test_a_shift_of_all_models_is_found_from_votes():
     np.testing.assert_allclose(shift.eta_weight, ties, atol=0.05)
     assert shift.bias == pytest.approx(-0.7, abs=0.1)
     assert shift.losses[1] < shift.losses[0]
+
+
+@pytest.mark.parametrize("options", [{}, {"calibrate": True, "ties": True}, {"calibrate": True, "shrink": True}])
+def test_without_epochs_there_is_only_calibrating(tiny_bundle, config, train_config, tmp_path, options):
+    with pytest.raises(ConfigError, match="with --epochs 0 no head is fitted: add --calibrate"):
+        refit_head(Bundle.open(tiny_bundle), config, train_config.parent, tmp_path / "out", epochs=0, **options)
+    assert not (tmp_path / "out").exists()
