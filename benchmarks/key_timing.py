@@ -15,9 +15,7 @@ import http.client
 import os
 import platform
 import random
-import re
 import secrets
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,24 +23,10 @@ from pathlib import Path
 
 import numpy as np
 from scipy.stats import kruskal, mannwhitneyu
+from service import start
 
 #: Below it the times are said to differ.
 LEAST_P = 0.01
-
-
-def start(folder: Path, key: str) -> tuple[subprocess.Popen[bytes], int]:
-    """A service with a key, on a free port, when it listens."""
-    log = folder / "log"
-    command = [sys.executable, "-m", "p2l_plugins.cli", "serve", "--port", "0", "--api-key-env", "TIMED_KEY"]
-    process = subprocess.Popen(command, stderr=log.open("wb"), env=os.environ | {"TIMED_KEY": key})
-    while process.poll() is None:
-        if found := re.search(r"p2l serve: http://\S+:(\d+)", log.read_text()):
-            connection = http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=10)
-            connection.request("GET", "/readyz")
-            if connection.getresponse().status == 200:
-                return process, int(found[1])
-        time.sleep(0.1)
-    raise SystemExit(log.read_text())
 
 
 def timed(port: int, keys: dict[str, str], rounds: int) -> dict[str, list[float]]:
@@ -77,7 +61,8 @@ def main() -> None:
         "all but one": right[:-1] + "z",
     }
     with tempfile.TemporaryDirectory() as folder:
-        process, port = start(Path(folder), right)
+        process, url = start(Path(folder), "starter", 1, key=right)
+        port = int(url.rpartition(":")[2])
         try:
             timed(port, keys, 100)
             us = timed(port, keys, options.rounds)

@@ -71,11 +71,17 @@ async def memory(pid: int, until: float, mib: list[tuple[float, float]]) -> None
         await asyncio.sleep(1)
 
 
-def start(folder: Path, bundle: str, workers: int) -> tuple[subprocess.Popen[bytes], str]:
-    """A service on a free port, when it is ready."""
+def start(
+    folder: Path, bundle: str, workers: int, *options: str, key: str | None = None
+) -> tuple[subprocess.Popen[bytes], str]:
+    """A service on a free port, when it is ready, with its log in a folder; with a key, it asks for it."""
     log = folder / "log"
     command = [sys.executable, "-m", "p2l_plugins.cli", "serve", bundle, "--port", "0", "--workers", str(workers)]
-    process = subprocess.Popen(command, stderr=log.open("wb"))
+    environment = dict(os.environ)
+    if key is not None:
+        command += ["--api-key-env", "P2L_BENCHMARK_KEY"]
+        environment["P2L_BENCHMARK_KEY"] = key
+    process = subprocess.Popen([*command, *options], stderr=log.open("wb"), env=environment)
     while process.poll() is None:
         found = re.search(r"p2l serve: (http://\S+)", log.read_text())
         try:

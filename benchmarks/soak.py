@@ -17,8 +17,6 @@ import json
 import os
 import platform
 import random
-import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,6 +27,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import psutil
+from service import start
 
 KEY = "a key of the soak"
 PRICES = Path(__file__).resolve().parents[1] / "examples" / "prices.json"
@@ -228,22 +227,6 @@ async def memory(pid: int, until: float, mib: list[float]) -> None:
         await asyncio.sleep(1)
 
 
-def start(folder: Path, workers: int) -> tuple[subprocess.Popen[bytes], str]:
-    """A service on a free port, when it is ready."""
-    log = folder / "log"
-    command = [sys.executable, "-m", "p2l_plugins.cli", "serve", "starter", "--port", "0", "--workers", str(workers)]
-    command += ["--api-key-env", "SOAK_KEY", "--costs", str(PRICES)]
-    environment = os.environ | {"SOAK_KEY": KEY}
-    process = subprocess.Popen(command, stderr=log.open("wb"), env=environment)
-    while process.poll() is None:
-        found = re.search(r"p2l serve: (http://\S+)", log.read_text())
-        with contextlib.suppress(httpx.HTTPError):
-            if found and httpx.get(f"{found[1]}/readyz", timeout=5).status_code == 200:
-                return process, found[1]
-        time.sleep(0.1)
-    raise SystemExit(log.read_text())
-
-
 async def soak(options: argparse.Namespace, pid: int, url: str) -> bool:
     """Runs all clients and prints what came of it; whether no ordinary request was lost and no worker was replaced."""
     counts: Counter[str] = Counter()
@@ -282,7 +265,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=4, help="ordinary ones")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        process, url = start(Path(folder), options.workers)
+        process, url = start(Path(folder), "starter", options.workers, "--costs", str(PRICES), key=KEY)
         try:
             fine = asyncio.run(soak(options, process.pid, url))
         finally:

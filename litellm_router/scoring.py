@@ -29,8 +29,8 @@ from p2l_plugins.cache.lease import Leases
 from p2l_plugins.errors import ConfigError, P2LError
 from p2l_plugins.prompts import Turns
 from p2l_plugins.scoring.bundle import find_bundle
-from p2l_plugins.scoring.changes import LOOK_S, Changes
-from p2l_plugins.scoring.engine import Busy, Scorer, stand_back
+from p2l_plugins.scoring.changes import LOOK_S, Changes, stand_back
+from p2l_plugins.scoring.engine import Busy, Scorer
 from p2l_plugins.scoring.flights import Flights, Late, Scored, ScoringFailed
 from p2l_plugins.scoring.scorer import P2L
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+import threading
 from pathlib import Path
 
 from p2l_plugins.errors import BundleError
@@ -10,8 +14,19 @@ from p2l_plugins.scoring.bundle import BUNDLE_FILES, MANIFEST, STARTER
 #: Seconds between two looks.
 LOOK_S = 1.0
 
+#: How far a thread that loads a bundle beside the one in use stands back behind others (`nice`). Threads that score do
+#: not: on a machine with other work their prompts would miss their deadlines.
+NICE = 5
+
 #: The path behind the links, and name, inode, size and time of each file that is there.
 Mark = tuple[object, ...]
+
+
+def stand_back() -> None:
+    """Has the running thread stand back behind others by `NICE`."""
+    if sys.platform == "linux":  # where a thread has a priority of its own
+        with contextlib.suppress(OSError):  # of a sandbox that forbids it
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
 class Changes:

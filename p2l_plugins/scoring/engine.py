@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import contextlib
 import dataclasses
 import heapq
-import os
-import sys
 import threading
 import time
 import weakref
@@ -34,10 +31,6 @@ SHORT_TOKENS = 256
 #: Seconds that the end of the process waits for batches that run: a thread that is stopped inside ONNX Runtime aborts
 #: the process.
 EXIT_S = 10.0
-
-#: How far a thread that loads a bundle beside the one in use stands back behind others (`nice`). Threads that score do
-#: not: on a machine with other work their prompts would miss their deadlines.
-NICE = 5
 
 #: Weight of the newest run in what a run of such a length takes.
 NEWEST = 0.2
@@ -290,13 +283,6 @@ class Engine:
                     error if isinstance(error, Exception) else BundleError(f"scoring failed: {type(error).__name__}")
                 ]
             return [outcome for request in batch for outcome in self._outcomes([request])]
-
-
-def stand_back() -> None:
-    """Has the running thread stand back behind others by `NICE`."""
-    if sys.platform == "linux":  # where a thread has a priority of its own
-        with contextlib.suppress(OSError):  # of a sandbox that forbids it
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
 class Pace:

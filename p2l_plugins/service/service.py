@@ -16,8 +16,8 @@ from p2l_plugins.errors import P2LError
 from p2l_plugins.leaderboards.leaderboard import Leaderboard
 from p2l_plugins.prompts import Turns
 from p2l_plugins.routing.explain import request_costs
-from p2l_plugins.scoring.changes import LOOK_S, Changes
-from p2l_plugins.scoring.engine import Busy, stand_back
+from p2l_plugins.scoring.changes import LOOK_S, Changes, stand_back
+from p2l_plugins.scoring.engine import Busy
 from p2l_plugins.scoring.flights import Flights
 from p2l_plugins.scoring.scorer import P2L
 from p2l_plugins.service import metrics
