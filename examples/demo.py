@@ -16,12 +16,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import httpx
 import yaml
@@ -61,6 +61,12 @@ class Proxy:
         raise DemoError(f"{sentence}\nThe end of the proxy's output:\n{tail}")
 
 
+def litellm(options: Sequence[str], output: IO[bytes], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """LiteLLM's command as a process of its own."""
+    command = [sys.executable, "-c", "import litellm; litellm.run_server()", *options]
+    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+
+
 @contextmanager
 def running_proxy(
     config: Path,
@@ -68,6 +74,7 @@ def running_proxy(
     env: Mapping[str, str] | None = None,
     more: Sequence[str] = (),
     start_s: float = START_S,
+    start: Callable[[Sequence[str], IO[bytes], Mapping[str, str]], subprocess.Popen[bytes]] = litellm,
 ) -> Iterator[Proxy]:
     """Starts LiteLLM's proxy on loopback with a strong generated key, waits until it answers, and stops it at the end.
 
@@ -77,6 +84,7 @@ def running_proxy(
         env: more environment variables for it; a `LITELLM_MASTER_KEY` among them is its key.
         more: options for it.
         start_s: seconds in which it must answer.
+        start: runs LiteLLM's command with options, an open file for its output, and its environment.
 
     Raises:
         DemoError: it ended, or did not answer in time.
@@ -87,14 +95,11 @@ def running_proxy(
         name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "STORE_MODEL_IN_DB")
     }
     environment |= {"LITELLM_MASTER_KEY": key, "LITELLM_LOCAL_MODEL_COST_MAP": "True", **(env or {})}
-    command = [sys.executable, "-c", "import litellm; litellm.run_server()"]
     options = ["--config", str(config), "--host", "127.0.0.1", "--port", str(port), "--telemetry", "False", *more]
     with tempfile.TemporaryDirectory(prefix="p2l-proxy-") as folder:
         log = Path(folder) / "proxy.log"
         with log.open("wb") as output:
-            process = subprocess.Popen(
-                command + options, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-            )
+            process = start(options, output, environment)
         proxy = Proxy(f"http://127.0.0.1:{port}", key, log, process)
         try:
             _wait_until_it_answers(proxy, start_s)

@@ -13,7 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
-from demo import ask, running_proxy, warm_up
+from demo import ask, warm_up
+from helpers.proxies import running_proxy
 from helpers.servers import free_port
 from helpers.serving import served, until
 

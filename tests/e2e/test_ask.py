@@ -12,7 +12,7 @@ import time
 import pytest
 import yaml
 from helpers.answering import provider, tokens_of
-from helpers.command import forked
+from helpers.forking import Forked, command
 from typer.testing import CliRunner
 
 from p2l_plugins.cli import app
@@ -129,12 +129,13 @@ def test_judged_pairs_become_votes_and_a_second_run_makes_no_call(work):
 def started(folder, *options):
     words = ("votes", "ask", folder / "config.yaml", folder / "prompts.jsonl", "-o", folder / "votes.jsonl")
     options = ("--group", "auto", "--judge", "judge", "--yes", *options)
-    return forked(*words, *options, says=folder / "says.txt", preload=["litellm", "litellm_router.ask.calls"])
+    with (folder / "says.txt").open("wb") as says:
+        return Forked(command, [*words, *options], says)
 
 
 def wait_for_calls(server, process, count):
     end = time.monotonic() + 60
-    while server.calls() < count and process.is_alive():
+    while server.calls() < count and process.poll() is None:
         assert time.monotonic() < end, "no calls came"
         time.sleep(0.002)
 
@@ -150,8 +151,7 @@ def test_a_kill_at_any_moment_and_a_resume_pay_for_nothing_twice(work):
             wait_for_calls(server, process, server.calls() + random.randint(1, 40))
             in_flight += 4  # asked and not answered, or answered and not read
             process.kill()
-            process.join(20)
-            assert process.exitcode == -signal.SIGKILL
+            assert process.wait(20) == -signal.SIGKILL
         with (folder / "votes.jsonl.journal.jsonl").open("ab") as stream:
             stream.write(b'{"key": "0a')  # a torn line, as a power cut leaves it
         report = json.loads(ask(folder, "--judge", "judge", "--yes", "--json").stdout)
@@ -168,10 +168,10 @@ def test_a_signal_waits_for_what_is_in_flight_and_the_next_run_pays_for_nothing_
         folder = work(server, prompts=30)
         process = started(folder)
         wait_for_calls(server, process, 20)
-        os.kill(process.pid, sent)
-        process.join(30)
+        process.send_signal(sent)
+        process.wait(30)
         says = (folder / "says.txt").read_text()
-        assert process.exitcode == status, says
+        assert process.returncode == status, says
         assert "the same command goes on" in says
         assert "Traceback" not in says
         assert "at length" in (folder / "votes.jsonl.journal.jsonl").read_text()  # what is not judged yet

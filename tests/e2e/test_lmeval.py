@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.forking import finished, lm_eval, script
 from helpers.lmeval_files import write_task
 from lm_eval.tasks import TaskManager
 
@@ -43,6 +44,10 @@ def command(name: str, *arguments: str, cwd: Path) -> subprocess.CompletedProces
         [str(SCRIPTS / name), *arguments], cwd=cwd, env=environment(), capture_output=True, text=True, timeout=240,
         check=False,
     )  # fmt: skip
+
+
+def ours(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return finished(lm_eval, *arguments, cwd=cwd, environment=environment())
 
 
 def results_path(folder: Path) -> Path:
@@ -87,8 +92,8 @@ def tasks(tmp_path_factory) -> Path:
 def run(tasks, tmp_path_factory) -> tuple[subprocess.CompletedProcess[str], Path]:
     """One run of everything: what it printed, and its folder."""
     out = tmp_path_factory.mktemp("out")
-    done = command(
-        "p2l-lm-eval", "run", "--model", "dummy", "--include_path", str(tasks), "--output_path", "out", "--log_samples",
+    done = ours(
+        "run", "--model", "dummy", "--include_path", str(tasks), "--output_path", "out", "--log_samples",
         "--tasks", "sums,sums_p2l,p2l_sums,law,law_p2l,p2l_law,p2l_chat,p2l_long", "--use_cache", str(out / "answers"),
         "--metadata", json.dumps({"p2l_model": P2L.load("starter").models[0], "p2l_top": 3}), cwd=out,
     )  # fmt: skip
@@ -184,10 +189,7 @@ def others(tasks, tmp_path_factory) -> tuple[dict[str, list], Path]:
             "--limit", "3", "--output_path", str(out / "plain"), "--metadata", json.dumps(metadata),
         ],
     }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", RUNNER, json.dumps(list(commands.values()))], cwd=out, env=environment(),
-        capture_output=True, text=True, timeout=280, check=False,
-    )  # fmt: skip
+    done = finished(script, RUNNER, json.dumps(list(commands.values())), cwd=out, environment=environment())
     assert done.returncode == 0, done.stderr
     return dict(zip(commands, json.loads(done.stdout.splitlines()[-1]), strict=True)), out
 
@@ -216,7 +218,7 @@ def test_an_error_is_one_sentence_and_exit_status_1(others, run, message):
 
 
 def test_added_files_are_tasks_that_lm_eval_loads(tasks, tmp_path, monkeypatch, capsys):
-    added = command("p2l-lm-eval", "add", "law", "sums", "--include-path", str(tasks), "--out", "mine", cwd=tmp_path)
+    added = ours("add", "law", "sums", "--include-path", str(tasks), "--out", "mine", cwd=tmp_path)
     assert added.returncode == 0, added.stderr
     names = {path.stem for path in (tmp_path / "mine").iterdir()}
     assert names == {"p2l_law", "law_p2l", "law_a_p2l", "law_b_p2l", "p2l_sums", "sums_p2l"}

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.forking import finished, script
 from helpers.lmeval_files import OWN_TASKS, write_task
 from helpers.topics import TOPICS
 from typer.testing import CliRunner
@@ -116,14 +117,11 @@ def outputs(folder):
     lines = commands()
     runs = [line for line in lines if line[0] == "lm_eval"]
     assert len(runs) == 2
-    script = (  # lm-eval's command, twice in one process: its imports take longer than the runs
+    twice = (  # lm-eval's command, twice in one process: its imports take longer than the runs
         f"{OWN_TASKS}import json, sys\nfrom lm_eval.__main__ import cli_evaluate\n"
         "for sys.argv in json.loads(sys.argv[1]):\n    cli_evaluate()\n"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", script, json.dumps(runs)], cwd=folder, env=env, capture_output=True, text=True,
-        timeout=280, check=False,
-    )  # fmt: skip
+    run = finished(script, twice, json.dumps(runs), cwd=folder, environment=env)
     assert run.returncode == 0, run.stderr
     printed = {}
 

@@ -8,9 +8,10 @@ import random
 import httpx
 import pytest
 import yaml
-from demo import running_proxy, warm_up
+from demo import warm_up
 from helpers.answering import provider
 from helpers.command import run
+from helpers.proxies import running_proxy
 
 from p2l_plugins import P2L
 

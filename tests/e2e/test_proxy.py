@@ -13,8 +13,8 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # before the firs
 import httpx
 import pytest
 import yaml
-from demo import Proxy, running_proxy, warm_up
-from helpers.proxies import MODELS, PROMPT, TAP, at, config_of, delta_of, deployment, ranking_by_bundle
+from demo import Proxy, warm_up
+from helpers.proxies import MODELS, PROMPT, TAP, at, config_of, delta_of, deployment, ranking_by_bundle, running_proxy
 
 SECRET = "xyzzy-plugh-my-secret"
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}

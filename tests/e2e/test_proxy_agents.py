@@ -11,8 +11,8 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # before the firs
 import httpx
 import pytest
 import yaml
-from demo import running_proxy, warm_up
-from helpers.proxies import PROMPT, TAP, at, config_of, deployment
+from demo import warm_up
+from helpers.proxies import PROMPT, TAP, at, config_of, deployment, running_proxy
 
 from litellm_router.routers import litellm_version
 

@@ -14,8 +14,8 @@ import httpx
 import numpy as np
 import pytest
 import yaml
-from demo import running_proxy, warm_up
-from helpers.proxies import entered
+from demo import warm_up
+from helpers.proxies import entered, running_proxy
 from helpers.servers import server
 from helpers.upstream import upstream
 

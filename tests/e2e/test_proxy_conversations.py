@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 import yaml
-from demo import running_proxy, warm_up
-from helpers.proxies import at, config_of, deployment, entered
+from demo import warm_up
+from helpers.proxies import at, config_of, deployment, entered, running_proxy
 from helpers.servers import server
 
 DEAR, CHEAP = "gpt-4o-2024-08-06", "gpt-4o-mini-2024-07-18"

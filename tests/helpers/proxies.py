@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 
+import demo
+
+from helpers import forking
 from p2l_plugins import P2L
 from p2l_plugins.routing.policies import values
 
@@ -38,6 +41,11 @@ def deployment(group, p2l_model, info=None, **params):
         "litellm_params": params,
         "model_info": {"id": f"{group}/{p2l_model}", "p2l_model": p2l_model} | (info or {}),
     }
+
+
+def running_proxy(config, **options):
+    """As the demo's, but forked."""
+    return demo.running_proxy(config, **options, start=lambda *given: forking.Forked(forking.proxy, *given))
 
 
 def at(provider, how, name=None, **params):

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from helpers.forking import Forked, command, finished
 
 from p2l_plugins.errors import ConfigError, DataError
 from p2l_plugins.votes.read import read_votes
@@ -67,8 +68,8 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def command(config: Path, output: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "p2l_plugins.cli", "train", str(config), "-o", str(output), *more]
+def train_of(config: Path, output: Path, *more: str) -> list[str]:
+    return ["train", str(config), "-o", str(output), *more]
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,8 @@ def test_a_killed_training_resumes_to_the_same_weights(whole, tmp_path, wait_for
     """Killed before the first checkpoint, after one, and while one is being written."""
     config, expected = whole
     output = tmp_path / "out"
-    process = subprocess.Popen(command(config, output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with (tmp_path / "says.txt").open("wb") as says:
+        process = Forked(command, train_of(config, output), says)
     deadline = time.monotonic() + 120
     partial = tmp_path / "out.partial"
     while not list(partial.glob(wait_for)) and process.poll() is None and time.monotonic() < deadline:
@@ -96,9 +98,7 @@ def test_a_killed_training_resumes_to_the_same_weights(whole, tmp_path, wait_for
     assert not output.exists()
     with pytest.raises(DataError, match="holds an unfinished training; go on with --resume"):
         run(config, output)
-    result = subprocess.run(
-        command(config, output, "--resume"), capture_output=True, text=True, timeout=240, check=False
-    )
+    result = finished(command, *train_of(config, output, "--resume"))
     assert result.returncode == 0, result.stderr
     assert_same(expected, output)
     assert not partial.exists()
@@ -124,7 +124,7 @@ def single(train_config, tmp_path_factory):
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
 def test_two_processes_learn_what_one_does(single, tmp_path, launcher):
     config, expected, one = single
-    tail = command(config, tmp_path / "two")[2:]
+    tail = ["p2l_plugins.cli", *train_of(config, tmp_path / "two")]
     port = str(free_port())
     start = {
         "torchrun": ["torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"],

@@ -130,8 +130,9 @@ def test_a_decoder_trains_and_exports(train_config, tiny_backbone, tiny_decoder,
         shape = AutoConfig.from_pretrained(tiny_decoder)
         names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
         sizes = {name: getattr(shape, name) for name in (*names, "vocab_size", "max_position_embeddings")}
+        sizes |= {"num_attention_heads": 2, "num_key_value_heads": 1}  # of a size that the fused route takes
         torch.manual_seed(0)
-        head = {"head_dim": 8} if kind == "qwen3" else {}
+        head = {"head_dim": 16} if kind == "qwen3" else {}
         backbone = tmp_path / kind
         AutoModel.from_config(AutoConfig.for_model(kind, **sizes, **head)).save_pretrained(backbone)
         load_tokenizer(tiny_decoder).save_pretrained(backbone)
@@ -142,6 +143,7 @@ def test_a_decoder_trains_and_exports(train_config, tiny_backbone, tiny_decoder,
     assert checkpoint.form.form == "chat"
     assert checkpoint.model.pooling == "cls"
     p2l = P2L(export(tmp_path / "out", tmp_path / "bundle"))
+    assert p2l.bundle.manifest.route == ("plain" if kind == "llama" else "fused")
     prompts = [("sum apple pear fig",), ("code loop array stack", "code class <|cls|>")]
     ids = checkpoint.encoder.encode(prompts)
     assert [row.count(checkpoint.tokenizer.cls_token_id) for row in ids] == [1, 1]

@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.command import called
+from helpers.forking import finished, script
 from helpers.lmeval_files import OWN_TASKS
 
 from p2l_plugins.errors import ConfigError, DataError
@@ -231,16 +230,14 @@ def test_what_lm_eval_itself_writes_becomes_a_votes_file(tmp_path, monkeypatch):
     from p2l_plugins.votes.read import read_votes
 
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    script = (  # two models in one process: starting lm-eval takes longer than the task
+    twice = (  # two models in one process: starting lm-eval takes longer than the task
         f"{OWN_TASKS}import sys\nfrom lm_eval.__main__ import cli_evaluate\n"
         "for name in ('acme/one', 'two'):\n"
         "    sys.argv = ['lm_eval', 'run', '--model', 'dummy', '--model_args', f'pretrained={name}', '--tasks', "
         f"'pocket_quiz', '--include_path', {str(EXAMPLES)!r}, '--log_samples', '--output_path', 'out']\n"
         "    cli_evaluate()\n"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=280, check=False
-    )
+    run = finished(script, twice, cwd=tmp_path, environment=env)
     assert run.returncode == 0, run.stderr
     monkeypatch.chdir(tmp_path)
     for arguments in (["v.jsonl"], ["f.jsonl", "--prompt-field", "question"], ["m.jsonl", "--matrix"]):
