@@ -15,7 +15,7 @@ from p2l_plugins.cli import app
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def p2l(*arguments, stdin=None, status=0):
+def p2l(*arguments, stdin="", status=0):
     result = run(*arguments, stdin=stdin, status=status)
     return result.stdout if status == 0 else result.stderr
 

@@ -4,12 +4,11 @@ import json
 import re
 import runpy
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from helpers.forking import command, finished, script
 
 from litellm_router.matching import match
 from litellm_router.settings import P2LSettings
@@ -27,7 +26,8 @@ def blocks(page, language):
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_python_blocks_run(page):
     for block in blocks(page, "python"):
-        subprocess.run([sys.executable, "-c", block], cwd=ROOT, check=True, timeout=120, capture_output=True)
+        result = finished(script, block, cwd=ROOT)
+        assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
@@ -64,16 +64,14 @@ def test_the_settings_of_the_router_are_those_of_its_models():
 
 
 @pytest.mark.parametrize(
-    "command",
+    "line",
     [line for page in PAGES for block in blocks(page, "sh") for line in block.splitlines() if line.startswith("p2l ")],
 )
-def test_p2l_commands_run(command, tmp_path):
+def test_p2l_commands_run(line, tmp_path):
     """Blocks marked `sh` use the starter and files of the project; what they write goes to a temporary folder."""
-    words = [word.replace("/tmp/", f"{tmp_path}/") for word in shlex.split(command)]  # noqa: S108
-    result = subprocess.run(
-        [sys.executable, "-m", "p2l_plugins.cli", *words[1:]], cwd=ROOT, capture_output=True, timeout=120, check=False
-    )
-    assert result.returncode == 0, result.stderr.decode()
+    words = [word.replace("/tmp/", f"{tmp_path}/") for word in shlex.split(line)]  # noqa: S108
+    result = finished(command, *words[1:], cwd=ROOT)
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

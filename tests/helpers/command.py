@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import os
 import signal
-import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 
 import pytest
 
+from helpers.forking import command, finished
 from p2l_plugins import cli
 
 
@@ -45,17 +46,13 @@ def called(*arguments, stdin="", status=0):
     return result
 
 
-def run(*arguments, stdin=None, status=0, timeout=280):
+def run(*arguments, stdin="", status=0, timeout=280):
     """The finished process; its exit status must be `status`, and it may show no traceback."""
-    result = subprocess.run(
-        [sys.executable, "-m", "p2l_plugins.cli", *map(str, arguments)],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-        env={**os.environ, "COLUMNS": "120"},
-    )
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8") as given:
+        given.write(stdin)
+        given.flush()
+        environment = {**os.environ, "COLUMNS": "120"}
+        result = finished(command, *arguments, timeout=timeout, environment=environment, given=given.name)
     assert result.returncode == status, result.stderr + result.stdout
     assert "Traceback" not in result.stderr
     return result

@@ -32,19 +32,21 @@ class Forked:
         output: an open file that takes what it prints.
         environment: all its variables; None takes this process's.
         errors: takes what goes to stderr; None takes `output`.
+        given: a file that it reads as its stdin; None gives it nothing.
         cwd: its working folder.
     """
 
-    def __init__(self, target, arguments, output, environment=None, errors=None, cwd=None):
+    def __init__(self, target, arguments, output, environment=None, errors=None, given=None, cwd=None):
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(PRELOADED))
-        given = {
+        options = {
             "arguments": [*map(str, arguments)],
+            "given": str(given or os.devnull),
             "files": [str(file.name) for file in (output, errors or output)],
             "environment": dict(os.environ if environment is None else environment),
             "cwd": str(cwd or Path.cwd()),
         }
-        self._process = context.Process(target=_child, args=(target,), kwargs=given, daemon=True)
+        self._process = context.Process(target=_child, args=(target,), kwargs=options, daemon=True)
         self._process.start()
         self.pid = self._process.pid
 
@@ -84,7 +86,9 @@ def finished(target, *arguments, timeout=280, **options):
     return subprocess.CompletedProcess(arguments, status, *said)
 
 
-def _child(target, arguments, files, environment, cwd):
+def _child(target, arguments, given, files, environment, cwd):
+    os.dup2(os.open(given, os.O_RDONLY), 0)
+    sys.stdin = os.fdopen(0, closefd=False)
     for stream, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), stream)
     sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1, closefd=False) for stream in (1, 2))
