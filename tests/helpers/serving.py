@@ -16,6 +16,7 @@ import httpx
 import threadpoolctl
 import uvicorn
 
+from helpers.forking import Forked, command
 from p2l_plugins.scoring.bundle import Bundle, find_bundle, sha256
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -27,13 +28,14 @@ class Served:
 
     def __init__(self, folder: Path, *options: str, environment: dict[str, str] | None = None) -> None:
         self.log = folder / "log"
-        command = [sys.executable, "-m", "p2l_plugins.cli", "serve", *options]
-        if "--port" not in options:
-            command += ["--port", "0"]
+        arguments = ["serve", *options, *([] if "--port" in options else ["--port", "0"])]
+        environment = os.environ | (environment or {})
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                command, stderr=log, stdout=log, cwd=ROOT, env=os.environ | (environment or {})
-            )
+            if "--workers" in options:  # which are started by a supervisor from the command that it was started by
+                words = [sys.executable, "-m", "p2l_plugins.cli", *arguments]
+                self.process = subprocess.Popen(words, stderr=log, stdout=log, cwd=ROOT, env=environment)
+            else:
+                self.process = Forked(command, arguments, log, environment, cwd=ROOT)
 
     @property
     def url(self) -> str:
