@@ -3,6 +3,7 @@
 #   make proxy     the same proxy, kept running
 #   make test      linters, types and all tests
 #   make quick     the tests that need no server, no training and no browser: under a minute
+#   make long      what takes minutes: the starter's figures on the largest of the public data sets
 #   make matrix    the router's tests on each LiteLLM version of tests/versions/, and each room's tests on the lowest and
 #                  the newest packages, all in environments of their own, and the tables in docs/litellm-versions.md and
 #                  docs/versions.md; make matrix-1.110.2 is one version, make matrix-core-lowest one room, make newest
@@ -40,7 +41,7 @@ TESTS_eval := tests/lmeval_task tests/votes/test_lmeval.py tests/votes/test_sile
               tests/e2e/test_lmeval_models.py
 TESTS_train := tests/training tests/onnx_export
 
-.PHONY: demo proxy test quick lint types unit mutants matrix newest starter wheel release images docs clean
+.PHONY: demo proxy test quick long lint types unit mutants matrix newest starter wheel release images docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -58,11 +59,14 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 # whole files go to a process, in the order of tests/conftest.py
-PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder -m 'not alone'
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder -m 'not alone and not long'
 
 unit: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL)
 	$(BIN)/python -m pytest -m alone $(shell grep -rl 'mark\.alone' tests --include='test_*.py')
+
+long: $(VENV)/.dev
+	$(BIN)/python -m pytest -m long tests/training/test_starter.py
 
 quick: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) --quick
@@ -113,6 +117,7 @@ starter: $(VENV)/.dev
 	$(BIN)/python benchmarks/starter.py --data "$(DATA)" --bundle runs/starter-bundle --write
 	rm -rf p2l_plugins/starter
 	cp -r runs/starter-bundle p2l_plugins/starter
+	P2L_SHARED="$(DATA)/.." $(MAKE) long
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build

@@ -13,6 +13,8 @@ from helpers.trouble import DEADLINE_MS, MODELS, REQUESTS, CountingScorer, ask
 from p2l_plugins.cache.entry import Entry, cache_key
 from p2l_plugins.cache.value import VERSION, encode
 
+pytestmark = pytest.mark.alone
+
 FINGERPRINT = CountingScorer().fingerprint
 
 

@@ -16,7 +16,10 @@ from p2l_plugins.training.config import read_config
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-@pytest.mark.parametrize("name", ["llmrouter_scores", "mmlupro_correctness", "pandalm_human_battles"])
+@pytest.mark.parametrize(
+    "name",
+    ["llmrouter_scores", "pandalm_human_battles", pytest.param("mmlupro_correctness", marks=pytest.mark.long)],
+)
 def test_the_manifest_states_what_the_starter_does_on_held_out_prompts(data_dir, name):
     """Routing is above the best single model, and the log loss below that of one marginal leaderboard for all sets."""
     config = read_config(ROOT / "examples" / "starter.yaml")
