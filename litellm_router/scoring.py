@@ -133,22 +133,29 @@ class Scoring:
             self.cache, self._secret = cache.model_copy(update={"shared": False, "url": None}).build(), b""
         self._lock = threading.Lock()
         self._loading: Future[Loaded] | None = None
+        self._told: Callable[[Future[Loaded]], None] | None = None
         self._asking: Future[Loaded] | None = None
         self._load_failed_at = self._ask_failed_at = 0.0
         self._closed = threading.Event()
         self._said = ""
 
-    def start(self) -> Future[Loaded]:
-        """Begins to load the bundle, unless that was done; a failed load is tried again after a while."""
+    def start(self, told: Callable[[Future[Loaded]], None] | None = None) -> Future[Loaded]:
+        """Begins to load the bundle, unless that was done; a failed load is tried again after a while.
+
+        Args:
+            told: called when this load is over, and when each is that follows a failed one.
+        """
         with self._lock:
+            self._told = told or self._told
             loading = self._loading
-            if loading is not None and not self._is_over(loading):
-                return loading
-            loading = Future()
-            self._loading = loading
-            # a daemon thread, not the pool: a download that hangs must not hold up the process's exit
-            threading.Thread(target=self._run_load, args=(loading,), name="p2l-load", daemon=True).start()
-            return loading
+            if loading is None or self._is_over(loading):
+                loading = self._loading = Future()
+                told = self._told
+                # a daemon thread, not the pool: a download that hangs must not hold up the process's exit
+                threading.Thread(target=self._run_load, args=(loading,), name="p2l-load", daemon=True).start()
+        if told is not None:
+            loading.add_done_callback(told)
+        return loading
 
     def _is_over(self, loading: Future[Loaded]) -> bool:
         if not loading.done() or loading.exception() is None:

@@ -100,7 +100,7 @@ def warm_up(router: P2LRouter, deployments: Sequence[Mapping[str, Any]], aliases
         for sentence in found:
             say(sentence)
 
-    state.scoring.start().add_done_callback(check)
+    state.scoring.start(check)
 
 
 def deployments_of(llm_router: Any) -> list[Mapping[str, Any]]:

@@ -11,9 +11,10 @@ import pytest
 from helpers.servers import server
 from prometheus_client import REGISTRY
 
-from litellm_router import P2LRouter, P2LSettings, startup
+from litellm_router import P2LRouter, P2LSettings, scoring, startup
 from litellm_router.metrics import CacheCounters
 from litellm_router.startup import deployments_of, warm_up
+from p2l_plugins.errors import P2LError
 
 
 def metric(name, **labels):
@@ -86,6 +87,28 @@ def test_a_bundle_that_does_not_load_and_a_wrong_key_are_said_at_the_start(tmp_p
     monkeypatch.setattr(litellm, "p2l_settings", {"budgt": 1}, raising=False)
     warm_up(P2LRouter(), [])
     assert "p2l_settings.budgt = 1 is not a setting; valid: bundle" in said(caplog)[1]
+
+
+async def test_deployments_are_checked_as_soon_as_a_bundle_loads_that_failed_at_first(
+    tiny, deployment, group, caplog, monkeypatch
+):
+    monkeypatch.setattr(scoring, "RELOAD_AFTER_S", 0.0)
+    results = iter([P2LError("the hub is away"), tiny])
+
+    def load(_):
+        if isinstance(found := next(results), Exception):
+            raise found
+        return found
+
+    router = P2LRouter(P2LSettings(timeout_ms=5000), load)
+    warm_up(router, [*group, deployment("typo", "delta")])
+    ended()
+    assert len(said(caplog)) == 1
+    assert "the hub is away" in said(caplog)[0]
+    for _ in range(2):  # the first of them loads it
+        await router.async_filter_deployments("auto", group, [{"role": "user", "content": "math"}], {})
+        ended()
+    assert sum("model_info.p2l_model = 'delta' is not in the bundle" in line for line in said(caplog)) == 1
 
 
 def test_the_deployments_of_a_litellm_router_are_found(group):
