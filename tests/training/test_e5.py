@@ -1,6 +1,8 @@
 """multilingual-e5-small as a backbone: its reader, a smaller vocabulary, fewer layers, frozen embeddings in 4 bits."""
 
+import copy
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,12 @@ def e5():
     return load_backbone("e5-small", 512)
 
 
+@pytest.fixture
+def whole(e5):
+    """One that may be changed."""
+    return replace(e5, model=copy.deepcopy(e5.model))
+
+
 def states(backbone, texts):
     """Mean states (N, H) of texts, each between its special tokens."""
     encoder = text_encoder(backbone.tokenizer, backbone.form)
@@ -65,8 +73,7 @@ def test_white_space_around_a_text_and_written_special_tokens_are_nothing_specia
     assert not encoder.tokens([("a \ue001<s> b",)])[0].ids.count(e5.tokenizer.bos_token_id) > 1
 
 
-def test_a_smaller_vocabulary_reads_every_script_and_the_rest_as_before():
-    whole = load_backbone("e5-small", 512)
+def test_a_smaller_vocabulary_reads_every_script_and_the_rest_as_before(whole):
     texts = list(TEXTS.values())
     before = text_encoder(whole.tokenizer, whole.form).encode([(text,) for text in texts])
     rows = whole.model.get_input_embeddings().weight.detach().clone()
@@ -83,8 +90,7 @@ def test_a_smaller_vocabulary_reads_every_script_and_the_rest_as_before():
     assert small.form.pad_id == small.tokenizer.pad_token_id == small.model.config.pad_token_id
 
 
-def test_in_small_letters_case_makes_no_difference_and_the_room_of_capitals_goes_to_other_pieces():
-    whole = load_backbone("e5-small", 512)
+def test_in_small_letters_case_makes_no_difference_and_the_room_of_capitals_goes_to_other_pieces(whole):
     texts = [(TEXTS["en"],), (TEXTS["ru"],)]
     before = text_encoder(whole.tokenizer, whole.form).encode([(text.lower(),) for (text,) in texts])
     rows = whole.model.get_input_embeddings().weight.detach().clone()
@@ -99,9 +105,9 @@ def test_in_small_letters_case_makes_no_difference_and_the_room_of_capitals_goes
     assert [tokens.unknown for tokens in encoder.tokens([(text,) for text in TEXTS.values()])] == [0.0] * len(TEXTS)
 
 
-def test_a_vocabulary_can_be_too_small(e5):
+def test_a_vocabulary_can_be_too_small(whole):
     with pytest.raises(ConfigError, match=r"vocabulary: is 2000, but [0-9]+ pieces are single characters"):
-        load_backbone("e5-small", 512).with_vocabulary(2000, [("a",)])
+        whole.with_vocabulary(2000, [("a",)])
 
 
 def test_only_a_unigram_vocabulary_is_cut():
@@ -109,8 +115,8 @@ def test_only_a_unigram_vocabulary_is_cut():
         load_backbone("minilm", 128).with_vocabulary(20_000, [("a",)])
 
 
-def test_the_first_layers_alone(e5):
-    backbone = load_backbone("e5-small", 512).shortened(6)
+def test_the_first_layers_alone(whole):
+    backbone = whole.shortened(6)
     assert len(backbone.model.encoder.layer) == backbone.model.config.num_hidden_layers == 6
     assert np.isfinite(states(backbone, ["hello"])).all()
     with pytest.raises(ConfigError, match="layers: is 7, but the backbone has 6"):
