@@ -13,6 +13,8 @@ from helpers.trouble import REQUESTS, CountingScorer
 from litellm_router import P2LRouter, P2LSettings
 from p2l_plugins.scoring.scorer import Scores
 
+pytestmark = pytest.mark.alone
+
 DEADLINE_MS = 60.0
 SLACK_MS = 20.0
 
