@@ -89,10 +89,21 @@ def _listed(model: object) -> Mapping[str, Any]:
             # LiteLLM's router lists the names of its deployments without prices, and the info then says 0: the entry
             # itself tells what is free from what is unknown
             entry = litellm.model_cost.get(info.get("key") or model)
-            found = entry if isinstance(entry, Mapping) else info
+            found = (_shipped(model, entry) or entry) if isinstance(entry, Mapping) else info
+        except (
+            RuntimeError
+        ):  # its table changed meanwhile, which says nothing of the model: the next request asks again
+            return {}
         except Exception:  # litellm raises a plain Exception for a model that it does not know
             found = {}
         if len(_tables) >= 10_000:
             _tables.clear()
         _tables[key] = found
     return found
+
+
+def _shipped(model: str, entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The provider's own entry of a model, where LiteLLM came to list it under a longer name without a price."""
+    provider, _, plain = model.partition("/")
+    shipped = litellm.model_cost.get(plain) if entry.get(INPUT) is None else None
+    return shipped if isinstance(shipped, Mapping) and shipped.get("litellm_provider") == provider else None

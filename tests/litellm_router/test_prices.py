@@ -35,6 +35,31 @@ def test_a_deployment_that_litellm_registered_without_a_price_is_unknown_and_not
     assert price_of({"litellm_params": params}) is None
 
 
+def test_a_name_that_litellm_came_to_list_without_a_price_has_that_of_its_provider(monkeypatch):
+    params = {"litellm_params": {"model": "openai/gpt-4o-mini"}}
+    before = price_of(params)
+    monkeypatch.setitem(litellm.model_cost, "openai/gpt-4o-mini", {"litellm_provider": "openai", "mode": "chat"})
+    assert price_of(params) == before
+    entry = {"litellm_provider": "azure", "mode": "chat"}  # another provider's price is none of its own
+    monkeypatch.setitem(litellm.model_cost, "azure/gpt-4o-mini-of-ours", entry)
+    monkeypatch.setitem(
+        litellm.model_cost, "gpt-4o-mini-of-ours", {"litellm_provider": "openai", INPUT: 1.0, OUTPUT: 1.0}
+    )
+    assert price_of({"litellm_params": {"model": "azure/gpt-4o-mini-of-ours"}}) is None
+
+
+def test_a_failure_that_says_nothing_of_a_model_is_not_remembered(monkeypatch):
+    params = {"litellm_params": {"model": "openai/gpt-4.1-mini"}}
+
+    def failing(model):
+        raise RuntimeError("dictionary changed size during iteration")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(litellm, "get_model_info", failing)
+        assert price_of(params) is None
+    assert price_of(params) is not None
+
+
 def test_free_is_a_price():
     assert price_of({"litellm_params": {"model": "x", INPUT: 0, OUTPUT: 0}}) == Price(0.0, 0.0)
 
